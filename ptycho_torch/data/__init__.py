@@ -1,0 +1,1 @@
+"""The NumPy core: scans, grouping, caches. Never imports torch."""

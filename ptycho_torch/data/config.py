@@ -1,0 +1,154 @@
+"""Options of the NumPy core as frozen dataclasses: valid once built.
+
+Owns names, defaults and the rules between options. Knows no files and no arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ptycho_torch.data.errors import OptionError, OptionTypeError, describe
+
+Strategy = Literal["sample_then_group", "group_first"]
+PatchPositions = Literal["reference", "scan"]
+Measurement = Literal["auto", "amplitude", "counts"]
+GroundTruth = Literal["auto", "object", "file", "none"]
+Normalization = Literal["scan", "all"]
+
+SEED_LIMIT = 2**32
+"""Seeds lie in [0, SEED_LIMIT): what numpy.random.RandomState accepts."""
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is not one of the strings of a Literal type."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise OptionError(describe(None, name, repr(value), "one of " + ", ".join(allowed)))
+
+
+def check_integer(
+    name: str, value: object, *, minimum: int, optional: bool = False, limit: int | None = None
+) -> int | None:
+    """Return ``value`` as int when it is an integer in [minimum, limit); refuse anything else."""
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise OptionTypeError(
+            describe(None, name, f"{value!r} ({type(value).__name__})", "an integer")
+        )
+    number = int(value)
+    if number < minimum or (limit is not None and number >= limit):
+        bound = f">= {minimum}" if limit is None else f"in [{minimum}, {limit})"
+        raise OptionError(describe(None, name, number, f"an integer {bound}"))
+    return number
+
+
+def check_seed(name: str, seed: object) -> int | None:
+    """Return a seed for numpy.random.RandomState, or None for fresh entropy."""
+    return check_integer(name, seed, minimum=0, optional=True, limit=SEED_LIMIT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupingConfig:
+    """How the positions of a scan become groups of ``gridsize ** 2`` frames.
+
+    Parameters
+    ----------
+    gridsize
+        A group has C = gridsize ** 2 frames.
+    neighbor_count
+        K: a group is drawn from the K nearest neighbours of its seed position; K >= C.
+    n_groups
+        Number of groups; None means one group a frame.
+    seed
+        Seed of every draw; None takes fresh entropy, and two runs then differ.
+    sequential_sampling
+        Take the first ``n_groups`` frames as seed positions instead of a random subset. The draws
+        inside the groups then always use seed 0, as the reference has it.
+    enable_oversampling
+        Allow more groups than frames (gridsize > 1): combinations of neighbours are drawn.
+    neighbor_pool_size
+        Neighbours that oversampling combines; None means ``neighbor_count``.
+    n_subsample
+        Keep this many frames, chosen before grouping; None keeps all.
+    subsample_seed
+        Seed of that choice.
+    strategy
+        ``"sample_then_group"``: choose seed positions, then group around them. ``"group_first"``:
+        choose among all the groups that ``.groups_cache.npz`` holds, as the 2025-07 reference did.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        A value is out of range, of the wrong type, or contradicts another.
+    """
+
+    gridsize: int = 2
+    neighbor_count: int = 6
+    n_groups: int | None = None
+    seed: int | None = 0
+    sequential_sampling: bool = False
+    enable_oversampling: bool = False
+    neighbor_pool_size: int | None = None
+    n_subsample: int | None = None
+    subsample_seed: int | None = None
+    strategy: Strategy = "sample_then_group"
+
+    def __post_init__(self) -> None:
+        check_integer("gridsize", self.gridsize, minimum=1)
+        check_integer("neighbor_count", self.neighbor_count, minimum=1)
+        for name in ("n_groups", "neighbor_pool_size", "n_subsample"):
+            check_integer(name, getattr(self, name), minimum=1, optional=True)
+        check_seed("seed", self.seed)
+        check_seed("subsample_seed", self.subsample_seed)
+        check_choice("strategy", self.strategy, Strategy)
+        for name in ("sequential_sampling", "enable_oversampling"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionTypeError(
+                    describe(None, name, repr(getattr(self, name)), "True or False")
+                )
+        pool = self.neighbor_pool_size if self.enable_oversampling else None
+        if max(self.neighbor_count, pool or 0) < self.channels:
+            raise OptionError(
+                describe(
+                    None,
+                    "neighbor_count",
+                    self.neighbor_count,
+                    f">= gridsize**2 = {self.channels}",
+                    "Raise neighbor_count or lower gridsize",
+                )
+            )
+        if self.strategy == "group_first" and self.gridsize == 1:
+            raise OptionError(
+                describe(None, "strategy", "'group_first' at gridsize 1", "gridsize >= 2")
+            )
+        if self.strategy == "group_first" and (
+            self.enable_oversampling or self.sequential_sampling
+        ):
+            raise OptionError(
+                describe(
+                    None,
+                    "strategy",
+                    "'group_first' with enable_oversampling or sequential_sampling",
+                    "neither: they belong to 'sample_then_group'",
+                )
+            )
+
+    @property
+    def channels(self) -> int:
+        """C, the number of frames in a group."""
+        return self.gridsize**2
+
+    def replace(self, **changes: Any) -> GroupingConfig:
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+
+def oversampling_seed_count(n_groups: int, pool: int, channels: int, n_frames: int) -> int:
+    """Seed positions whose neighbour combinations cover ``n_groups`` twice, at most all frames."""
+    needed = max(1, math.ceil(n_groups / math.comb(pool, channels)))
+    return min(2 * needed, n_frames)
