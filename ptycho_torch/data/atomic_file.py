@@ -1,0 +1,342 @@
+"""Files that appear whole or not at all, and one builder at a time.
+
+Owns: writing under a temporary name and renaming, clearing temporaries that dead processes left,
+the build lock, and the place for caches of a directory that cannot be written. Must not know what
+the files hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ptycho_torch.data.errors import (
+    CacheLockTimeoutError,
+    PtychoTorchError,
+    ScanFileError,
+    describe,
+)
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_S = 600.0
+"""Seconds that :func:`build_lock` waits for another builder unless told otherwise."""
+
+_WAIT_REPORT_S = 30.0
+_FOREIGN_TEMPORARY_AGE_S = 24 * 3600.0
+_TEMPORARY = re.compile(
+    r"\.ptycho-torch-(?P<place>[0-9a-f]{12})-(?P<pid>\d{1,10})-(?P<start>\d{1,20})-[0-9a-f]{8}\.tmp"
+)
+_NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Write a file so that readers see the old content or the new one, never a part.
+
+    Parameters
+    ----------
+    path
+        The file to create or replace. Where it is a symbolic link, its target is replaced.
+
+    Yields
+    ------
+    IO[bytes]
+        A seekable handle, open for reading and writing; its ``name`` is the temporary path, in the
+        directory of ``path``, for callers that need to map the file. When the block ends the
+        content is synced to disk and renamed to ``path``; when it raises, whatever it raises, the
+        temporary is removed and ``path`` is as it was.
+
+    Raises
+    ------
+    ScanFileError
+        The file cannot be written: no space, no permission, a device error.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "a.txt") as handle:
+    ...         _ = handle.write(b"whole")
+    ...     (Path(folder) / "a.txt").read_bytes()
+    b'whole'
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(_temporary_name())
+    try:
+        remove_stale_temporaries(target.parent)
+        with open(temporary, "xb+") as handle:
+            yield handle
+            handle.flush()
+            _keep_mode(handle, target)
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, PtychoTorchError):
+            raise _cannot_write(path, error) from error
+        raise
+
+
+def remove_stale_temporaries(directory: Path) -> None:
+    """Remove what writers that died before their rename left in ``directory``.
+
+    A temporary of this machine goes when its process is dead; one of another machine, whose
+    processes cannot be asked, when nothing has been written to it for a day.
+    """
+    here = _process_place()
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(OSError):
+                if match["place"] == here:
+                    stale = not _process_is_alive(int(match["pid"]), int(match["start"]))
+                else:
+                    age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                    stale = age_s > _FOREIGN_TEMPORARY_AGE_S
+                if stale:
+                    os.unlink(entry.path)
+                    logger.info("removed %s, left by a process that died", entry.path)
+
+
+@contextlib.contextmanager
+def build_lock(target: str | os.PathLike[str], timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold the right to build ``target``: one process or thread at a time, on one or many machines.
+
+    The lock is a file beside ``target``, removed at the end. The kernel releases it when its
+    process dies; on file systems without kernel locks the mere existence of a file is the lock,
+    which the next process on the same machine takes over from a dead one. After the wait another
+    process may have built the target: look again before building.
+
+    Parameters
+    ----------
+    target
+        The file to be built; need not exist.
+    timeout_s
+        Seconds to wait for another holder. While waiting, a log line names the holder.
+
+    Raises
+    ------
+    CacheLockTimeoutError
+        Another process held the lock all the time; the message names it.
+    ScanFileError
+        The lock file cannot be made, as in a directory without write permission.
+    """
+    path = Path(os.path.realpath(target))
+    try:
+        lock = _acquire(path, timeout_s)
+    except PtychoTorchError:
+        raise
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        yield
+    finally:
+        # Removed while held: a waiter that then gets the lock of the removed file notices it and
+        # starts over. Left in place, it would shut out other users of a shared directory.
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def user_cache_directory(preferred: Path) -> Path:
+    """Where the caches that belong into ``preferred`` go when it cannot be written; makes nothing.
+
+    ``$XDG_CACHE_HOME/ptycho-torch`` or ``~/.cache/ptycho-torch``, and in it one directory for each
+    original directory, so that scans of the same name do not meet.
+
+    Raises
+    ------
+    ScanFileError
+        There is neither an absolute ``$XDG_CACHE_HOME`` nor a home directory.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError as error:
+            raise ScanFileError(
+                describe(preferred, "user cache directory", "unknown", "$XDG_CACHE_HOME or a home")
+            ) from error
+    real = os.path.realpath(preferred)
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+    return base / "ptycho-torch" / f"{os.path.basename(real)[:64]}-{digest}"
+
+
+def writable_cache_directory(preferred: Path) -> Path:
+    """Return ``preferred`` when files can be made there, else a directory of the user's cache.
+
+    Permission is tried by making a file: permission bits mislead on network file systems and for
+    the superuser. The replacement is created, readable to the user alone, and logged.
+
+    Raises
+    ------
+    ScanFileError
+        Neither directory can be written.
+    """
+    try:
+        _try_writing(preferred)
+        return preferred
+    except OSError as refused:
+        fallback = user_cache_directory(preferred)
+        try:
+            fallback.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _try_writing(fallback)
+        except OSError as error:
+            raise _cannot_write(fallback, error) from error
+        logger.info("%s: %s; caches go to %s", preferred, refused.strerror or refused, fallback)
+        return fallback
+
+
+def _try_writing(directory: Path) -> None:
+    probe = directory / _temporary_name()
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.unlink(probe)
+
+
+def _cannot_write(path: str | os.PathLike[str], error: OSError) -> ScanFileError:
+    reason = error.strerror or str(error)
+    return ScanFileError(
+        describe(
+            os.fspath(path),
+            "file",
+            f"not written ({reason})",
+            "space and permission to write it",
+            "What was there before is untouched",
+        )
+    )
+
+
+def _acquire(path: Path, timeout_s: float) -> BaseFileLock:
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    lock: BaseFileLock = FileLock(
+        path.with_name(f".{path.name}.lock"), fallback_to_soft=False, poll_interval=0.02
+    )
+    deadline = time.monotonic() + timeout_s
+    wait_s = 0.0
+    while True:
+        try:
+            lock.acquire(timeout=max(0.0, wait_s))
+        except Timeout as error:
+            holder = _read_holder(lock.lock_file)
+            if time.monotonic() >= deadline:
+                raise CacheLockTimeoutError(
+                    describe(
+                        path,
+                        "build lock",
+                        f"held by {holder} for more than {timeout_s:g} s",
+                        "a build that ends",
+                        f"Wait for it, end that process, or remove {lock.lock_file} if it is gone",
+                    )
+                ) from error
+            logger.info("waiting for %s, which %s is building", path, holder)
+            wait_s = min(_WAIT_REPORT_S, deadline - time.monotonic())
+        except OSError as error:
+            if isinstance(lock, SoftFileLock) or error.errno not in _NO_FLOCK:
+                raise
+            with contextlib.suppress(OSError):
+                if os.path.getsize(lock.lock_file) == 0:
+                    os.unlink(lock.lock_file)
+            logger.info("%s: no kernel locks here (%s); using a lock file", path, error.strerror)
+            lock = SoftFileLock(path.with_name(f".{path.name}.soft.lock"), poll_interval=0.02)
+        else:
+            if not isinstance(lock, SoftFileLock):
+                _write_holder(lock.lock_file)
+            return lock
+
+
+def _write_holder(lock_file: str) -> None:
+    """Say who holds the lock, in the form filelock's soft lock has: process id, then host."""
+    with contextlib.suppress(OSError), open(lock_file, "r+b") as handle:
+        handle.write(f"{os.getpid()}\n{socket.gethostname()}\n".encode(errors="replace"))
+        handle.truncate()
+
+
+def _read_holder(lock_file: str) -> str:
+    try:
+        with open(lock_file, "rb") as handle:
+            lines = handle.read(1024).decode(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    if len(lines) < 3 or not lines[0].isdigit():
+        return "an unknown process"
+    return f"host {lines[1]}, pid {lines[0]}"
+
+
+def _temporary_name() -> str:
+    pid = os.getpid()
+    return (
+        f".ptycho-torch-{_process_place()}-{pid}-{_process_start(pid) or 0}"
+        f"-{secrets.token_hex(4)}.tmp"
+    )
+
+
+def _process_place() -> str:
+    """Twelve hex digits for where process ids mean something: a host, one boot, one namespace."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()[:12]
+
+
+def _process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; None where it cannot be known.
+
+    A process that has ended and waits for its parent counts as unknown: it writes no more.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _process_is_alive(pid: int, start: int) -> bool:
+    if os.name != "posix":
+        return True  # elsewhere os.kill(pid, 0) would end the process
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except (ProcessLookupError, OverflowError):
+        return False
+    return start == 0 or _process_start(pid) == start
+
+
+def _keep_mode(handle: IO[bytes], target: Path) -> None:
+    """Give the new file the permissions of the one it replaces, as a shared directory needs."""
+    if hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):
+            os.fchmod(handle.fileno(), target.stat().st_mode & 0o777)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename itself survive a power cut, where the system can."""
+    if os.name == "posix":
+        # Some network file systems refuse to sync a directory; the file itself is on disk.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
