@@ -1,0 +1,78 @@
+"""Ptychographic scans to PyTorch batches: the front door.
+
+Owns the public names and where each one lives. A name is imported when it is first asked for, so
+that ``import ptycho_torch`` costs milliseconds and the NumPy names work where torch is absent.
+
+Where torch is absent, asking for a name that needs it raises
+:class:`~ptycho_torch.data.errors.MissingDependencyError`, an ``ImportError``. It is no
+``AttributeError`` on purpose: ``from ptycho_torch import PtychoDataset`` would otherwise end in a
+bare "cannot import name". ``hasattr`` therefore raises it too; ``dir`` lists every public name.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptycho_torch.batch import PtychoBatch
+    from ptycho_torch.data.config import GroupingConfig
+    from ptycho_torch.data.errors import PtychoTorchError
+    from ptycho_torch.data.raw_data import RawData, read_scan
+    from ptycho_torch.data.simulate import simulate_scan
+    from ptycho_torch.datamodule import PtychoDataModule
+    from ptycho_torch.dataset import PtychoDataset
+    from ptycho_torch.models.object_fit import ObjectFit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GroupingConfig",
+    "ObjectFit",
+    "PtychoBatch",
+    "PtychoDataModule",
+    "PtychoDataset",
+    "PtychoTorchError",
+    "RawData",
+    "__version__",
+    "read_scan",
+    "simulate_scan",
+]
+
+_HOME = MappingProxyType(
+    {
+        "GroupingConfig": "ptycho_torch.data.config",
+        "ObjectFit": "ptycho_torch.models.object_fit",
+        "PtychoBatch": "ptycho_torch.batch",
+        "PtychoDataModule": "ptycho_torch.datamodule",
+        "PtychoDataset": "ptycho_torch.dataset",
+        "PtychoTorchError": "ptycho_torch.data.errors",
+        "RawData": "ptycho_torch.data.raw_data",
+        "read_scan": "ptycho_torch.data.raw_data",
+        "simulate_scan": "ptycho_torch.data.simulate",
+    }
+)
+_TORCH_FAMILY = ("torch", "tensordict", "lightning")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the room a public name lives in, and hand the name out."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ptycho_torch' has no attribute {name!r}")
+    try:
+        return getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _TORCH_FAMILY:
+            raise
+        from ptycho_torch.data.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            f"{package} is not installed: {name} needs it; pip install {package}"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,102 @@
+# Every target makes what it needs: a virtual environment in .venv, the package in it, and no more.
+# `make` alone lists the targets.
+
+PYTHON ?= $(shell command -v python3 || command -v python)
+VENV := .venv
+BIN := $(VENV)/bin
+NOTORCH := .venv-notorch
+PIP := -m pip --disable-pip-version-check --quiet
+
+# Real scans and recorded results live beside the checkout, where there are any; the tests that use
+# them skip elsewhere.
+ifneq ($(wildcard ../shared/.),)
+export PTYCHO_TORCH_DATA ?= $(abspath ../shared)
+endif
+
+# What the package needs short of torch, lightning, tensordict and jsonargparse, and the test tools.
+NOTORCH_DEPENDENCIES := numpy scipy filelock tqdm matplotlib h5py pytest hypothesis
+
+DEMO_SCAN := datasets/demo.npz
+REAL_SCAN := datasets/siemens_star.npz
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo real test test-notorch lint types stairs check bench docs clean
+
+help:
+	@echo 'make install       the package and its tools, in .venv'
+	@echo 'make demo          simulate a scan, reconstruct it: outputs/demo/reconstruction.png'
+	@echo 'make real          download a measured scan (Siemens star), reconstruct it: outputs/siemens_star/'
+	@echo 'make test          every test'
+	@echo 'make test-notorch  the tests that need no torch, in an environment without torch (.venv-notorch)'
+	@echo 'make check         formatting, lint, types, import stairs, make test, make test-notorch'
+	@echo 'make bench         benchmarks'
+	@echo 'make docs          the documentation: docs/_build/html/index.html'
+	@echo 'make clean         remove environments, outputs, simulated and downloaded scans'
+
+# The stamp is touched last: an interrupted installation is taken up again.
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'no python3 on PATH; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo '$(PYTHON) is older than 3.10; name another: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@echo 'installing into $(VENV) (torch is large: minutes on a first run)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python $(PIP) install -c constraints.txt -e '.[docs]'
+	@touch $@
+
+$(NOTORCH)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NOTORCH)
+	$(NOTORCH)/bin/python $(PIP) install -c constraints.txt $(NOTORCH_DEPENDENCIES)
+	$(NOTORCH)/bin/python $(PIP) install --no-deps -e .
+	@! $(NOTORCH)/bin/python -c 'import torch' 2>/dev/null \
+		|| { echo '$(NOTORCH) can import torch: remove it and try again' >&2; exit 1; }
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	@test -f $(DEMO_SCAN) || $(BIN)/ptycho-torch simulate $(DEMO_SCAN) --frames 1156 --size 64 \
+		--pattern jittered_raster --photons 1e5 --seed 0
+	$(BIN)/ptycho-torch prepare $(DEMO_SCAN)
+	$(BIN)/ptycho-torch fit --config configs/demo.yaml
+	$(BIN)/ptycho-torch judge outputs/demo --min-correlation 0.99
+
+real: install
+	$(BIN)/python datasets/fetch_siemens_star.py $(REAL_SCAN)
+	$(BIN)/ptycho-torch fit --config configs/siemens_star.yaml
+	$(BIN)/ptycho-torch judge outputs/siemens_star --max-fourier-error 0.115
+
+test: install
+	$(BIN)/python -m pytest
+
+test-notorch: $(NOTORCH)/.installed
+	$(NOTORCH)/bin/python -m pytest -p no:cacheprovider
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+stairs: install
+	$(BIN)/lint-imports
+
+check: lint types stairs test test-notorch
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
+clean:
+	rm -rf $(VENV) $(NOTORCH) outputs lightning_logs docs/_build build dist ptycho_torch.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache datasets/download
+	rm -f datasets/*.npz datasets/*.npy datasets/*.lock
+	find ptycho_torch tests benchmarks datasets docs -name __pycache__ -type d -prune -exec rm -rf {} +
