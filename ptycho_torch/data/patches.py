@@ -1,0 +1,141 @@
+"""Ground-truth patches cut from the whole object: the NumPy truth.
+
+A patch is bilinear in the object, zero outside of it. The sample coordinate of pixel j is
+float32(j) + float32(origin), kept in float32: the rounding of that sum is part of what the
+reference computes, and float64 coordinates differ from it by some 1e-6.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+PATCHES_PER_BLOCK = 256
+"""Patches cut at a time: windows of a block stay in the processor's cache at N = 64."""
+
+
+class MirroredPatchesWarning(UserWarning):
+    """Y is cut at positions mirrored through the group's centre, as the reference does."""
+
+
+def warn_mirrored() -> None:
+    """Say once a process what the default of ``patch_positions`` means for Y."""
+    warnings.warn(
+        "patch_positions='reference' cuts the object patches of a group mirrored through the "
+        "group's centre, equal to the TensorFlow container; patch_positions='scan' cuts them at "
+        "the scan positions, where |F(probe * Y)| agrees with the frames",
+        MirroredPatchesWarning,
+        stacklevel=3,
+    )
+
+
+def patch_origins(
+    coords_offsets: NDArray[np.floating],
+    coords_relative: NDArray[np.floating],
+    patch_positions: str,
+) -> NDArray[np.float32]:
+    """Where the patches of every group are cut, in object pixels.
+
+    Parameters
+    ----------
+    coords_offsets
+        Group centres, shape (B, 1, 2, 1).
+    coords_relative
+        centre - position, shape (B, 1, 2, C).
+    patch_positions
+        ``"reference"``: centre + relative, the mirrored position (for C = 1 there is no mirror);
+        ``"scan"``: centre - relative, the position.
+
+    Returns
+    -------
+    origins
+        float32, shape (B, C, 2), last axis (x, y); added in float64, then rounded.
+    """
+    sign = 1.0 if patch_positions == "reference" else -1.0
+    # Also float32 coordinates are added in float32 by the reference: no cast before the sum.
+    origins = coords_offsets + (coords_relative if sign > 0 else -coords_relative)
+    return np.ascontiguousarray(origins[:, 0].transpose(0, 2, 1).astype(np.float32))
+
+
+def object_patches(
+    obj: NDArray[np.complexfloating] | NDArray[np.floating],
+    xcoords: NDArray[np.floating],
+    ycoords: NDArray[np.floating],
+    N: int,
+) -> NDArray[np.complex64]:
+    """Cut patches out of an object.
+
+    Parameters
+    ----------
+    obj
+        Whole object, shape (H, W); real objects become complex with zero phase.
+    xcoords, ycoords
+        Object column and row that pixel (N // 2, N // 2) of each patch sits on, shape (L,), in
+        object pixels.
+    N
+        Pixels along a patch's side.
+
+    Returns
+    -------
+    patches
+        complex64, shape (L, N, N).
+    """
+    windows = PaddedObject(obj, N)
+    patches = np.empty((len(xcoords), N, N), dtype=np.complex64)
+    for start in range(0, len(xcoords), PATCHES_PER_BLOCK):
+        block = slice(start, start + PATCHES_PER_BLOCK)
+        windows.cut(xcoords[block], ycoords[block], out=patches[block])
+    return patches
+
+
+class PaddedObject:
+    """An object with a margin of zeros wide enough for every patch, wherever it lies."""
+
+    def __init__(self, obj: NDArray[np.generic], N: int) -> None:
+        self.N = N
+        self.margin = N + 1
+        pad = N // 2 + self.margin
+        self.array = np.pad(np.asarray(obj).astype(np.complex64), pad)
+        self._windows = sliding_window_view(self.array, (N + 1, N + 1))
+
+    def cut(
+        self,
+        xcoords: NDArray[np.floating],
+        ycoords: NDArray[np.floating],
+        out: NDArray[np.complex64],
+    ) -> None:
+        """Write the patches at (xcoords, ycoords) to ``out``, shape (L, N, N)."""
+        height, width = self._windows.shape[:2]
+        columns, x_weights = sample_weights(xcoords, self.N)
+        rows, y_weights = sample_weights(ycoords, self.N)
+        windows = self._windows[
+            np.clip(rows + self.margin, 0, height - 1),
+            np.clip(columns + self.margin, 0, width - 1),
+        ]
+        fy = y_weights[:, :, None]
+        fx = x_weights[:, None, :]
+        lines = (1 - fy) * windows[:, :-1] + fy * windows[:, 1:]
+        np.add((1 - fx) * lines[:, :, :-1], fx * lines[:, :, 1:], out=out)
+
+
+def sample_weights(
+    positions: NDArray[np.floating], N: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """First tap and bilinear weights of every pixel along one axis of a patch.
+
+    Returns
+    -------
+    first
+        int64, shape (L,): row or column of the padded object under pixel 0.
+    weights
+        float32, shape (L, N): weight of the second of the two taps of pixel j, which lie at
+        first + j and first + j + 1; the sum float32(j) + position may round up to 1.
+    """
+    origin = np.asarray(positions, dtype=np.float32)
+    first = np.floor(origin)
+    pixels = np.arange(N, dtype=np.float32)
+    weights = (pixels + origin[:, None]) - (pixels + first[:, None])
+    return first.astype(np.int64), weights

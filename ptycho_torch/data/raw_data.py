@@ -1,0 +1,595 @@
+"""RawData: one scan, valid once built, and its grouped arrays.
+
+Owns the scan's arrays and the reference's ``generate_grouped_data``. Where the frames lie, how
+positions become groups and what a cache file holds is known by the rooms below.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data import grouping, groups_cache, normalization, patches
+from ptycho_torch.data.config import (
+    GroupingConfig,
+    PatchPositions,
+    check_choice,
+    check_integer,
+    check_seed,
+)
+from ptycho_torch.data.contract import check_array, check_finite, spec
+from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, describe
+from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.grouping import GroupingRequest
+from ptycho_torch.data.readers import ScanFields, read_fields
+from ptycho_torch.data.scan_file import write_scan
+
+logger = logging.getLogger(__name__)
+
+AnyArray = NDArray[Any]
+CachePolicy = str | Path
+"""``"auto"`` (beside the scan), ``"off"``, ``"readonly"``, or a directory."""
+
+
+@dataclass(frozen=True)
+class ScanGroups:
+    """Groups of one scan and what X needs to be scaled.
+
+    Attributes
+    ----------
+    nn_indices
+        Frame indices within the scan, shape (B, C), int32 or int64 as the reference has it.
+    frame_energies
+        Sum of amplitude ** 2 of every frame, float64, shape (M,).
+    """
+
+    nn_indices: NDArray[np.integer]
+    frame_energies: NDArray[np.float64]
+
+
+class RawData:
+    """A scan: positions, diffraction frames, probe, and what is known of the object.
+
+    Parameters
+    ----------
+    xcoords, ycoords
+        Probe positions, float, shape (M,), in object pixels; x is the column, y the row.
+    xcoords_start, ycoords_start
+        Nominal positions, shape (M,), object pixels.
+    diff3d
+        Diffraction amplitudes, shape (M, N, N), zero frequency at the centre; an array, or
+        :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
+    probeGuess
+        complex, shape (N, N), or (P, N, N) for incoherent modes.
+    scan_index
+        Integer, shape (M,); None means zeros.
+    objectGuess
+        Whole object, shape (H, W), optional.
+    Y
+        Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), optional; wins over
+        ``objectGuess``.
+    norm_Y_I
+        Kept as given.
+    metadata
+        Provenance, a dict of JSON values.
+
+    Raises
+    ------
+    ScanError, OptionTypeError
+        An array is missing, or its shape, dtype or values break the contract.
+    """
+
+    def __init__(
+        self,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        xcoords_start: AnyArray,
+        ycoords_start: AnyArray,
+        diff3d: AnyArray | Frames,
+        probeGuess: AnyArray,
+        scan_index: AnyArray | None,
+        objectGuess: AnyArray | None = None,
+        Y: AnyArray | Frames | None = None,
+        norm_Y_I: Any = None,
+        metadata: dict[str, Any] | None = None,
+        *,
+        path: Path | None = None,
+    ) -> None:
+        sizes: dict[str, int] = {"1": 1, "xy": 2}
+        self.path = path
+        self.frames = _as_frames(diff3d, path)
+        sizes["M"], sizes["N"] = self.frames.shape[0], self.frames.shape[1]
+        self.xcoords = _coordinates(xcoords, "xcoords", sizes, path)
+        self.ycoords = _coordinates(ycoords, "ycoords", sizes, path)
+        self.xcoords_start = _coordinates(xcoords_start, "xcoords_start", sizes, path)
+        self.ycoords_start = _coordinates(ycoords_start, "ycoords_start", sizes, path)
+        self.probeGuess = _probe(probeGuess, sizes, path)
+        if scan_index is None:
+            scan_index = np.zeros(sizes["M"], dtype=np.int64)
+        self.scan_index = check_array(scan_index, spec("scan", "scan_index"), sizes, path)
+        self.objectGuess = None
+        if objectGuess is not None:
+            self.objectGuess = check_array(objectGuess, spec("scan", "objectGuess"), sizes, path)
+            check_finite(self.objectGuess, "objectGuess", path)
+        self._patches = _ready_patches(Y, sizes, path)
+        self.norm_Y_I = norm_Y_I
+        self.metadata = dict(metadata or {})
+        self.sample_indices: NDArray[np.int64] | None = None
+
+    @classmethod
+    def from_coords_without_pc(
+        cls,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        diff3d: AnyArray | Frames,
+        probeGuess: AnyArray,
+        scan_index: AnyArray | None,
+        objectGuess: AnyArray | None = None,
+    ) -> RawData:
+        """A scan whose positions were not corrected: start positions equal the positions."""
+        return cls(
+            xcoords, ycoords, xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
+        )
+
+    @classmethod
+    def from_fields(cls, fields: ScanFields, *, use_file_Y: bool = False) -> RawData:
+        """A scan from what a reader found in a file."""
+        return cls(
+            fields.xcoords,
+            fields.ycoords,
+            fields.xcoords_start,
+            fields.ycoords_start,
+            fields.frames,
+            fields.probeGuess,
+            fields.scan_index,
+            fields.objectGuess,
+            Y=fields.Y if use_file_Y else None,
+            metadata=fields.metadata,
+            path=fields.path,
+        )
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        measurement: str = "auto",
+        use_file_Y: bool = False,
+        n_subsample: int | None = None,
+        subsample_seed: int | None = None,
+        sidecar: str | Path = "auto",
+    ) -> RawData:
+        """Open a canonical NPZ; the frames stay in the file until they are used.
+
+        Parameters
+        ----------
+        path
+            Canonical NPZ.
+        measurement
+            ``"amplitude"``, ``"counts"`` (the square root is taken where frames are used) or
+            ``"auto"``: float frames are amplitude; frames that look like counts are refused.
+        use_file_Y
+            Take ready-made patches from the file's ``Y``; the reference ignores them.
+        n_subsample, subsample_seed
+            Keep this many frames, chosen by this seed; see :meth:`subsample`.
+        sidecar
+            Where the frames of a compressed NPZ are decompressed to, once: ``"auto"`` (beside the
+            scan), ``"off"`` (in memory), ``"readonly"`` or a directory.
+
+        Raises
+        ------
+        ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError
+            One line naming file, field, what was found and what was expected.
+        """
+        fields = read_fields(Path(path), format="npz", measurement=measurement, sidecar=sidecar)
+        raw = cls.from_fields(fields, use_file_Y=use_file_Y)
+        return raw if n_subsample is None else raw.subsample(n_subsample, subsample_seed)
+
+    @property
+    def n_frames(self) -> int:
+        """M, the number of frames in use."""
+        return len(self.xcoords)
+
+    @property
+    def N(self) -> int:
+        """Pixels along a frame's side."""
+        return self.frames.shape[1]
+
+    @property
+    def diff3d(self) -> AnyArray:
+        """Amplitudes, shape (M, N, N): the map itself where it holds them as they are."""
+        if self.sample_indices is None and self.frames.measurement == "amplitude":
+            return self.frames.stored
+        return self.frames.take(self.file_indices(np.arange(self.n_frames)))
+
+    @property
+    def Y(self) -> AnyArray | None:
+        """Ready-made patches, complex, shape (M, N, N), or None."""
+        if self._patches is None or self.sample_indices is None:
+            return self._patches
+        return self._patches[self.sample_indices]
+
+    def __len__(self) -> int:
+        return self.n_frames
+
+    def __repr__(self) -> str:
+        where = "memory" if self.path is None else str(self.path)
+        return f"RawData({where}: {self.n_frames} frames of {self.N} x {self.N})"
+
+    def file_indices(self, indices: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Indices within the scan as indices within the file: they differ after subsampling."""
+        return indices if self.sample_indices is None else self.sample_indices[indices]
+
+    def subsample(self, n_subsample: int, seed: int | None = None) -> RawData:
+        """A scan of ``n_subsample`` of these frames, chosen before any grouping.
+
+        ``sample_indices`` of the result holds the chosen frames, sorted, in the file's numbering.
+        """
+        check_integer("n_subsample", n_subsample, minimum=1)
+        check_seed("subsample_seed", seed)
+        keep = grouping.subsample(self.n_frames, n_subsample, seed)
+        chosen = object.__new__(RawData)
+        chosen.__dict__.update(self.__dict__)
+        chosen.sample_indices = self.file_indices(keep).astype(np.int64)
+        for name in ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index"):
+            setattr(chosen, name, getattr(self, name)[keep])
+        return chosen
+
+    def frame_energies(self) -> NDArray[np.float64]:
+        """Sum of amplitude ** 2 of every frame, float64, shape (M,); reads every frame once."""
+        if self.sample_indices is None:
+            return normalization.frame_energies(self.frames)
+        return normalization.chosen_frame_energies(self.frames, self.sample_indices)
+
+    def group(self, config: GroupingConfig, cache: CachePolicy = "auto") -> ScanGroups:
+        """Group the scan, through its ``.groups_cache.npz`` where there is a file to keep it by.
+
+        Parameters
+        ----------
+        config
+            What is asked for; ``n_subsample`` must have been applied by :meth:`subsample`.
+        cache
+            ``"auto"``: beside the scan; ``"readonly"``: used but not written; ``"off"``; or a
+            directory.
+
+        Raises
+        ------
+        OptionError
+            The request cannot be met by this scan.
+        ScanError
+            A frame holds NaN, infinity or negative values, or all frames are zero.
+        """
+        request = GroupingRequest.from_config(config, self.n_frames)
+        entry = self._cache_entry(config, cache)
+        if config.strategy == "group_first":
+            all_groups = (
+                entry.all_groups
+                if entry is not None
+                else grouping.legacy_groups(
+                    self.xcoords, self.ycoords, config.gridsize, config.neighbor_count
+                )
+            )
+            groups: NDArray[np.integer] = grouping.group_first(
+                all_groups, request.n_groups, config.seed
+            )
+        else:
+            table = entry.neighbor_table if entry is not None else None
+            if request.table_neighbors != config.neighbor_count:
+                table = None
+            groups = grouping.sample_then_group(self.xcoords, self.ycoords, request, table)
+        energies = entry.frame_energies if entry is not None else None
+        return ScanGroups(groups, self.frame_energies() if energies is None else energies)
+
+    def generate_grouped_data(
+        self,
+        N: int,
+        K: int = 4,
+        nsamples: int = 1,
+        dataset_path: str | Path | None = None,
+        seed: int | None = None,
+        sequential_sampling: bool = False,
+        gridsize: int | None = None,
+        enable_oversampling: bool = False,
+        neighbor_pool_size: int | None = None,
+        patch_positions: PatchPositions = "reference",
+    ) -> dict[str, Any]:
+        """Grouped arrays, equal to those of the TensorFlow reference.
+
+        Parameters
+        ----------
+        N
+            Pixels along a frame's side.
+        K
+            Nearest neighbours a group is drawn from; K >= C = gridsize ** 2.
+        nsamples
+            Groups asked for; at gridsize 1 capped at M.
+        dataset_path
+            Scan file whose ``.groups_cache.npz`` is used and kept; None: no cache.
+        seed
+            Seed of the draws; None takes fresh entropy. NumPy's global stream is never touched.
+        sequential_sampling
+            The first ``nsamples`` frames are the seed positions, and the draws use seed 0.
+        gridsize
+            A group has gridsize ** 2 frames. Required: there is no global to take it from.
+        enable_oversampling, neighbor_pool_size
+            Allow nsamples > M at gridsize > 1, combining this many neighbours (default K).
+        patch_positions
+            Where object patches are cut: ``"reference"`` (mirrored through the group's centre, as
+            the reference does) or ``"scan"`` (at the positions).
+
+        Returns
+        -------
+        grouped
+            The keys of the contract's grouped table: ``nn_indices`` (B, C), ``diffraction`` and
+            ``X_full`` (B, N, N, C), ``coords_*`` (B, 1, 2, C or 1), ``Y`` (B, N, N, C) or None,
+            ``objectGuess``; and ``sample_indices`` after subsampling.
+
+        Raises
+        ------
+        OptionError, OptionTypeError
+            The request cannot be met; the message carries the numbers.
+        ScanError
+            Frames are not finite, negative, or zero throughout.
+
+        Examples
+        --------
+        >>> from ptycho_torch import simulate_scan
+        >>> scan = simulate_scan(n_frames=64, N=32, seed=1)
+        >>> scan.generate_grouped_data(32, K=6, nsamples=10, seed=0, gridsize=2)["X_full"].shape
+        (10, 32, 32, 4)
+        """
+        check_integer("N", N, minimum=1)
+        check_integer("K", K, minimum=0)
+        check_integer("nsamples", nsamples, minimum=1)
+        check_integer("neighbor_pool_size", neighbor_pool_size, minimum=0, optional=True)
+        check_choice("patch_positions", patch_positions, PatchPositions)
+        check_seed("seed", seed)
+        if gridsize is None:
+            raise OptionTypeError(
+                describe(None, "gridsize", None, "an integer >= 1", "Pass gridsize=1, 2 or 3")
+            )
+        check_integer("gridsize", gridsize, minimum=1)
+        if N != self.N and self._patches is None and self.objectGuess is not None:
+            raise OptionError(
+                describe(self.path, "N", N, f"{self.N}, the side of the frames in diff3d")
+            )
+        request = GroupingRequest(
+            n_frames=self.n_frames,
+            n_groups=nsamples,
+            gridsize=gridsize,
+            neighbor_count=K,
+            seed=seed,
+            sequential_sampling=sequential_sampling,
+            enable_oversampling=enable_oversampling,
+            neighbor_pool_size=neighbor_pool_size,
+        )
+        if dataset_path is not None:
+            config = GroupingConfig(
+                gridsize=gridsize,
+                neighbor_count=K,
+                n_groups=nsamples,
+                seed=seed,
+                sequential_sampling=sequential_sampling,
+                enable_oversampling=enable_oversampling,
+                neighbor_pool_size=neighbor_pool_size,
+            )
+            groups = self.group(config, Path(dataset_path).parent)
+            nn, energies = groups.nn_indices, groups.frame_energies[groups.nn_indices]
+        else:
+            nn = grouping.sample_then_group(self.xcoords, self.ycoords, request)
+            used, inverse = np.unique(nn, return_inverse=True)
+            energies = normalization.chosen_frame_energies(self.frames, self.file_indices(used))
+            energies = energies[inverse].reshape(nn.shape)
+        return self.grouped_arrays(
+            nn, normalization.pooled_scale([energies], N), patch_positions
+        )
+
+    def grouped_coords(self, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
+        """The six ``coords_*`` arrays of groups; nn_indices (B, C), results (B, 1, 2, C or 1)."""
+        return {
+            **_centred("coords", self.xcoords, self.ycoords, nn_indices),
+            **_centred("coords_start", self.xcoords_start, self.ycoords_start, nn_indices),
+        }
+
+    def grouped_arrays(
+        self,
+        nn_indices: NDArray[np.integer],
+        scale: np.float32,
+        patch_positions: PatchPositions = "reference",
+    ) -> dict[str, Any]:
+        """The dictionary of :meth:`generate_grouped_data` for known groups and scale."""
+        groups, channels = nn_indices.shape
+        amplitudes = self.frames.take(self.file_indices(nn_indices.ravel()))
+        frame = amplitudes.shape[1:]
+        stacked = amplitudes.reshape(groups, channels, *frame)
+        # A copy would double the largest array; the axes of the view are the contract's.
+        diffraction = stacked.transpose(0, 2, 3, 1)
+        X_full = (stacked.astype(np.float32, copy=False) * scale).transpose(0, 2, 3, 1)
+        coords = self.grouped_coords(nn_indices)
+        result: dict[str, Any] = {
+            "diffraction": diffraction,
+            "Y": self._grouped_patches(nn_indices, coords, patch_positions),
+            **coords,
+            "nn_indices": nn_indices,
+            "objectGuess": self.objectGuess,
+            "X_full": X_full,
+        }
+        if self.sample_indices is not None:
+            result["sample_indices"] = self.sample_indices
+        return result
+
+    def to_file(self, path: str | Path) -> Path:
+        """Write a canonical NPZ, uncompressed so that its frames can be mapped in place.
+
+        Frames are streamed; ``counts`` become float32 amplitude. The file appears whole or not
+        at all.
+
+        Returns
+        -------
+        path
+            Where it was written.
+        """
+        return write_scan(
+            Path(path),
+            arrays={
+                "xcoords": self.xcoords,
+                "ycoords": self.ycoords,
+                "xcoords_start": self.xcoords_start,
+                "ycoords_start": self.ycoords_start,
+                "probeGuess": self.probeGuess,
+                "scan_index": self.scan_index,
+                "objectGuess": self.objectGuess,
+                "Y": self.Y,
+            },
+            frames=self.frames,
+            indices=self.file_indices(np.arange(self.n_frames)),
+            metadata=self.metadata,
+        )
+
+    def _cache_entry(
+        self, config: GroupingConfig, cache: CachePolicy
+    ) -> groups_cache.CachedGroups | None:
+        if cache == "off" or self.path is None:
+            return None
+        if self.sample_indices is not None and config.subsample_seed is None:
+            logger.info("%s: a random subsample is not cached", self.path)
+            return None
+        scan_path = self.path
+        if self.sample_indices is not None:
+            tag = f".n{self.n_frames}s{config.subsample_seed}"
+            scan_path = scan_path.with_name(f"{scan_path.stem}{tag}{scan_path.suffix}")
+
+        def build(missing: groups_cache.Missing) -> groups_cache.CachedGroups:
+            return groups_cache.CachedGroups(
+                all_groups=grouping.legacy_groups(
+                    self.xcoords, self.ycoords, config.gridsize, config.neighbor_count
+                )
+                if missing.all_groups
+                else None,
+                neighbor_table=grouping.neighbor_table(
+                    self.xcoords, self.ycoords, config.neighbor_count
+                )
+                if missing.neighbor_table
+                else None,
+                frame_energies=self.frame_energies() if missing.frame_energies else None,
+            )
+
+        return groups_cache.load_or_build(
+            scan_path,
+            xcoords=self.xcoords,
+            ycoords=self.ycoords,
+            frames_identity=self.frames.identity(),
+            gridsize=config.gridsize,
+            K=config.neighbor_count,
+            policy=cache,
+            build=build,
+        )
+
+    def _grouped_patches(
+        self,
+        nn_indices: NDArray[np.integer],
+        coords: dict[str, AnyArray],
+        patch_positions: PatchPositions,
+    ) -> AnyArray | None:
+        groups, channels = nn_indices.shape
+        if self._patches is not None:
+            taken = self._patches[self.file_indices(nn_indices.ravel())]
+            return taken.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
+        if self.objectGuess is None:
+            return None
+        if patch_positions == "reference" and channels > 1:
+            patches.warn_mirrored()
+        origins = patches.patch_origins(
+            coords["coords_offsets"], coords["coords_relative"], patch_positions
+        ).reshape(-1, 2)
+        cut = patches.object_patches(self.objectGuess, origins[:, 0], origins[:, 1], self.N)
+        return cut.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
+
+
+def read_scan(path: str | Path, *, format: str = "auto", **reader_options: Any) -> RawData:
+    """Read a scan in any registered format.
+
+    Parameters
+    ----------
+    path
+        The file.
+    format
+        Name of a registered format, or ``"auto"``: judged from the file.
+    **reader_options
+        Options of that format's reader; an unknown one is refused by name.
+
+    Raises
+    ------
+    ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError, OptionError
+        One line naming file, field, what was found and what was expected.
+    """
+    return RawData.from_fields(read_fields(Path(path), format=format, **reader_options))
+
+
+def _as_frames(diff3d: object, path: Path | None) -> Frames:
+    if isinstance(diff3d, Frames):
+        return diff3d
+    sizes: dict[str, int] = {}
+    array = check_array(diff3d, spec("scan", "diff3d"), sizes, path)
+    if sizes["M"] == 0 or sizes["N"] == 0:
+        raise ScanError(describe(path, "diff3d shape", array.shape, "at least one frame and pixel"))
+    return Frames.from_array(array)
+
+
+def _coordinates(
+    array: object, name: str, sizes: dict[str, int], path: Path | None
+) -> NDArray[np.floating]:
+    if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
+        array = array.astype(np.float64)
+    checked = check_array(array, spec("scan", name), sizes, path)
+    check_finite(checked, name, path)
+    return checked
+
+
+def _probe(array: object, sizes: dict[str, int], path: Path | None) -> AnyArray:
+    wanted = spec("scan", "probeGuess")
+    if isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind == "c":
+        side = sizes["N"]
+        if array.shape == (side, side, 1):
+            array = array[:, :, 0]
+        elif array.shape[0] < 1 or array.shape[1:] != (side, side):
+            raise ScanError(
+                describe(
+                    path,
+                    "probeGuess shape",
+                    array.shape,
+                    f"({side}, {side}) or (P, {side}, {side}), as the frames",
+                )
+            )
+        else:
+            check_finite(array, "probeGuess", path)
+            return array
+    probe = check_array(array, wanted, sizes, path)
+    check_finite(probe, "probeGuess", path)
+    return probe
+
+
+def _ready_patches(Y: object, sizes: dict[str, int], path: Path | None) -> AnyArray | None:
+    if Y is None:
+        return None
+    array = Y.stored if isinstance(Y, Frames) else Y
+    if isinstance(array, np.ndarray) and array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return check_array(array, spec("scan", "Y"), sizes, path)
+
+
+def _centred(
+    prefix: str, x: AnyArray, y: AnyArray, nn_indices: NDArray[np.integer]
+) -> dict[str, AnyArray]:
+    nn = np.stack([x[nn_indices], y[nn_indices]], axis=1)[:, None]
+    offsets = nn.mean(axis=3, keepdims=True)
+    return {
+        f"{prefix}_nn": nn,
+        f"{prefix}_offsets": offsets,
+        f"{prefix}_relative": -(nn - offsets),
+    }
