@@ -1,0 +1,248 @@
+"""Simulated scans: a known object and probe, a scan pattern, photon noise, canonical frames.
+
+Owns scan patterns and the making of frames. What the specimen looks like is ``specimen``'s, how a
+patch is cut is ``patches``'s; a scan made here obeys the same convention as a measured one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from ptycho_torch.data.config import check_choice, check_integer, check_seed
+from ptycho_torch.data.errors import OptionError, OptionTypeError, describe
+from ptycho_torch.data.patches import object_patches
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.specimen import draw_object, make_probe
+
+ScanPattern = Literal["jittered_raster", "raster", "fermat", "random"]
+
+JITTER_STEPS = 0.4
+"""How far a jittered raster moves a position at most, in steps of the raster."""
+
+NOISE_FREE_PHOTONS = 1e5
+"""Mean counts of a frame when there is no noise: a scale is needed all the same."""
+
+_CHUNK_BYTES = 32 * 2**20
+_SMALLEST_FRAME = 8
+
+
+def simulate_scan(
+    *,
+    n_frames: int,
+    N: int,
+    object_size: int | tuple[int, int] | None = None,
+    pattern: ScanPattern = "jittered_raster",
+    photons: float | None = 1e5,
+    n_modes: int = 1,
+    seed: int = 0,
+) -> RawData:
+    """Simulate a far-field scan with sub-pixel positions and known object and probe.
+
+    Parameters
+    ----------
+    n_frames
+        Number of frames M, exact for every pattern.
+    N
+        Frame size in pixels.
+    object_size
+        Object size in pixels, a side or (H, W); None: so large that neighbouring positions of a
+        raster are N / 12 apart, in whole pixels.
+    pattern
+        ``"jittered_raster"``: rows and columns, each position moved at random by up to 0.4 steps;
+        ``"raster"``: without the jitter; ``"fermat"``: Fermat spiral; ``"random"``: uniform.
+    photons
+        Mean counts of a frame. Frames are then square roots of Poisson numbers. None: no noise.
+    n_modes
+        Number P of incoherent probe modes.
+    seed
+        Seed of specimen, positions and noise, which draw from generators of their own: other
+        noise does not move the positions. NumPy's global generator is neither read nor changed.
+
+    Returns
+    -------
+    RawData
+        Frames (M, N, N) float32 amplitude. ``objectGuess`` (H, W) and ``probeGuess`` (N, N), or
+        (P, N, N) for P > 1, are the truth, complex64, and give the noise-free frames:
+        |F(probe * patch)| with F unitary. ``metadata`` says how the scan was made.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        An argument is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> scan = simulate_scan(n_frames=25, N=32, photons=None)
+    >>> scan.frames.shape, scan.probeGuess.shape
+    ((25, 32, 32), (32, 32))
+    """
+    check_integer("n_frames", n_frames, minimum=1)
+    check_integer("N", N, minimum=_SMALLEST_FRAME)
+    check_integer("n_modes", n_modes, minimum=1)
+    check_choice("pattern", pattern, ScanPattern)
+    check_seed("seed", seed)
+    if seed is None:
+        raise OptionTypeError(describe(None, "seed", None, "an integer"))
+    _check_photons(photons)
+    shape = _object_shape(object_size, n_frames, N)
+    draw_specimen, draw_positions, draw_noise = (
+        np.random.Generator(np.random.PCG64(stream))
+        for stream in np.random.SeedSequence(seed).spawn(3)
+    )
+    truth = draw_object(shape, draw_specimen)
+    x, y = scan_positions(n_frames, N, shape, pattern, draw_positions)
+    mean_counts = NOISE_FREE_PHOTONS if photons is None else float(photons)
+    probe = _scaled_probe(make_probe(N, n_modes), truth, x, y, mean_counts)
+    frames = _frames(probe, truth, x, y, draw_noise if photons is not None else None)
+    metadata = {
+        "generator": "ptycho_torch.simulate_scan",
+        "pattern": pattern,
+        "nphotons": None if photons is None else float(photons),
+        "n_frames": n_frames,
+        "N": N,
+        "object_size": list(shape),
+        "n_modes": n_modes,
+        "seed": seed,
+    }
+    return RawData(
+        x,
+        y,
+        x.copy(),
+        y.copy(),
+        frames,
+        probe[0] if n_modes == 1 else probe,
+        np.zeros(n_frames, dtype=np.int64),
+        objectGuess=truth,
+        metadata=metadata,
+    )
+
+
+def scan_positions(
+    n_frames: int,
+    N: int,
+    shape: tuple[int, int],
+    pattern: ScanPattern,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Positions whose patches lie inside the object, taps of the interpolation included.
+
+    Returns
+    -------
+    x, y
+        (M,) float64, object pixels, column and row.
+    """
+    low = np.array([N // 2, N // 2], dtype=np.float64)
+    # The last pixel of a patch at a sub-pixel position reads one pixel further.
+    field = np.array([shape[1] - N, shape[0] - N], dtype=np.float64) - 1
+    if pattern == "random":
+        offsets = rng.uniform(size=(n_frames, 2)) * field
+    elif pattern == "fermat":
+        offsets = _fermat(n_frames) * field
+    else:
+        jitter = JITTER_STEPS if pattern == "jittered_raster" else 0.0
+        offsets = _raster(n_frames, field, jitter, rng)
+    x, y = (low + offsets).T
+    return np.ascontiguousarray(x), np.ascontiguousarray(y)
+
+
+def _raster(
+    n_frames: int, field: NDArray[np.float64], jitter: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Offsets (M, 2) in the field, pixels, in rows from the top left; the last may be short."""
+    columns = min(n_frames, max(1, round(math.sqrt(n_frames * (field[0] + 1) / (field[1] + 1)))))
+    rows = math.ceil(n_frames / columns)
+    lattice = np.stack(np.divmod(np.arange(n_frames), columns)[::-1], axis=1).astype(np.float64)
+    lattice += rng.uniform(-jitter, jitter, size=lattice.shape)
+    # With jitter the outermost positions may not leave the field either.
+    spans = np.array([columns, rows]) - 1 + 2 * jitter
+    # A step is computed before it is multiplied: a whole one then gives whole positions.
+    steps = np.divide(field, spans, out=np.zeros(2), where=spans > 0)
+    return (lattice + jitter) * steps
+
+
+def _fermat(n_frames: int) -> NDArray[np.float64]:
+    """Unit positions (M, 2) on a Fermat spiral: equal area a point, golden angle between two."""
+    k = np.arange(n_frames)
+    radius = 0.5 * np.sqrt(k / max(1, n_frames - 1))
+    angle = k * np.pi * (3 - math.sqrt(5))
+    return 0.5 + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _scaled_probe(
+    modes: NDArray[np.complex128],
+    truth: NDArray[np.complex64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    mean_counts: float,
+) -> NDArray[np.complex64]:
+    """Scale the probe so that the mean over frames of the expected counts is ``mean_counts``."""
+    N = modes.shape[-1]
+    intensity = (np.abs(modes) ** 2).sum(axis=0)
+    counts = 0.0
+    # The transform is unitary: counts are those of the exit waves.
+    for block in _blocks(len(x), N, 1):
+        patches = object_patches(truth, x[block], y[block], N)
+        counts += float(np.einsum("yx,byx->", intensity, np.abs(patches) ** 2, dtype=np.float64))
+    scale = math.sqrt(mean_counts * len(x) / counts)
+    return (modes * scale).astype(np.complex64)
+
+
+def _frames(
+    probe: NDArray[np.complex64],
+    truth: NDArray[np.complex64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    noise: np.random.Generator | None,
+) -> NDArray[np.float32]:
+    """Amplitudes (M, N, N) float32, zero frequency at N // 2; photon noise when drawn from."""
+    modes, N = probe.shape[0], probe.shape[-1]
+    frames = np.empty((len(x), N, N), dtype=np.float32)
+    for block in _blocks(len(x), N, modes):
+        patches = object_patches(truth, x[block], y[block], N)
+        waves = scipy.fft.fft2(probe[:, None] * patches, norm="ortho", overwrite_x=True)
+        counts = (waves.real.astype(np.float64) ** 2 + waves.imag.astype(np.float64) ** 2).sum(
+            axis=0
+        )
+        if noise is not None:
+            counts = noise.poisson(counts)
+        frames[block] = np.fft.fftshift(np.sqrt(counts), axes=(-2, -1))
+    return frames
+
+
+def _blocks(n_frames: int, N: int, modes: int) -> list[slice]:
+    """Runs of frames whose intermediate arrays stay within a few times ``_CHUNK_BYTES``."""
+    size = max(1, _CHUNK_BYTES // (8 * modes * N * N))
+    return [slice(start, start + size) for start in range(0, n_frames, size)]
+
+
+def _object_shape(
+    object_size: int | tuple[int, int] | None, n_frames: int, N: int
+) -> tuple[int, int]:
+    if object_size is None:
+        columns = max(1, round(math.sqrt(n_frames)))
+        rows = math.ceil(n_frames / columns)
+        step = max(1, round(N / 12))
+        return N + 1 + (rows - 1) * step, N + 1 + (columns - 1) * step
+    sides = (object_size, object_size) if isinstance(object_size, int) else tuple(object_size)
+    if len(sides) != 2:
+        raise OptionError(describe(None, "object_size", object_size, "a side or (H, W)"))
+    for side in sides:
+        # One pixel more than a frame: a sub-pixel patch reads its neighbour.
+        check_integer("object_size", side, minimum=N + 1)
+    return int(sides[0]), int(sides[1])
+
+
+def _check_photons(photons: object) -> None:
+    if photons is None:
+        return
+    if isinstance(photons, bool) or not isinstance(photons, (int, float, np.number)):
+        raise OptionTypeError(
+            describe(None, "photons", repr(photons), "mean counts of a frame, or None")
+        )
+    if not (math.isfinite(photons) and photons > 0):
+        raise OptionError(describe(None, "photons", photons, "a finite number above 0, or None"))
