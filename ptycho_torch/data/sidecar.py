@@ -1,0 +1,232 @@
+"""Sidecars: frames that cannot be mapped where they lie, converted once into an ``.npy`` beside.
+
+Owns name, place, record and trust of a sidecar. A sidecar is a plain ``.npy`` followed by a record
+that says what it was made from and the checksum of its numbers, so that one rename publishes both
+and ``np.load`` reads it all the same. Knows no meaning of the frames.
+
+Trust: record and sizes are checked at every opening. The numbers are checked against their checksum
+when the sidecar is built, on demand, and whenever the file's modification time is not the one the
+builder gave it, as after any write or copy; otherwise opening costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from ptycho_torch.data.errors import PtychoTorchError
+from ptycho_torch.data.mapped_file import FileState, map_array, opened, state_of
+from ptycho_torch.data.stack_source import StackSource
+
+logger = logging.getLogger(__name__)
+
+SidecarPolicy = Literal["auto", "off", "readonly"] | Path
+
+FORMAT_VERSION = 1
+_MARK = b"PTYSIDE1"
+_TAIL = struct.Struct("<LL8s")
+_MAX_RECORD_BYTES = 4096
+_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A sidecar whose record was believed.
+
+    Parameters
+    ----------
+    path, state
+        The file, and its state when it was checked.
+    data_offset
+        First byte of the numbers.
+    dtype, shape
+        Of the frames.
+    crc32
+        CRC-32 of everything before the record.
+    record_offset
+        First byte of the record.
+    """
+
+    path: Path
+    state: FileState
+    data_offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, int, int]
+    crc32: int
+    record_offset: int
+
+    def map(self) -> NDArray[Any]:
+        """Map the frames, (M, N, N)."""
+        return map_array(
+            self.path, self.state, offset=self.data_offset, dtype=self.dtype, shape=self.shape
+        )
+
+    def unchanged(self) -> bool:
+        """Whether the file is still the one that was checked."""
+        try:
+            return not self.state.changes(state_of(self.path))
+        except PtychoTorchError:
+            return False
+
+    def payload_intact(self) -> bool:
+        """Read all numbers and compare them with the record's checksum."""
+        with opened(self.path) as stream:
+            return _checksum(stream, self.record_offset) == self.crc32
+
+
+def sidecar_paths(source: StackSource, policy: SidecarPolicy) -> list[Path]:
+    """Where the sidecar of a stack may lie, best place first."""
+    stem = f"{source.path.stem}.{source.field}"
+    scan = os.path.realpath(source.path)
+    # Scans of one name in different directories meet in a shared directory.
+    elsewhere = f"{stem}.{hashlib.sha256(os.fsencode(scan)).hexdigest()[:12]}.npy"
+    if isinstance(policy, Path):
+        return [policy / elsewhere]
+    return [source.path.with_name(f"{stem}.npy"), cache_directory() / elsewhere]
+
+
+def cache_directory() -> Path:
+    """The user's cache directory: ``$XDG_CACHE_HOME/ptycho-torch``, else under ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return root / "ptycho-torch"
+
+
+def find_sidecar(source: StackSource, policy: SidecarPolicy) -> Sidecar | None:
+    """The sidecar of a stack if there is one and it can be believed.
+
+    A damaged or outdated one is left alone and reported by one warning.
+    """
+    for path in sidecar_paths(source, policy):
+        found = read_sidecar(path, source)
+        if found is not None:
+            return found
+    return None
+
+
+def read_sidecar(path: Path, source: StackSource) -> Sidecar | None:
+    """Check one file: None when it is missing, or with one warning when it is not believed."""
+    try:
+        with open(path, "rb") as stream:
+            return _checked(path, stream, source)
+    except FileNotFoundError:
+        return None
+    except (_NotBelieved, OSError) as error:
+        logger.warning("%s: not used: %s", path, error)
+        return None
+
+
+class _NotBelieved(Exception):
+    """Why a sidecar cannot be used."""
+
+
+def _checked(path: Path, stream: BinaryIO, source: StackSource) -> Sidecar:
+    state = FileState.of(os.fstat(stream.fileno()))
+    record, record_offset = _read_record(stream, state.size)
+    if record.get("source") != describe_source(source):
+        raise _NotBelieved("made from another scan, or from an earlier state of this one")
+    data_offset = record_offset - source.data_bytes
+    crc32 = record.get("crc32")
+    if data_offset != record.get("header_bytes") or not isinstance(crc32, int):
+        raise _NotBelieved("its record contradicts itself")
+    if state.mtime_ns != record.get("mtime_ns"):
+        if _checksum(stream, record_offset) != crc32:
+            raise _NotBelieved("its checksum is wrong: the file was changed or damaged")
+        # Copied or touched, but whole: say so in the file, or every opening would read it all.
+        with suppress(OSError, TypeError, ValueError, OverflowError):
+            os.utime(path, ns=(state.mtime_ns, record["mtime_ns"]))
+            state = FileState.of(os.fstat(stream.fileno()))
+    return Sidecar(path, state, data_offset, source.dtype, source.shape, crc32, record_offset)
+
+
+def _read_record(stream: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
+    stream.seek(max(0, size - _TAIL.size))
+    tail = stream.read(_TAIL.size)
+    if len(tail) < _TAIL.size:
+        raise _NotBelieved("it is too short")
+    length, crc, mark = _TAIL.unpack(tail)
+    start = size - _TAIL.size - length
+    if mark != _MARK or length > _MAX_RECORD_BYTES or start < 0:
+        raise _NotBelieved("it has no record: not made by ptycho_torch, or cut short")
+    stream.seek(start)
+    text = stream.read(length)
+    if zlib.crc32(text) != crc:
+        raise _NotBelieved("its record is damaged")
+    record = json.loads(text)
+    if not isinstance(record, dict) or record.get("format") != FORMAT_VERSION:
+        raise _NotBelieved("its record is of another version")
+    return record, start
+
+
+def describe_source(source: StackSource) -> dict[str, Any]:
+    """What a sidecar must have been made from to stand for ``source``."""
+    member = source.member
+    content: dict[str, Any] = {
+        "field": source.field,
+        "dtype": source.dtype.str,
+        "shape": list(source.shape),
+        "axes": list(source.axes),
+    }
+    if member is None:
+        return {**content, "size": source.state.size, "mtime_ns": source.state.mtime_ns}
+    # The checksum is the content itself; times would only make copies look foreign.
+    return {**content, "crc32": member.crc32, "member_bytes": member.size}
+
+
+def encode_record(source: StackSource, header_bytes: int, crc32: int, mtime_ns: int) -> bytes:
+    """The bytes after the numbers."""
+    record = {
+        "format": FORMAT_VERSION,
+        "source": describe_source(source),
+        "header_bytes": header_bytes,
+        "crc32": crc32,
+        "mtime_ns": mtime_ns,
+    }
+    text = json.dumps(record, sort_keys=True).encode()
+    return text + _TAIL.pack(len(text), zlib.crc32(text), _MARK)
+
+
+def encode_header(source: StackSource) -> bytes:
+    """The ``.npy`` header before the numbers, padded so that they are aligned."""
+    header = io.BytesIO()
+    fields = {"descr": source.dtype.str, "fortran_order": False, "shape": source.shape}
+    npy_format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def past_mtime_ns() -> int:
+    """A time before any later write can carry, whole in seconds for coarse file systems."""
+    return (int(time.time()) // 2 - 2) * 2 * 10**9
+
+
+def _checksum(stream: BinaryIO, end: int) -> int:
+    stream.seek(0)
+    crc = 0
+    for block in _blocks(stream, end):
+        crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _blocks(stream: BinaryIO, end: int) -> Iterator[bytes]:
+    left = end
+    while left > 0:
+        block = stream.read(min(left, _BLOCK_BYTES))
+        if not block:
+            return
+        left -= len(block)
+        yield block

@@ -1,0 +1,253 @@
+"""Where the numbers of a frame stack lie on disk, and how to stream them.
+
+Owns the way from stored bytes (zip member or ``.npy``, any byte order, any axis order) to blocks of
+a C-ordered (M, N, N) array in native byte order. Knows no sidecars and keeps nothing open.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.errors import ScanError, describe
+from ptycho_torch.data.mapped_file import FileState, opened
+from ptycho_torch.data.npy_header import NpyHeader, read_npy_header, shape_text
+from ptycho_torch.data.zip_members import (
+    STORED,
+    MemberStream,
+    ZipMember,
+    damaged,
+    locate,
+    read_directory,
+)
+
+AxisOrder = Literal["frames_first", "frames_last"]
+
+BLOCK_BYTES = 4 << 20
+
+
+def disk_axes(header: NpyHeader, order: AxisOrder) -> tuple[int, ...]:
+    """For each axis of (M, N, N), the axis of the array as its bytes lie on disk, C order."""
+    axes: tuple[int, ...] = (2, 0, 1) if order == "frames_last" else (0, 1, 2)
+    return tuple(2 - axis for axis in axes) if header.fortran_order else axes
+
+
+@dataclass(frozen=True)
+class StackSource:
+    """A stack of square frames in a file: everything a process needs to reach it, small.
+
+    Parameters
+    ----------
+    path, state
+        The file, and its state when its headers were checked.
+    field
+        Name in messages, e.g. ``diff3d``.
+    member
+        The zip member, or None for a bare ``.npy``.
+    header
+        The ``.npy`` header.
+    data_offset
+        Offset of the first number in the file; None when the member is compressed.
+    axes
+        See :func:`disk_axes`.
+    """
+
+    path: Path
+    state: FileState
+    field: str
+    member: ZipMember | None
+    header: NpyHeader
+    data_offset: int | None
+    axes: tuple[int, ...]
+
+    @property
+    def disk_shape(self) -> tuple[int, ...]:
+        """Shape of the bytes read in C order, an axis of length 1 beyond the third dropped."""
+        shape = self.header.shape[:3]
+        return shape[::-1] if self.header.fortran_order else shape
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(M, N, N)."""
+        first, second, third = (self.disk_shape[axis] for axis in self.axes)
+        return first, second, third
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype in native byte order."""
+        return self.header.dtype.newbyteorder("=")
+
+    @property
+    def in_place(self) -> bool:
+        """The file can be mapped as it is."""
+        native = self.header.dtype.isnative and self.axes == (0, 1, 2)
+        return native and self.data_offset is not None
+
+    @property
+    def frame_by_frame(self) -> bool:
+        """Whole frames follow each other on disk."""
+        return self.axes[0] == 0
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @contextmanager
+    def numbers(self) -> Iterator[MemberStream | _FileStream]:
+        """Open the stream of the numbers, headers skipped."""
+        with opened(self.path, self.state) as stream:
+            if self.member is None:
+                stream.seek(self.header.size)
+                yield _FileStream(stream, self.path, self.header.data_bytes)
+            else:
+                numbers = MemberStream(stream, self.member, self.path)
+                numbers.read(self.header.size)
+                yield numbers
+
+    def disk_blocks(
+        self, block_bytes: int = BLOCK_BYTES
+    ) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Blocks along the first disk axis: start, stop, block of shape (stop - start, ...).
+
+        Byte order is native; axes are the disk's.
+        """
+        rows, *rest = self.disk_shape
+        row_bytes = math.prod(rest) * self.dtype.itemsize
+        step = max(1, block_bytes // row_bytes)
+        with self.numbers() as numbers:
+            for start in range(0, rows, step):
+                stop = min(start + step, rows)
+                raw = numbers.read((stop - start) * row_bytes)
+                block = np.frombuffer(raw, self.header.dtype).reshape(stop - start, *rest)
+                yield start, stop, block.astype(self.dtype, copy=False)
+            numbers.finish()
+
+    def frame_blocks(
+        self, block_bytes: int = BLOCK_BYTES
+    ) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Blocks of whole frames, C order; only where :attr:`frame_by_frame` holds."""
+        for start, stop, block in self.disk_blocks(block_bytes):
+            yield start, stop, np.ascontiguousarray(block.transpose(self.axes))
+
+    def fill(self, out: NDArray[Any]) -> None:
+        """Write every frame into ``out`` (M, N, N), in whatever order the disk has them."""
+        on_disk = out.transpose(np.argsort(self.axes))
+        for start, stop, block in self.disk_blocks():
+            on_disk[start:stop] = block
+
+
+class _FileStream:
+    """The bytes of a bare ``.npy`` with the reading interface of a zip member."""
+
+    def __init__(self, stream: BinaryIO, path: Path, size: int) -> None:
+        self._stream, self._path, self._left = stream, path, size
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(min(size, self._left))
+        if len(data) < min(size, self._left):
+            raise damaged(self._path, "file end", "early", f"{self._left} bytes more")
+        self._left -= len(data)
+        return data
+
+    def finish(self) -> None:
+        """Nothing to check: a bare ``.npy`` carries no checksum."""
+
+
+def member_source(path: Path, field: str, *, order: AxisOrder = "frames_first") -> StackSource:
+    """Find a stack in an ``.npz``, reading headers alone.
+
+    Raises
+    ------
+    ScanFileNotFoundError, ScanFileError
+        The file is missing, unreadable or damaged.
+    ScanError
+        It lacks the member, or that is no stack of frames.
+    """
+    with opened(path) as stream:
+        state = _state(stream)
+        member = read_directory(stream, path).get(field)
+        if member is None:
+            raise ScanError(describe(path, field, "missing", "an array of that name"))
+        header = open_array(stream, member, path)[0]
+        start = locate(stream, member, path) if member.method == STORED else None
+    offset = None if start is None else start + header.size
+    return _checked(path, state, field, member, header, offset, order)
+
+
+def npy_source(path: Path) -> StackSource:
+    """Find a stack in an ``.npy`` file, reading its header alone; errors as above."""
+    with opened(path) as stream:
+        state = _state(stream)
+        header = read_npy_header(stream.read, path, "file")
+    if state.size < header.size + header.data_bytes:
+        raise damaged(path, "file", f"{state.size} bytes", f"{header.size + header.data_bytes}")
+    return _checked(path, state, path.stem, None, header, header.size, "frames_first")
+
+
+def open_array(stream: BinaryIO, member: ZipMember, file: object) -> tuple[NpyHeader, MemberStream]:
+    """Header of an ``.npy`` member, and the stream standing at its numbers.
+
+    Raises
+    ------
+    ScanFileError
+        Damaged, or the shape does not fit the member's bytes.
+    """
+    numbers = MemberStream(stream, member, file)
+    header = read_npy_header(numbers.read, file, member.key)
+    if header.size + header.data_bytes != member.size:
+        raise damaged(
+            file,
+            f"{member.key} {header}",
+            f"{member.size - header.size} bytes",
+            f"{header.data_bytes} bytes",
+        )
+    return header, numbers
+
+
+def _state(stream: BinaryIO) -> FileState:
+    return FileState.of(os.fstat(stream.fileno()))
+
+
+def _checked(
+    path: Path,
+    state: FileState,
+    field: str,
+    member: ZipMember | None,
+    header: NpyHeader,
+    data_offset: int | None,
+    order: AxisOrder,
+) -> StackSource:
+    shape = header.shape
+    if len(shape) != 3 and not (len(shape) == 4 and shape[3] == 1):
+        raise ScanError(describe(path, f"{field} shape", shape_text(shape), "(M, N, N)"))
+    source = StackSource(path, state, field, member, header, data_offset, disk_axes(header, order))
+    check_square(source.shape, path, field)
+    return source
+
+
+def check_square(shape: tuple[int, ...], file: object, field: str) -> None:
+    """Refuse a stack without frames, or with frames that are not square."""
+    frames, height, width = shape
+    if frames < 1 or height < 1:
+        raise ScanError(
+            describe(file, f"{field} shape", shape_text(shape), "(M, N, N) with M, N >= 1")
+        )
+    if height != width:
+        raise ScanError(
+            describe(
+                file,
+                f"{field} shape",
+                shape_text(shape),
+                "(M, N, N)",
+                "Crop or pad the frames to squares",
+            )
+        )
