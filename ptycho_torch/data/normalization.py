@@ -127,7 +127,10 @@ def _refuse_values(path: object, start: int, block: NDArray[np.generic]) -> None
 
 
 def intensity_scale(
-    energies: NDArray[np.float64], nn_indices: NDArray[np.integer], N: int
+    energies: NDArray[np.float64],
+    nn_indices: NDArray[np.integer],
+    N: int,
+    file: object = None,
 ) -> np.float32:
     """The number that multiplies amplitudes to give X.
 
@@ -142,21 +145,26 @@ def intensity_scale(
         Grouped frames, shape (B, C).
     N
         Pixels along a frame's side.
+    file
+        Where the frames come from, for the message.
 
     Raises
     ------
     ScanError
         All grouped frames are zero: no scale exists.
     """
-    return pooled_scale([energies[nn_indices]], N)
+    return pooled_scale([energies[nn_indices]], N, file)
 
 
-def pooled_scale(grouped_energies: Iterable[NDArray[np.float64]], N: int) -> np.float32:
+def pooled_scale(
+    grouped_energies: Iterable[NDArray[np.float64]], N: int, file: object = None
+) -> np.float32:
     """As :func:`intensity_scale`, over the grouped energies of several scans together."""
     parts = list(grouped_energies)
-    mean = np.mean(parts[0]) if len(parts) == 1 else np.mean(np.concatenate([p.ravel() for p in parts]))
+    whole = parts[0] if len(parts) == 1 else np.concatenate([part.ravel() for part in parts])
+    mean = np.mean(whole)
     if not mean > 0:
-        raise ScanError(describe(None, "diff3d", "zero in every grouped frame", "some signal"))
+        raise ScanError(describe(file, "diff3d", "zero in every grouped frame", "some signal"))
     return np.float32(np.sqrt((N / 2) ** 2 / mean))
 
 

@@ -214,6 +214,11 @@ class RawData:
             return self._patches
         return self._patches[self.sample_indices]
 
+    @property
+    def ready_patches(self) -> AnyArray | None:
+        """``Y`` of every frame in the file's own numbering, or None."""
+        return self._patches
+
     def __len__(self) -> int:
         return self.n_frames
 
@@ -232,7 +237,10 @@ class RawData:
         """
         check_integer("n_subsample", n_subsample, minimum=1)
         check_seed("subsample_seed", seed)
-        keep = grouping.subsample(self.n_frames, n_subsample, seed)
+        return self.choose(grouping.subsample(self.n_frames, n_subsample, seed))
+
+    def choose(self, keep: NDArray[np.integer]) -> RawData:
+        """A scan of some of these frames, by index; the frames themselves are shared."""
         chosen = object.__new__(RawData)
         chosen.__dict__.update(self.__dict__)
         chosen.sample_indices = self.file_indices(keep).astype(np.int64)
@@ -386,7 +394,7 @@ class RawData:
             energies = normalization.chosen_frame_energies(self.frames, self.file_indices(used))
             energies = energies[inverse].reshape(nn.shape)
         return self.grouped_arrays(
-            nn, normalization.pooled_scale([energies], N), patch_positions
+            nn, normalization.pooled_scale([energies], N, self.path), patch_positions
         )
 
     def grouped_coords(self, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
@@ -511,7 +519,9 @@ class RawData:
         return cut.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
 
 
-def read_scan(path: str | Path, *, format: str = "auto", **reader_options: Any) -> RawData:
+def read_scan(
+    path: str | Path, *, format: str = "auto", use_file_Y: bool = False, **reader_options: Any
+) -> RawData:
     """Read a scan in any registered format.
 
     Parameters
@@ -520,6 +530,8 @@ def read_scan(path: str | Path, *, format: str = "auto", **reader_options: Any) 
         The file.
     format
         Name of a registered format, or ``"auto"``: judged from the file.
+    use_file_Y
+        Take ready-made patches from the file, where it has them.
     **reader_options
         Options of that format's reader; an unknown one is refused by name.
 
@@ -528,7 +540,8 @@ def read_scan(path: str | Path, *, format: str = "auto", **reader_options: Any) 
     ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError, OptionError
         One line naming file, field, what was found and what was expected.
     """
-    return RawData.from_fields(read_fields(Path(path), format=format, **reader_options))
+    fields = read_fields(Path(path), format=format, **reader_options)
+    return RawData.from_fields(fields, use_file_Y=use_file_Y)
 
 
 def _as_frames(diff3d: object, path: Path | None) -> Frames:

@@ -1,0 +1,124 @@
+"""Training and evaluation parts of a scan that share no frame.
+
+Owns the geometry of a split: which frames lie in which part, and which groups lie wholly within
+one. Pure functions of positions and groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.errors import OptionError, describe
+
+
+@dataclass(frozen=True)
+class GroupSplit:
+    """Groups of each part, and how many were given up between them.
+
+    Attributes
+    ----------
+    parts
+        Group indices of every part, in the order of the fractions; the first part is the rest.
+    dropped
+        Groups with frames in more than one part.
+    """
+
+    parts: tuple[NDArray[np.int64], ...]
+    dropped: int
+
+
+def check_fractions(fractions: tuple[float, ...]) -> None:
+    """Refuse fractions that are negative or leave nothing for training."""
+    if any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
+        raise OptionError(
+            describe(None, "split fractions", fractions, "numbers in [0, 1) with a sum below 1")
+        )
+
+
+def region_of_frames(
+    xcoords: NDArray[np.floating],
+    ycoords: NDArray[np.floating],
+    fractions: tuple[float, ...],
+    seed: int,
+) -> NDArray[np.int64]:
+    """Cut the scan across its longer side into strips; which strip every frame lies in.
+
+    Parameters
+    ----------
+    xcoords, ycoords
+        Probe positions, shape (M,), object pixels.
+    fractions
+        Share of the frames of each evaluation part; the rest is part 0.
+    seed
+        From which end the strips are taken: even from the low end, odd from the high end.
+
+    Returns
+    -------
+    part
+        int64, shape (M,): 0 for training, 1 ... for the evaluation parts.
+    """
+    check_fractions(fractions)
+    along = xcoords if np.ptp(xcoords) >= np.ptp(ycoords) else ycoords
+    # Ties, such as the columns of a raster, are cut along the other axis.
+    across = ycoords if along is xcoords else xcoords
+    order = np.lexsort((across, along))
+    if seed % 2:
+        order = order[::-1]
+    part = np.zeros(len(order), dtype=np.int64)
+    start = 0
+    for number, fraction in enumerate(fractions, start=1):
+        count = _share(len(order), fraction)
+        part[order[start : start + count]] = number
+        start += count
+    return part
+
+
+def scattered_frames(
+    n_frames: int, fractions: tuple[float, ...], seed: int
+) -> NDArray[np.int64]:
+    """Frames of every part drawn at random; int64, shape (M,), as :func:`region_of_frames`."""
+    check_fractions(fractions)
+    order = np.random.RandomState(seed).permutation(n_frames)
+    part = np.zeros(n_frames, dtype=np.int64)
+    start = 0
+    for number, fraction in enumerate(fractions, start=1):
+        count = _share(n_frames, fraction)
+        part[order[start : start + count]] = number
+        start += count
+    return part
+
+
+def split_groups(
+    nn_indices: NDArray[np.integer], part_of_frame: NDArray[np.int64], n_parts: int
+) -> GroupSplit:
+    """Groups that lie wholly within one part; groups across a border are dropped.
+
+    Parameters
+    ----------
+    nn_indices
+        Frame indices, shape (B, C).
+    part_of_frame
+        int64, shape (M,).
+    n_parts
+        Number of parts, the training part included.
+    """
+    parts = part_of_frame[nn_indices]
+    whole = (parts == parts[:, :1]).all(axis=1)
+    return GroupSplit(
+        tuple(np.flatnonzero(whole & (parts[:, 0] == number)) for number in range(n_parts)),
+        int(np.count_nonzero(~whole)),
+    )
+
+
+def shared_frames(
+    first: NDArray[np.integer], second: NDArray[np.integer]
+) -> NDArray[np.integer]:
+    """Frames that occur in both lists of groups: empty for a split that does not leak."""
+    return np.intersect1d(first, second)
+
+
+def _share(total: int, fraction: float) -> int:
+    return 0 if fraction == 0 else max(1, round(total * fraction))

@@ -1,0 +1,415 @@
+"""PtychoDataModule: the one LightningDataModule.
+
+Wires scans, split, loaders and devices together; every piece of work is done by a room below.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ptycho_torch.assembly import DeviceTables, FrameSelection, assemble, probe_of_groups
+from ptycho_torch.batch import PtychoBatch
+from ptycho_torch.data.config import (
+    GroundTruth,
+    GroupingConfig,
+    Measurement,
+    Normalization,
+    PatchPositions,
+    check_choice,
+    check_integer,
+    check_seed,
+)
+from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.split import (
+    check_fractions,
+    region_of_frames,
+    scattered_frames,
+    split_groups,
+)
+from ptycho_torch.dataset import PtychoDataset, Scans
+from ptycho_torch.sampler import EpochSampler
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["region", "frames", "none"]
+AssembleOn = Literal["auto", "device", "worker"]
+Residency = Literal["auto", "device", "host"]
+Stage = Literal["train", "val", "test", "predict"]
+ScanPaths = str | list[str]
+
+DEVICE_SHARE = 0.5
+"""``residency="auto"`` keeps frames on the device when they fit in this share of free memory."""
+
+
+class _Selections(Dataset[FrameSelection]):
+    """A dataset seen before its assembly: workers hand over indices and frames."""
+
+    def __init__(self, dataset: PtychoDataset, *, gather: bool) -> None:
+        self.dataset = dataset
+        self.gather = gather
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> FrameSelection:
+        return self.dataset.select(indices, gather=self.gather)
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+class PtychoDataModule(LightningDataModule):
+    """Batches of grouped diffraction frames for a Lightning Trainer, or for a plain loop.
+
+    Parameters
+    ----------
+    train
+        Scans to train on: a path, a glob pattern, or a list; from Python also
+        :class:`~ptycho_torch.RawData`.
+    val, test, predict
+        Scans for the other stages. Without ``val``, validation groups are split off ``train``;
+        without ``test`` and ``predict``, those stages use all groups of the validation part and of
+        ``train`` respectively.
+    batch_size
+        Groups in a batch, on each rank.
+    num_workers
+        Worker processes of each loader.
+    grouping
+        How positions become groups.
+    split
+        How validation is split off: ``"region"`` (a strip at one end of each scan; groups across
+        its border are dropped), ``"frames"`` (frames drawn at random, each part grouped on its
+        own) or ``"none"``: validate on the training groups. The first two share no frame.
+    val_fraction
+        Share of the frames for validation.
+    seed
+        Seed of the order of training samples and of the split.
+    ground_truth, patch_positions, measurement, cache, normalization, N
+        As in :class:`~ptycho_torch.PtychoDataset`.
+    assemble_on
+        Where batches are gathered and scaled: ``"worker"`` (finished batches come out of the
+        loader), ``"device"`` (the loader hands over each frame once; the rest happens on the
+        batch's device), or ``"auto"``: the device where a Trainer runs on a GPU. Same numbers.
+    residency
+        ``"device"`` keeps all frames in GPU memory, ``"host"`` sends those of each batch,
+        ``"auto"`` keeps them where they fit in half of the free memory.
+    prepare_data_per_node
+        Lightning's switch: group and cache once a node, or once for all of them.
+    shuffle
+        Visit training samples in a new order every epoch.
+    multiprocessing_context
+        Start method of the workers; None takes the system's default.
+
+    Examples
+    --------
+    >>> from ptycho_torch import PtychoDataModule, simulate_scan
+    >>> data = PtychoDataModule(
+    ...     simulate_scan(n_frames=64, N=32, seed=1), batch_size=8, patch_positions="scan"
+    ... )
+    >>> data.setup("fit")
+    >>> next(iter(data.train_dataloader())).X.shape
+    torch.Size([8, 32, 32, 4])
+    """
+
+    def __init__(
+        self,
+        train: ScanPaths | Any,
+        *,
+        val: ScanPaths | Any | None = None,
+        test: ScanPaths | Any | None = None,
+        predict: ScanPaths | Any | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        grouping: GroupingConfig | None = None,
+        split: Split = "region",
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        N: int | None = None,
+        ground_truth: GroundTruth = "auto",
+        patch_positions: PatchPositions = "reference",
+        measurement: Measurement = "auto",
+        cache: str = "auto",
+        normalization: Normalization = "scan",
+        assemble_on: AssembleOn = "auto",
+        residency: Residency = "auto",
+        prepare_data_per_node: bool = True,
+        shuffle: bool = True,
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+    ) -> None:
+        super().__init__()
+        check_integer("batch_size", batch_size, minimum=1)
+        check_integer("num_workers", num_workers, minimum=0)
+        if check_seed("seed", seed) is None:
+            raise OptionError(describe(None, "seed", None, "an integer: it fixes order and split"))
+        check_choice("split", split, Split)
+        check_choice("assemble_on", assemble_on, AssembleOn)
+        check_choice("residency", residency, Residency)
+        check_fractions((val_fraction,))
+        self.scans: dict[Stage, Scans | None] = {
+            "train": train,
+            "val": val,
+            "test": test,
+            "predict": predict,
+        }
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.grouping = GroupingConfig() if grouping is None else grouping
+        self.split: Split = split
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.assemble_on: AssembleOn = assemble_on
+        self.residency: Residency = residency
+        self.prepare_data_per_node = prepare_data_per_node
+        self.shuffle = shuffle
+        self.multiprocessing_context = multiprocessing_context
+        self._dataset_options: dict[str, Any] = {
+            "N": N,
+            "ground_truth": ground_truth,
+            "patch_positions": patch_positions,
+            "measurement": measurement,
+            "cache": cache,
+            "normalization": normalization,
+        }
+        self._datasets: dict[Stage, PtychoDataset] = {}
+        self._device_tables: dict[tuple[int, torch.device], DeviceTables] = {}
+
+    # -- what models ask for -----------------------------------------------------------------
+
+    @property
+    def N(self) -> int:
+        """Pixels along a frame's side."""
+        return self.dataset("train").N
+
+    @property
+    def object_shape(self) -> tuple[int, int]:
+        """(H, W) of an object that holds every patch of every scan."""
+        shapes = [scan_object_shape(scan) for scan in self.dataset("train").scans]
+        return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+
+    @property
+    def initial_probe(self) -> Tensor:
+        """Probe modes of the first training scan, complex64, (P, N, N)."""
+        return self.dataset("train").tables.probes[0].clone()
+
+    def dataset(self, stage: Stage) -> PtychoDataset:
+        """The dataset of a stage: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``."""
+        if stage not in self._datasets:
+            self._build(stage)
+        return self._datasets[stage]
+
+    # -- Lightning's hooks -------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Group every scan and write its caches, in one process."""
+        for scans in self.scans.values():
+            if scans is not None:
+                self._open(scans).prepare()
+
+    def setup(self, stage: str) -> None:
+        """Open the scans of a stage."""
+        wanted: dict[str, tuple[Stage, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }
+        for name in wanted[stage]:
+            self.dataset(name)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches; every rank takes equally many steps."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every validation group exactly once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Every test group exactly once."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Every group exactly once, in the order of the scans."""
+        return self._loader("predict")
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Copy a batch; the probe, one a scan, is copied once and expanded again."""
+        if isinstance(batch, FrameSelection):
+            return batch.to(device, non_blocking=True)
+        if isinstance(batch, PtychoBatch) and device.type != "cpu":
+            probes = self._tables_on(self._stage(), device, resident=False).probes
+            moved = batch.exclude("probe").to(device, non_blocking=True)
+            moved.probe = probe_of_groups(probes, moved.scan_id)
+            return moved
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Assemble what the loader handed over unassembled, on the device it is on now."""
+        if not isinstance(batch, FrameSelection):
+            return batch
+        resident = batch.frames is None
+        tables = self._tables_on(self._stage(), batch.inverse.device, resident=resident)
+        return assemble(batch, tables)
+
+    # -- wiring ------------------------------------------------------------------------------
+
+    def _open(self, scans: Scans) -> PtychoDataset:
+        return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
+
+    def _build(self, stage: Stage) -> None:
+        scans = self.scans[stage]
+        if scans is not None and (stage != "train" or self.scans["val"] is not None):
+            self._datasets[stage] = self._open(scans)
+        elif stage == "test":
+            self._datasets[stage] = self.dataset("val")
+        elif stage == "predict":
+            train = self.scans["train"]
+            assert train is not None
+            self._datasets[stage] = self._open(train)
+        else:
+            train = self.scans["train"]
+            assert train is not None
+            self._datasets["train"], self._datasets["val"] = self._split(self._open(train))
+
+    def _split(self, whole: PtychoDataset) -> tuple[PtychoDataset, PtychoDataset]:
+        if self.split == "none" or self.val_fraction == 0:
+            return whole, whole
+        if self.split == "frames":
+            return self._split_frames(whole)
+        train: list[np.ndarray[Any, np.dtype[np.int64]]] = []
+        val: list[np.ndarray[Any, np.dtype[np.int64]]] = []
+        index = whole.index
+        for number, scan in enumerate(whole.scans):
+            rows = np.flatnonzero(index.scan_id == number)
+            part = region_of_frames(scan.xcoords, scan.ycoords, (self.val_fraction,), self.seed)
+            found = split_groups(index.nn_indices[rows], part, 2)
+            logger.info(
+                "%s: region split: %d training and %d validation groups; %d across the border "
+                "dropped",
+                scan.path,
+                len(found.parts[0]),
+                len(found.parts[1]),
+                found.dropped,
+            )
+            for groups, name in zip(found.parts, ("training", "validation"), strict=True):
+                if not len(groups):
+                    raise OptionError(
+                        describe(
+                            scan.path,
+                            f"{name} groups after the region split",
+                            0,
+                            "at least one",
+                            "Change val_fraction, or use split='none' or another scan for val",
+                        )
+                    )
+            train.append(rows[found.parts[0]])
+            val.append(rows[found.parts[1]])
+        return whole.subset(np.concatenate(train)), whole.subset(np.concatenate(val))
+
+    def _split_frames(self, whole: PtychoDataset) -> tuple[PtychoDataset, PtychoDataset]:
+        parts: list[list[Any]] = [[], []]
+        for scan in whole.scans:
+            part = scattered_frames(scan.n_frames, (self.val_fraction,), self.seed)
+            for number in (0, 1):
+                parts[number].append(scan.choose(np.flatnonzero(part == number)))
+        options = {**self._dataset_options, "cache": "off"}
+        grouping = self.grouping.replace(n_subsample=None, subsample_seed=None)
+        train = PtychoDataset(parts[0], grouping=grouping, **options)
+        val = PtychoDataset(parts[1], grouping=grouping, **options)
+        every = np.arange(len(val))
+        return train, val.subset(every, scales=train.index.scales)
+
+    def _loader(self, stage: Stage) -> DataLoader[Any]:
+        dataset = self.dataset(stage)
+        device = self._device()
+        unassembled = self.assemble_on == "device" or (
+            self.assemble_on == "auto" and device.type != "cpu"
+        )
+        source: Dataset[Any] = dataset
+        if unassembled:
+            resident = self._is_resident(dataset, device)
+            _ = dataset.index  # workers inherit the groups instead of making them again
+            source = _Selections(dataset, gather=not resident)
+        sampler = EpochSampler(
+            dataset,
+            num_replicas=1 if self.trainer is None else self.trainer.world_size,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            shuffle=self.shuffle and stage == "train",
+            seed=self.seed,
+            even=stage == "train",
+        )
+        return DataLoader(
+            source,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_identity,
+            pin_memory=device.type == "cuda",
+            persistent_workers=self.num_workers > 0,
+            multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
+        )
+
+    def _device(self) -> torch.device:
+        if self.trainer is None:
+            return torch.device("cpu")
+        return self.trainer.strategy.root_device
+
+    def _stage(self) -> Stage:
+        trainer = self.trainer
+        if trainer is None or trainer.training:
+            return "train"
+        if trainer.testing:
+            return "test"
+        return "predict" if trainer.predicting else "val"
+
+    def _is_resident(self, dataset: PtychoDataset, device: torch.device) -> bool:
+        if self.residency != "auto":
+            return self.residency == "device"
+        if device.type != "cuda":
+            return False
+        free, _ = torch.cuda.mem_get_info(device)
+        fits = dataset.bank.nbytes <= DEVICE_SHARE * free
+        logger.info(
+            "frames need %.2f GiB of %.2f GiB free on %s: they %s",
+            dataset.bank.nbytes / 2**30,
+            free / 2**30,
+            device,
+            "live on the device" if fits else "are sent batch by batch",
+        )
+        return fits
+
+    def _tables_on(self, stage: Stage, device: torch.device, *, resident: bool) -> DeviceTables:
+        dataset = self.dataset(stage)
+        # Training and validation groups of one scan share its bank, so they share the tables.
+        key = (id(dataset.bank), device)
+        if key not in self._device_tables:
+            self._device_tables[key] = dataset.make_tables().to(device)
+        tables = self._device_tables[key]
+        if resident and tables.frames is None:
+            tables = replace(tables, frames=dataset.bank.copy_to(device))
+            self._device_tables[key] = tables
+        return tables
+
+
+def scan_object_shape(scan: Any) -> tuple[int, int]:
+    """(H, W) of an object that holds every patch of a scan; objectGuess's shape where it has one."""
+    if scan.objectGuess is not None:
+        height, width = scan.objectGuess.shape
+        return int(height), int(width)
+    half = scan.N - scan.N // 2
+    return (
+        int(np.ceil(scan.ycoords.max())) + half + 1,
+        int(np.ceil(scan.xcoords.max())) + half + 1,
+    )

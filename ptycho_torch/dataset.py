@@ -1,0 +1,439 @@
+"""PtychoDataset: grouped scans as a torch Dataset.
+
+Owns which groups there are and hands their indices to the assembly. Grouping itself is RawData's,
+on first access; frames stay where they lie. Knows no devices, trainers or workers.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ptycho_torch.assembly import DeviceTables, FrameSelection, assemble, padded_object
+from ptycho_torch.batch import PtychoBatch
+from ptycho_torch.data.config import (
+    GroundTruth,
+    GroupingConfig,
+    Measurement,
+    Normalization,
+    PatchPositions,
+    check_choice,
+    check_integer,
+)
+from ptycho_torch.data.errors import (
+    OptionError,
+    OptionTypeError,
+    ScanError,
+    ScanFileNotFoundError,
+    describe,
+)
+from ptycho_torch.data.normalization import intensity_scale, pooled_scale
+from ptycho_torch.data.patches import patch_origins, warn_mirrored
+from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.frame_bank import FrameBank
+
+Scan = str | os.PathLike[str] | RawData
+Scans = Scan | Sequence[Scan]
+
+CACHE_SUFFIX = ".groups_cache.npz"
+
+
+@dataclass(frozen=True)
+class GroupIndex:
+    """The groups of a dataset.
+
+    Attributes
+    ----------
+    nn_indices
+        Frame indices within each group's scan, shape (G, C).
+    scan_id
+        int64, shape (G,).
+    scales
+        X = scale * amplitude, float32, one a scan, shape (S,).
+    """
+
+    nn_indices: NDArray[np.integer]
+    scan_id: NDArray[np.int64]
+    scales: NDArray[np.float32]
+
+
+class PtychoDataset(Dataset[PtychoBatch]):
+    """Groups of diffraction frames of one or many scans.
+
+    Opening reads headers, positions, probe and object. The first ``len()`` or ``[]`` groups the
+    scans, through :meth:`RawData.group`, and keeps ``<stem>.g{gridsize}k{K}.groups_cache.npz``
+    beside each scan for the next time.
+
+    Parameters
+    ----------
+    scans
+        A path, a glob pattern, a :class:`RawData`, or a list of these.
+    grouping
+        How positions become groups.
+    N
+        Pixels along a frame's side, checked where given.
+    ground_truth
+        Where Y comes from: ``"object"`` (cut from ``objectGuess``), ``"file"`` (the file's ``Y``),
+        ``"none"``, or ``"auto"``: the object, else the file's Y, else none.
+    patch_positions
+        Where object patches are cut: ``"reference"`` equals the TensorFlow container, whose
+        patches are mirrored through the group's centre for C > 1; ``"scan"`` cuts them at the
+        scan positions, where |F(probe * Y)| agrees with the frames.
+    measurement
+        What the frames are: ``"amplitude"``, ``"counts"``, or ``"auto"``.
+    cache
+        ``"auto"`` (beside the scan), ``"off"``, ``"readonly"`` (used, never written) or a
+        directory.
+    normalization
+        ``"scan"``: one X scale a scan; ``"all"``: one for all scans together.
+
+    Raises
+    ------
+    ScanError, ScanKeyError, ScanFileError, ScanFileNotFoundError
+        A scan is at fault; one line says which and where.
+    OptionError, OptionTypeError
+        An option is.
+
+    Examples
+    --------
+    >>> from ptycho_torch import GroupingConfig, PtychoDataset, simulate_scan
+    >>> scan = simulate_scan(n_frames=64, N=32, seed=1)
+    >>> dataset = PtychoDataset(scan, patch_positions="scan")
+    >>> len(dataset), dataset[0].X.shape
+    (64, torch.Size([32, 32, 4]))
+    """
+
+    def __init__(
+        self,
+        scans: Scans,
+        *,
+        grouping: GroupingConfig | None = None,
+        N: int | None = None,
+        ground_truth: GroundTruth = "auto",
+        patch_positions: PatchPositions = "reference",
+        measurement: Measurement = "auto",
+        cache: str | Path = "auto",
+        normalization: Normalization = "scan",
+    ) -> None:
+        self.grouping = GroupingConfig() if grouping is None else grouping
+        check_choice("ground_truth", ground_truth, GroundTruth)
+        check_choice("patch_positions", patch_positions, PatchPositions)
+        check_choice("measurement", measurement, Measurement)
+        check_choice("normalization", normalization, Normalization)
+        check_integer("N", N, minimum=1, optional=True)
+        self.patch_positions: PatchPositions = patch_positions
+        self.normalization: Normalization = normalization
+        self.cache = cache
+        opened = [
+            _open(scan, measurement, ground_truth, cache) for scan in expand_scans(scans)
+        ]
+        if self.grouping.n_subsample is not None:
+            count, seed = self.grouping.n_subsample, self.grouping.subsample_seed
+            opened = [scan.subsample(count, seed) for scan in opened]
+        self.scans: tuple[RawData, ...] = tuple(opened)
+        self.bank = FrameBank([scan.frames for scan in self.scans])
+        if N is not None and self.bank.N != N:
+            raise ScanError(
+                describe(self.scans[0].path, "diff3d axis 1", self.bank.N, f"N = {N}")
+            )
+        self.ground_truth = _resolve_ground_truth(ground_truth, self.scans)
+        self._index: GroupIndex | None = None
+        self._tables: DeviceTables | None = None
+
+    @property
+    def N(self) -> int:
+        """Pixels along a frame's side."""
+        return self.bank.N
+
+    @property
+    def index(self) -> GroupIndex:
+        """The groups; made on first access."""
+        if self._index is None:
+            self._index = self._group()
+        return self._index
+
+    def prepare(self) -> None:
+        """Group now, and write the caches, instead of on first access."""
+        _ = self.index
+        for scan in self.scans:
+            _ = scan.frames.stored
+
+    def subset(self, groups: NDArray[np.integer], scales: NDArray[np.float32] | None = None) -> PtychoDataset:
+        """A dataset of some of the groups, sharing scans, frames and scale with this one.
+
+        Parameters
+        ----------
+        groups
+            Indices into this dataset, shape (G',).
+        scales
+            Other X scales, one a scan.
+        """
+        index = self.index
+        part = object.__new__(PtychoDataset)
+        part.__dict__.update(self.__dict__)
+        part._index = GroupIndex(
+            index.nn_indices[groups],
+            index.scan_id[groups],
+            index.scales if scales is None else scales,
+        )
+        return part
+
+    def __len__(self) -> int:
+        return len(self.index.nn_indices)
+
+    def __getitem__(self, index: int) -> PtychoBatch:
+        """One group, without the batch axis."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"group {index} of a dataset of {len(self)} groups")
+        return self.__getitems__([index % len(self)])[0]
+
+    def __getitems__(self, indices: Sequence[int] | NDArray[np.integer]) -> PtychoBatch:
+        """A batch of groups: what a DataLoader asks for, with the identity as ``collate_fn``."""
+        return assemble(self.select(indices, gather=self.tables.frames is None), self.tables)
+
+    def select(
+        self, indices: Sequence[int] | NDArray[np.integer], *, gather: bool = True
+    ) -> FrameSelection:
+        """What :func:`~ptycho_torch.assembly.assemble` needs for a batch.
+
+        Parameters
+        ----------
+        indices
+            Groups, shape (B,).
+        gather
+            Copy each frame (and ready-made patch) once into the selection; else ``inverse`` holds
+            frame numbers of :attr:`bank`, for tables that hold all frames.
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        nn = self.index.nn_indices[chosen]
+        scan_id = self.index.scan_id[chosen]
+        numbers = self._frame_numbers(nn, scan_id)
+        coords, origins = self._coords(nn, scan_id)
+        frames = patches = None
+        inverse = numbers
+        if gather or self.ground_truth == "file":
+            unique, rows = np.unique(numbers, return_inverse=True)
+            frames = self.bank.fetch(unique)
+            inverse = rows.reshape(numbers.shape)
+            if self.ground_truth == "file":
+                patches = self._fetch_patches(unique)
+        return FrameSelection(
+            frames=frames,
+            inverse=torch.from_numpy(np.ascontiguousarray(inverse, dtype=np.int64)),
+            coords_nominal=torch.from_numpy(
+                coords["coords_start_relative"].astype(np.float32, copy=False)
+            ),
+            global_offsets=torch.from_numpy(
+                coords["coords_offsets"].astype(np.float64, copy=False)
+            ),
+            local_offsets=torch.from_numpy(
+                coords["coords_relative"].astype(np.float64, copy=False)
+            ),
+            nn_indices=torch.from_numpy(nn.astype(np.int64, copy=False)),
+            scan_id=torch.from_numpy(scan_id),
+            scale=torch.from_numpy(self.index.scales[scan_id]),
+            origins=None if origins is None else torch.from_numpy(origins),
+            patches=patches,
+        )
+
+    @property
+    def tables(self) -> DeviceTables:
+        """What all batches share, in the memory of the CPU; one scan's frames as the map itself."""
+        if self._tables is None:
+            tables = self.make_tables()
+            frames = self.bank.whole() if self.ground_truth != "file" else None
+            self._tables = replace(tables, frames=frames)
+        return self._tables
+
+    def make_tables(self) -> DeviceTables:
+        """Probes and objects as tensors, without the frames."""
+        objects: list[Tensor] = []
+        margin = 0
+        if self.ground_truth == "object":
+            for scan in self.scans:
+                assert scan.objectGuess is not None
+                obj = torch.from_numpy(scan.objectGuess.astype(np.complex64))
+                padded, margin = padded_object(obj, self.N)
+                objects.append(padded)
+        return DeviceTables(
+            probes=torch.from_numpy(_stacked_probes(self.scans)),
+            objects=tuple(objects),
+            margin=margin,
+            counts=self.bank.counts,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Maps are reopened by path in another process; tensors over them must not be pickled.
+        return {**self.__dict__, "_tables": None}
+
+    def __repr__(self) -> str:
+        groups = "not grouped yet" if self._index is None else f"{len(self)} groups"
+        return (
+            f"PtychoDataset({len(self.scans)} scans, N={self.N}, "
+            f"gridsize={self.grouping.gridsize}, {groups})"
+        )
+
+    def _group(self) -> GroupIndex:
+        if (
+            self.ground_truth == "object"
+            and self.patch_positions == "reference"
+            and self.grouping.channels > 1
+        ):
+            warn_mirrored()
+        grouped = [scan.group(self.grouping, self.cache) for scan in self.scans]
+        energies = [entry.frame_energies[entry.nn_indices] for entry in grouped]
+        if self.normalization == "all":
+            scales = [pooled_scale(energies, self.N)] * len(grouped)
+        else:
+            scales = [
+                intensity_scale(entry.frame_energies, entry.nn_indices, self.N, scan.path)
+                for entry, scan in zip(grouped, self.scans, strict=True)
+            ]
+        return GroupIndex(
+            np.concatenate([entry.nn_indices for entry in grouped]),
+            np.repeat(np.arange(len(grouped)), [len(entry.nn_indices) for entry in grouped]),
+            np.array(scales, dtype=np.float32),
+        )
+
+    def _frame_numbers(
+        self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]
+    ) -> NDArray[np.integer]:
+        if any(scan.sample_indices is not None for scan in self.scans):
+            files = np.empty(nn.shape, dtype=np.int64)
+            for scan in np.unique(scan_id):
+                rows = scan_id == scan
+                files[rows] = self.scans[scan].file_indices(nn[rows])
+            nn = files
+        return nn + self.bank.starts[scan_id][:, None]
+
+    def _coords(
+        self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32] | None]:
+        """The coords_* arrays of groups that may come from several scans, and patch origins."""
+        if len(self.scans) == 1:
+            coords = self.scans[0].grouped_coords(nn)
+        else:
+            coords = {}
+            for scan in np.unique(scan_id):
+                rows = np.flatnonzero(scan_id == scan)
+                for name, part in self.scans[scan].grouped_coords(nn[rows]).items():
+                    whole = coords.setdefault(name, np.empty((len(nn), *part.shape[1:])))
+                    whole[rows] = part
+        if self.ground_truth != "object":
+            return coords, None
+        return coords, patch_origins(
+            coords["coords_offsets"], coords["coords_relative"], self.patch_positions
+        )
+
+    def _fetch_patches(self, unique: NDArray[np.integer]) -> Tensor:
+        out = np.empty((len(unique), self.N, self.N), dtype=np.complex64)
+        bounds = np.searchsorted(unique, self.bank.starts)
+        for scan, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            if start != stop:
+                ready = self.scans[scan].ready_patches
+                assert ready is not None
+                out[start:stop] = ready[unique[start:stop] - self.bank.starts[scan]]
+        return torch.from_numpy(out)
+
+
+def expand_scans(scans: Scans) -> list[Path | RawData]:
+    """Paths and scans in order; glob patterns become the sorted files they match.
+
+    Raises
+    ------
+    ScanFileNotFoundError
+        A pattern matches nothing; caches beside scans do not count.
+    """
+    if isinstance(scans, (str, os.PathLike, RawData)):
+        scans = [scans]
+    if not isinstance(scans, Iterable):
+        raise OptionTypeError(
+            describe(None, "scans", type(scans).__name__, "a path, a pattern, a RawData or a list")
+        )
+    found: list[Path | RawData] = []
+    for scan in scans:
+        if isinstance(scan, RawData):
+            found.append(scan)
+            continue
+        if not isinstance(scan, (str, os.PathLike)):
+            raise OptionTypeError(
+                describe(None, "scans", type(scan).__name__, "a path, a pattern or a RawData")
+            )
+        path = Path(scan)
+        if glob.has_magic(str(path)) and not path.exists():
+            names = sorted(glob.glob(str(path)))
+            matches = [Path(name) for name in names if not name.endswith(CACHE_SUFFIX)]
+            if not matches:
+                raise ScanFileNotFoundError(
+                    describe(path, "the pattern", "matching no file", "at least one scan")
+                )
+            found.extend(matches)
+        else:
+            found.append(path)
+    if not found:
+        raise OptionError(describe(None, "scans", "empty", "at least one scan"))
+    return found
+
+
+def _open(
+    scan: Path | RawData, measurement: Measurement, ground_truth: GroundTruth, cache: str | Path
+) -> RawData:
+    if isinstance(scan, RawData):
+        return scan
+    return read_scan(
+        scan,
+        measurement=measurement,
+        sidecar=cache,
+        use_file_Y=ground_truth in ("auto", "file"),
+    )
+
+
+def _resolve_ground_truth(
+    ground_truth: GroundTruth, scans: Sequence[RawData]
+) -> GroundTruth:
+    have = {
+        "object": all(scan.objectGuess is not None for scan in scans),
+        "file": all(scan.ready_patches is not None for scan in scans),
+    }
+    if ground_truth == "auto":
+        return "object" if have["object"] else "file" if have["file"] else "none"
+    if ground_truth != "none" and not have[ground_truth]:
+        lacking = {"object": "objectGuess", "file": "Y"}[ground_truth]
+        path = next(
+            scan.path
+            for scan in scans
+            if (scan.objectGuess if ground_truth == "object" else scan.ready_patches) is None
+        )
+        raise ScanError(
+            describe(
+                path,
+                lacking,
+                "absent",
+                f"present, for ground_truth='{ground_truth}'",
+                "Use ground_truth='auto' or 'none'",
+            )
+        )
+    return ground_truth
+
+
+def _stacked_probes(scans: Sequence[RawData]) -> NDArray[np.complex64]:
+    """Probe modes of every scan, complex64, (S, P, N, N); missing modes are zero."""
+    probes = [
+        scan.probeGuess[None] if scan.probeGuess.ndim == 2 else scan.probeGuess for scan in scans
+    ]
+    stacked = np.zeros(
+        (len(probes), max(len(probe) for probe in probes), *probes[0].shape[1:]), np.complex64
+    )
+    for row, probe in zip(stacked, probes, strict=True):
+        row[: len(probe)] = probe
+    return stacked

@@ -1,0 +1,109 @@
+"""The frames of several scans under one numbering, as tensors.
+
+Owns where a frame lies; frames stay mapped files until they are asked for. Knows nothing of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_torch.data.errors import ScanError, describe
+from ptycho_torch.data.frames import Frames
+
+
+class FrameBank:
+    """Frames of S scans; frame i of scan s has the number ``starts[s] + i``.
+
+    Parameters
+    ----------
+    frames
+        One entry a scan, all of N x N pixels and of the same measurement.
+
+    Raises
+    ------
+    ScanError
+        Sides or measurements differ between scans.
+    """
+
+    def __init__(self, frames: Sequence[Frames]) -> None:
+        first = frames[0]
+        for other in frames[1:]:
+            if other.shape[1:] != first.shape[1:]:
+                raise ScanError(
+                    describe(
+                        other.path, "diff3d shape", other.shape, f"(M, {first.shape[1]}, "
+                        f"{first.shape[2]}) as in {first.path}",
+                    )
+                )
+            if other.measurement != first.measurement:
+                raise ScanError(
+                    describe(
+                        other.path, "measurement", other.measurement,
+                        f"{first.measurement} as in {first.path}",
+                    )
+                )
+        self._frames = tuple(frames)
+        self.N = first.shape[1]
+        self.counts = first.measurement == "counts"
+        self.starts = np.cumsum([0, *(entry.shape[0] for entry in frames)])
+        kinds = {entry.dtype for entry in frames}
+        # Frames of one batch share one tensor: scans of different dtypes meet in float32.
+        self.dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all frames as stored."""
+        return int(self.starts[-1]) * self.N**2 * self.dtype.itemsize
+
+    def whole(self) -> Tensor | None:
+        """All frames as one tensor over the map, (M, N, N), when there is one scan; else None."""
+        if len(self._frames) != 1:
+            return None
+        return torch.from_numpy(self._frames[0].stored)
+
+    def fetch(self, numbers: NDArray[np.integer]) -> Tensor:
+        """Copy frames by number, as stored.
+
+        Parameters
+        ----------
+        numbers
+            Frame numbers, sorted, shape (U,).
+
+        Returns
+        -------
+        frames
+            (U, N, N), in this bank's dtype.
+        """
+        out = torch.empty((len(numbers), self.N, self.N), dtype=torch_dtype(self.dtype))
+        bounds = np.searchsorted(numbers, self.starts)
+        for scan, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            if start == stop:
+                continue
+            rows = torch.from_numpy(numbers[start:stop] - self.starts[scan])
+            stored = torch.from_numpy(self._frames[scan].stored)
+            if stored.dtype == out.dtype:
+                torch.index_select(stored, 0, rows, out=out[start:stop])
+            else:
+                out[start:stop] = stored.index_select(0, rows).to(out.dtype)
+        return out
+
+
+    def copy_to(self, device: torch.device) -> Tensor:
+        """All frames as one tensor on a device, (M, N, N), copied in blocks."""
+        shape = (int(self.starts[-1]), self.N, self.N)
+        whole = torch.empty(shape, dtype=torch_dtype(self.dtype), device=device)
+        for start, frames in zip(self.starts[:-1], self._frames, strict=True):
+            for first, stop, block in frames.chunks():
+                whole[start + first : start + stop].copy_(torch.from_numpy(block))
+        return whole
+
+
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """The torch dtype of a NumPy dtype."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
