@@ -239,14 +239,15 @@ def cut_patches(
 def _cut_one(obj: Tensor, margin: int, origins: Tensor, N: int) -> Tensor:
     """Patches of one object, complex64, (L, N, N), at origins (L, 2)."""
     windows = obj.unfold(0, N + 1, 1).unfold(1, N + 1, 1)
+    # The coordinate j + origin is rounded to the object's precision: see data.patches.
+    origins = origins.to(obj.real.dtype)
     first = origins.floor()
-    # float32(j) + origin is rounded to float32 before its fraction is taken: see data.patches.
-    pixels = torch.arange(N, dtype=torch.float32, device=origins.device)
+    pixels = torch.arange(N, dtype=origins.dtype, device=origins.device)
     weights = (pixels + origins[:, :, None]) - (pixels + first[:, :, None])
     corner = first.long() + (margin - N // 2)
     columns = corner[:, 0].clamp(0, windows.shape[1] - 1)
     rows = corner[:, 1].clamp(0, windows.shape[0] - 1)
-    out = obj.new_empty((len(origins), N, N))
+    out = torch.empty((len(origins), N, N), dtype=torch.complex64, device=obj.device)
     step = PATCHES_PER_BLOCK if obj.device.type == "cpu" else max(1, len(origins))
     for start in range(0, len(origins), step):
         block = slice(start, start + step)
@@ -256,12 +257,8 @@ def _cut_one(obj: Tensor, margin: int, origins: Tensor, N: int) -> Tensor:
             torch.view_as_real(taken[:, 1:]),
             weights[block, 1, :, None, None],
         )
-        torch.lerp(
-            lines[:, :, :-1],
-            lines[:, :, 1:],
-            weights[block, 0, None, :, None],
-            out=torch.view_as_real(out[block]),
-        )
+        fx = weights[block, 0, None, :, None]
+        torch.view_as_real(out[block]).copy_(torch.lerp(lines[:, :, :-1], lines[:, :, 1:], fx))
     return out
 
 

@@ -262,8 +262,9 @@ class PtychoDataset(Dataset[PtychoBatch]):
         if self.ground_truth == "object":
             for scan in self.scans:
                 assert scan.objectGuess is not None
-                obj = torch.from_numpy(scan.objectGuess.astype(np.complex64))
-                padded, margin = padded_object(obj, self.N)
+                double = scan.objectGuess.dtype == np.complex128
+                obj = scan.objectGuess.astype(np.complex128 if double else np.complex64)
+                padded, margin = padded_object(torch.from_numpy(obj), self.N)
                 objects.append(padded)
         return DeviceTables(
             probes=torch.from_numpy(_stacked_probes(self.scans)),

@@ -167,8 +167,13 @@ def check_array(
                 f"{len(wanted.axes)} axes {wanted.shape_text()}",
             )
         )
-    if array.dtype.kind not in _KINDS.get(wanted.dtype, np.dtype("V").kind):
-        raise ScanError(describe(file, f"{wanted.name} dtype", array.dtype, f"a {wanted.dtype} type"))
+    fits = (
+        array.dtype.kind in _KINDS[wanted.dtype]
+        if wanted.dtype in _KINDS
+        else array.dtype == np.dtype(wanted.dtype)
+    )
+    if not fits:
+        raise ScanError(describe(file, f"{wanted.name} dtype", array.dtype, wanted.dtype))
     for axis, (label, length) in enumerate(zip(wanted.axes, array.shape, strict=True)):
         known = sizes.setdefault(label, length)
         if length != known:

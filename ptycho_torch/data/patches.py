@@ -2,7 +2,8 @@
 
 A patch is bilinear in the object, zero outside of it. The sample coordinate of pixel j is
 float32(j) + float32(origin), kept in float32: the rounding of that sum is part of what the
-reference computes, and float64 coordinates differ from it by some 1e-6.
+reference computes, and float64 coordinates differ from it by some 1e-6. Only a complex128 object is
+sampled in double precision, again as the reference does it.
 """
 
 from __future__ import annotations
@@ -97,8 +98,10 @@ class PaddedObject:
     def __init__(self, obj: NDArray[np.generic], N: int) -> None:
         self.N = N
         self.margin = N + 1
-        pad = N // 2 + self.margin
-        self.array = np.pad(np.asarray(obj).astype(np.complex64), pad)
+        values = np.asarray(obj)
+        dtype = np.complex128 if values.dtype == np.complex128 else np.complex64
+        self.precision = np.float64 if dtype == np.complex128 else np.float32
+        self.array = np.pad(values.astype(dtype), N // 2 + self.margin)
         self._windows = sliding_window_view(self.array, (N + 1, N + 1))
 
     def cut(
@@ -109,21 +112,23 @@ class PaddedObject:
     ) -> None:
         """Write the patches at (xcoords, ycoords) to ``out``, shape (L, N, N)."""
         height, width = self._windows.shape[:2]
-        columns, x_weights = sample_weights(xcoords, self.N)
-        rows, y_weights = sample_weights(ycoords, self.N)
+        columns, x_weights = sample_weights(xcoords, self.N, self.precision)
+        rows, y_weights = sample_weights(ycoords, self.N, self.precision)
         windows = self._windows[
             np.clip(rows + self.margin, 0, height - 1),
             np.clip(columns + self.margin, 0, width - 1),
         ]
         fy = y_weights[:, :, None]
         fx = x_weights[:, None, :]
-        lines = (1 - fy) * windows[:, :-1] + fy * windows[:, 1:]
-        np.add((1 - fx) * lines[:, :, :-1], fx * lines[:, :, 1:], out=out)
+        lines = windows[:, :-1] + fy * (windows[:, 1:] - windows[:, :-1])
+        out[:] = lines[:, :, :-1] + fx * (lines[:, :, 1:] - lines[:, :, :-1])
 
 
 def sample_weights(
-    positions: NDArray[np.floating], N: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    positions: NDArray[np.floating],
+    N: int,
+    precision: type[np.floating] = np.float32,
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
     """First tap and bilinear weights of every pixel along one axis of a patch.
 
     Returns
@@ -131,11 +136,11 @@ def sample_weights(
     first
         int64, shape (L,): row or column of the padded object under pixel 0.
     weights
-        float32, shape (L, N): weight of the second of the two taps of pixel j, which lie at
+        In ``precision``, shape (L, N): weight of the second of the two taps of pixel j, which lie at
         first + j and first + j + 1; the sum float32(j) + position may round up to 1.
     """
-    origin = np.asarray(positions, dtype=np.float32)
+    origin = np.asarray(positions, dtype=np.float32).astype(precision)
     first = np.floor(origin)
-    pixels = np.arange(N, dtype=np.float32)
+    pixels = np.arange(N, dtype=precision)
     weights = (pixels + origin[:, None]) - (pixels + first[:, None])
     return first.astype(np.int64), weights

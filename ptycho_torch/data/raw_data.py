@@ -120,6 +120,7 @@ class RawData:
         self.norm_Y_I = norm_Y_I
         self.metadata = dict(metadata or {})
         self.sample_indices: NDArray[np.int64] | None = None
+        self._subsample_name: str | None = None
 
     @classmethod
     def from_coords_without_pc(
@@ -237,13 +238,17 @@ class RawData:
         """
         check_integer("n_subsample", n_subsample, minimum=1)
         check_seed("subsample_seed", seed)
-        return self.choose(grouping.subsample(self.n_frames, n_subsample, seed))
+        chosen = self.choose(grouping.subsample(self.n_frames, n_subsample, seed))
+        if seed is not None and self.sample_indices is None:
+            chosen._subsample_name = f"n{n_subsample}s{seed}"
+        return chosen
 
     def choose(self, keep: NDArray[np.integer]) -> RawData:
         """A scan of some of these frames, by index; the frames themselves are shared."""
         chosen = object.__new__(RawData)
         chosen.__dict__.update(self.__dict__)
         chosen.sample_indices = self.file_indices(keep).astype(np.int64)
+        chosen._subsample_name = None
         for name in ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index"):
             setattr(chosen, name, getattr(self, name)[keep])
         return chosen
@@ -464,13 +469,13 @@ class RawData:
     ) -> groups_cache.CachedGroups | None:
         if cache == "off" or self.path is None:
             return None
-        if self.sample_indices is not None and config.subsample_seed is None:
-            logger.info("%s: a random subsample is not cached", self.path)
-            return None
         scan_path = self.path
         if self.sample_indices is not None:
-            tag = f".n{self.n_frames}s{config.subsample_seed}"
-            scan_path = scan_path.with_name(f"{scan_path.stem}{tag}{scan_path.suffix}")
+            if self._subsample_name is None:
+                logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
+                return None
+            name = f"{scan_path.stem}.{self._subsample_name}{scan_path.suffix}"
+            scan_path = scan_path.with_name(name)
 
         def build(missing: groups_cache.Missing) -> groups_cache.CachedGroups:
             return groups_cache.CachedGroups(
