@@ -20,7 +20,6 @@ from scipy.spatial import cKDTree
 
 from ptycho_torch.data.config import GroupingConfig, oversampling_seed_count
 from ptycho_torch.data.errors import OptionError, describe
-from ptycho_torch.data.permutations import draw_permutations
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -302,3 +301,13 @@ def _oversampled_groups(
     if len(pool) >= wanted:
         return pool[random.permutation(len(pool))[:wanted]]
     return pool[random.randint(0, len(pool), size=wanted)]
+
+
+def draw_permutations(
+    random: np.random.RandomState, length: int, count: int
+) -> NDArray[np.intp]:
+    """``count`` calls of ``random.permutation(length)``, stacked: intp, shape (count, length)."""
+    out = np.empty((count, length), dtype=np.intp)
+    for row in out:
+        row[:] = random.permutation(length)
+    return out
