@@ -1,0 +1,392 @@
+"""PtychoDataContainerTorch: grouped arrays under the attribute names of the TensorFlow container.
+
+Owns the legacy container, its split and the legacy ``load``. Attributes are torch tensors where
+torch is installed and NumPy arrays where it is not; none is computed before it is asked for. Knows
+no files but the one it is told to write, and nothing else in the package imports it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.atomic_file import atomic_write
+from ptycho_torch.data.contract import check_array, spec
+from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, describe
+from ptycho_torch.data.raw_data import RawData
+
+DEFAULT_NPHOTONS = 1e9
+"""Photons a frame is assumed to hold where nobody says, as in the reference."""
+
+_ROWS_PER_BLOCK = 64
+_SOURCES = ("X_full", "coords_start_relative", "coords_offsets", "coords_relative", "nn_indices")
+_SAVED = (
+    "X Y Y_I Y_phi coords_nominal coords_true global_offsets local_offsets nn_indices norm_Y_I probe"
+).split()
+
+AnyArray = NDArray[Any]
+
+
+class PtychoDataContainerTorch:
+    """The grouped data of one call, under the names of the reference's container.
+
+    Construction checks shapes and keeps references: X is a view of ``X_full``, and Y_I, Y_phi, Y
+    and norm_Y_I are computed when they are first asked for.
+
+    Parameters
+    ----------
+    grouped_data
+        What ``generate_grouped_data`` returned: B groups of C frames.
+    probe
+        complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes.
+    nphotons
+        Photons a frame holds, for ``norm_Y_I``.
+
+    Raises
+    ------
+    ScanError
+        A key is missing, a shape disagrees with the others, or Y is real-valued.
+    OptionError
+        ``nphotons`` is not a positive number.
+
+    Notes
+    -----
+    Attributes, torch tensors where torch is installed, else NumPy arrays: ``X`` (B, N, N, C)
+    float32; ``Y`` complex64, ``Y_I``, ``Y_phi`` float32 (B, N, N, C), ones and zeros without ground
+    truth; ``coords_nominal``, ``coords_true``, ``coords`` (B, 1, 2, C) float32, all the same start
+    positions relative to the group; ``global_offsets`` (B, 1, 2, 1), ``local_offsets``
+    (B, 1, 2, C), position = global_offsets - local_offsets, object pixels; ``nn_indices`` (B, C);
+    ``norm_Y_I`` a scalar; ``probe`` complex64; ``YY_full`` None.
+    """
+
+    def __init__(
+        self,
+        grouped_data: Mapping[str, Any],
+        probe: Any,
+        *,
+        nphotons: float = DEFAULT_NPHOTONS,
+    ) -> None:
+        if not isinstance(grouped_data, Mapping):
+            raise OptionTypeError(
+                describe(
+                    None,
+                    "grouped_data",
+                    type(grouped_data).__name__,
+                    "the dict of generate_grouped_data",
+                )
+            )
+        self._arrays = _checked_arrays(grouped_data)
+        self._probe = _checked_probe(probe)
+        self._nphotons = _positive("nphotons", nphotons)
+
+    @classmethod
+    def from_raw_data_without_pc(
+        cls,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        diff3d: AnyArray,
+        probeGuess: AnyArray,
+        scan_index: AnyArray | None,
+        objectGuess: AnyArray | None = None,
+        N: int | None = None,
+        K: int = 7,
+        nsamples: int = 1,
+        *,
+        gridsize: int = 1,
+        nphotons: float = DEFAULT_NPHOTONS,
+        **grouping_options: Any,
+    ) -> PtychoDataContainerTorch:
+        """Group a scan whose positions were not corrected, and hold the result.
+
+        Parameters
+        ----------
+        xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
+            As for :class:`~ptycho_torch.data.raw_data.RawData`.
+        N
+            Pixels along a frame's side; None takes it from the frames.
+        K, nsamples, gridsize, **grouping_options
+            As for ``RawData.generate_grouped_data``.
+        nphotons
+            Photons a frame holds.
+        """
+        raw = RawData.from_coords_without_pc(
+            xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
+        )
+        grouped = raw.generate_grouped_data(
+            raw.N if N is None else N, K, nsamples, gridsize=gridsize, **grouping_options
+        )
+        return cls(grouped, raw.probeGuess, nphotons=nphotons)
+
+    def __len__(self) -> int:
+        return len(self._arrays["nn_indices"])
+
+    def __repr__(self) -> str:
+        groups, side, _, channels = self._arrays["X_full"].shape
+        truth = "no ground truth" if self._arrays["Y"] is None else "ground truth"
+        return (
+            f"PtychoDataContainerTorch({groups} groups of {channels} frames, "
+            f"{side} x {side} px, {truth})"
+        )
+
+    @overload
+    def split(
+        self, train_frac: float, which: None = None
+    ) -> tuple[PtychoDataContainerTorch, PtychoDataContainerTorch]: ...
+    @overload
+    def split(self, train_frac: float, which: str) -> PtychoDataContainerTorch: ...
+    def split(
+        self, train_frac: float, which: str | None = None
+    ) -> PtychoDataContainerTorch | tuple[PtychoDataContainerTorch, PtychoDataContainerTorch]:
+        """The first ``int(B * train_frac)`` groups (train), the rest (test), or both.
+
+        Every attribute is cut alike. The reference leaves global_offsets, local_offsets and
+        nn_indices whole, so that row i of X and row i of an offset belong to different groups.
+
+        Parameters
+        ----------
+        train_frac
+            Share of the groups that train, in [0, 1].
+        which
+            ``"train"``, ``"test"``, or None for the pair.
+
+        Raises
+        ------
+        OptionError
+            ``which`` is another word, ``train_frac`` is out of range, or a half that was asked
+            for is empty.
+        """
+        if which not in (None, "train", "test"):
+            raise OptionError(describe(None, "which", repr(which), "'train' or 'test'"))
+        fraction = _real("train_frac", train_frac)
+        if not 0 <= fraction <= 1:
+            raise OptionError(describe(None, "train_frac", train_frac, "a number in [0, 1]"))
+        middle = int(len(self) * fraction)
+        if which == "train":
+            return self._rows("train", train_frac, slice(0, middle))
+        if which == "test":
+            return self._rows("test", train_frac, slice(middle, None))
+        return self.split(train_frac, "train"), self.split(train_frac, "test")
+
+    def to_npz(self, path: str | Path) -> Path:
+        """Write every attribute under its own name, uncompressed; the file appears whole or not.
+
+        ``YY_full`` is None and not written.
+        """
+        target = Path(path)
+        with atomic_write(target) as handle:
+            arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _SAVED}
+            np.savez(handle, **arrays)
+        return target
+
+    @cached_property
+    def X(self) -> Any:
+        """Scaled amplitudes, float32, (B, N, N, C)."""
+        return _tensor(self._arrays["X_full"])
+
+    @cached_property
+    def Y(self) -> Any:
+        """Ground-truth patches, complex64, (B, N, N, C); ones where there is no ground truth."""
+        return _tensor(self._patches())
+
+    @cached_property
+    def Y_I(self) -> Any:
+        """Modulus of Y, float32."""
+        if self._arrays["Y"] is None:
+            return _tensor(np.ones(self._arrays["X_full"].shape, np.float32))
+        return _tensor(np.abs(self._patches()))
+
+    @cached_property
+    def Y_phi(self) -> Any:
+        """Phase of Y in rad, float32."""
+        if self._arrays["Y"] is None:
+            return _tensor(np.zeros(self._arrays["X_full"].shape, np.float32))
+        return _tensor(np.angle(self._patches()))
+
+    @cached_property
+    def coords_nominal(self) -> Any:
+        """Start positions relative to the group, float32, (B, 1, 2, C), object px."""
+        return _tensor(self._arrays["coords_start_relative"].astype(np.float32, copy=False))
+
+    @property
+    def coords_true(self) -> Any:
+        """The same as ``coords_nominal``, as in the reference."""
+        return self.coords_nominal
+
+    @property
+    def coords(self) -> Any:
+        """The same as ``coords_nominal``, as in the reference."""
+        return self.coords_nominal
+
+    @property
+    def global_offsets(self) -> Any:
+        """Centres of the groups, (B, 1, 2, 1), object px."""
+        return _tensor(self._arrays["coords_offsets"])
+
+    @property
+    def local_offsets(self) -> Any:
+        """Centre minus position, (B, 1, 2, C), object px."""
+        return _tensor(self._arrays["coords_relative"])
+
+    @property
+    def nn_indices(self) -> Any:
+        """Frame indices, (B, C)."""
+        return _tensor(self._arrays["nn_indices"])
+
+    @cached_property
+    def norm_Y_I(self) -> Any:
+        """sqrt(nphotons / mean energy of the frames of X), float32 scalar."""
+        frames = self._arrays["X_full"]
+        energy = 0.0
+        for start in range(0, len(frames), _ROWS_PER_BLOCK):
+            block = frames[start : start + _ROWS_PER_BLOCK].astype(np.float64)
+            energy += float(np.einsum("bijc,bijc->", block, block))
+        if not energy > 0:
+            raise ScanError(describe(None, "X_full", "zero in every frame", "some signal"))
+        mean = energy / (len(frames) * frames.shape[-1])
+        return _tensor(np.asarray(np.sqrt(self._nphotons / mean), np.float32))
+
+    @property
+    def probe(self) -> Any:
+        """The probe, complex64, (N, N) or (P, N, N)."""
+        return _tensor(self._probe)
+
+    @property
+    def YY_full(self) -> None:
+        """None: the reference keeps the name and fills nothing in."""
+
+    def _patches(self) -> AnyArray:
+        patches = self._arrays["Y"]
+        if patches is None:
+            return np.ones(self._arrays["X_full"].shape, np.complex64)
+        return np.asarray(patches.astype(np.complex64, copy=False))
+
+    def _rows(self, which: str, train_frac: float, rows: slice) -> PtychoDataContainerTorch:
+        part = object.__new__(type(self))
+        part._probe, part._nphotons = self._probe, self._nphotons
+        part._arrays = {k: None if v is None else v[rows] for k, v in self._arrays.items()}
+        if len(part) == 0:
+            raise OptionError(
+                f"the {which} half is empty: train_frac={train_frac} of {len(self)} groups; "
+                "expected at least one group. Choose another train_frac or more groups."
+            )
+        return part
+
+
+def load(
+    cb: Callable[[], Any],
+    probeGuess: Any,
+    which: str | None,
+    create_split: bool,
+    *,
+    nphotons: float = DEFAULT_NPHOTONS,
+) -> PtychoDataContainerTorch:
+    """The container of what ``cb`` returns, as the reference's ``ptycho.loader.load``.
+
+    Parameters
+    ----------
+    cb
+        Returns the grouped dict; with ``create_split``, the pair (grouped dict, train_frac).
+    probeGuess
+        The probe.
+    which
+        ``"train"`` or ``"test"``; read only with ``create_split``.
+    create_split
+        Cut the groups by ``train_frac`` and keep the half that ``which`` names.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        ``cb`` returns something else, or ``which`` is another word.
+    ScanError
+        As for :class:`PtychoDataContainerTorch`.
+    """
+    grouped = cb()
+    if not create_split:
+        return PtychoDataContainerTorch(grouped, probeGuess, nphotons=nphotons)
+    if which not in ("train", "test"):
+        raise OptionError(describe(None, "which", repr(which), "'train' or 'test'"))
+    if not (isinstance(grouped, tuple) and len(grouped) == 2):
+        raise OptionTypeError(
+            describe(
+                None,
+                "the result of cb",
+                type(grouped).__name__,
+                "(grouped dict, train_frac), because create_split is True",
+            )
+        )
+    return PtychoDataContainerTorch(grouped[0], probeGuess, nphotons=nphotons).split(
+        grouped[1], which
+    )
+
+
+def _checked_arrays(grouped: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays the container is made of, without a copy, once their shapes agree."""
+    sizes: dict[str, int] = {"1": 1, "xy": 2}
+    arrays: dict[str, Any] = {}
+    for name in _SOURCES:
+        if name not in grouped:
+            raise ScanError(describe(None, f"grouped_data[{name!r}]", "missing", "an array"))
+        wanted = dataclasses.replace(spec("grouped", name), dtype=_family(name))
+        arrays[name] = check_array(np.asarray(grouped[name]), wanted, sizes)
+    if "Y" not in grouped:
+        raise ScanError(
+            describe(None, "grouped_data['Y']", "missing", "patches, or None where there are none")
+        )
+    arrays["Y"] = None if grouped["Y"] is None else np.asarray(grouped["Y"])
+    if arrays["Y"] is not None:
+        shape, dtype = arrays["Y"].shape, arrays["Y"].dtype
+        if dtype.kind != "c":
+            raise ScanError(
+                describe(None, "Y dtype", dtype, "complex", "Pass amplitude * exp(i * phase)")
+            )
+        if len(shape) == 4 and shape[-1] != sizes["C"]:
+            raise ScanError(
+                f"Y has {shape[-1]} channels and X has {sizes['C']}; expected the same number."
+            )
+        if shape != arrays["X_full"].shape:
+            raise ScanError(describe(None, "Y shape", shape, f"{arrays['X_full'].shape}, as X"))
+    return arrays
+
+
+def _family(name: str) -> str:
+    return "integer" if name == "nn_indices" else "floating"
+
+
+def _checked_probe(probe: Any) -> AnyArray:
+    array = np.asarray(probe)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype.kind != "c" or array.ndim not in (2, 3) or array.shape[-1] != array.shape[-2]:
+        raise ScanError(
+            describe(None, "probe", f"{array.dtype} {array.shape}", "complex, (N, N) or (P, N, N)")
+        )
+    return np.asarray(array.astype(np.complex64, copy=False))
+
+
+def _real(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise OptionTypeError(describe(None, name, repr(value), "a number"))
+    return float(value)
+
+
+def _positive(name: str, value: object) -> float:
+    number = _real(name, value)
+    if not (number > 0 and np.isfinite(number)):
+        raise OptionError(describe(None, name, number, "a positive, finite number"))
+    return number
+
+
+def _tensor(array: AnyArray) -> Any:
+    """A torch tensor on the array's own memory where torch is installed, else the array."""
+    try:
+        import torch
+    except ImportError:
+        return array
+    # A tensor on read-only memory would be undefined behaviour once written to.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,200 @@
+"""RawDataTorch: RawData behind the arguments of the lineage's torch adapter.
+
+Owns where the defaults of ``generate_grouped_data`` come from, a configuration dataclass or the
+caller's flat legacy dict, and the choice between our grouping and an installed
+``ptycho.raw_data.RawData``. Knows no formula; nothing else in the package imports it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.config_bridge import to_legacy_params, update_legacy_dict
+from ptycho_torch.data.config import PatchPositions, check_choice
+from ptycho_torch.data.errors import MissingDependencyError, OptionError
+from ptycho_torch.data.raw_data import RawData
+
+Backend = Literal["native", "legacy"]
+AnyArray = NDArray[Any]
+
+# Arguments of generate_grouped_data, and the keys of the flat dict that give their defaults.
+_DEFAULT_KEYS = (
+    ("N", "N"),
+    ("K", "neighbor_count"),
+    ("nsamples", "n_groups"),
+    ("gridsize", "gridsize"),
+    ("sequential_sampling", "sequential_sampling"),
+    ("enable_oversampling", "enable_oversampling"),
+    ("neighbor_pool_size", "neighbor_pool_size"),
+)
+
+
+class RawDataTorch:
+    """A scan whose grouping takes its defaults from a configuration.
+
+    Parameters
+    ----------
+    xcoords, ycoords
+        Probe positions, shape (M,), object pixels.
+    diff3d
+        Diffraction amplitudes, shape (M, N, N).
+    probeGuess
+        complex, shape (N, N).
+    scan_index
+        Integer, shape (M,).
+    objectGuess
+        Whole object, shape (H, W), optional.
+    config
+        A :class:`~ptycho_torch.config_bridge.TrainingConfig`, or any dataclass with its field
+        names. Gives the defaults of :meth:`generate_grouped_data`, and ``n_subsample``.
+    backend
+        ``"native"``: our grouping. ``"legacy"``: an installed ``ptycho.raw_data.RawData``.
+    params
+        The caller's flat legacy dict, updated in place from ``config``. Without a ``config`` the
+        defaults are read from it.
+
+    Attributes
+    ----------
+    raw
+        The :class:`~ptycho_torch.data.raw_data.RawData` in use, after ``n_subsample``; attributes
+        that are not here are looked up there.
+    params
+        The dict given, or None.
+
+    Raises
+    ------
+    MissingDependencyError
+        ``backend="legacy"`` without an installed ``ptycho``.
+    OptionError, OptionTypeError, ScanError
+        As from the configuration and from RawData.
+    """
+
+    def __init__(
+        self,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        diff3d: AnyArray,
+        probeGuess: AnyArray,
+        scan_index: AnyArray | None,
+        objectGuess: AnyArray | None = None,
+        config: Any = None,
+        backend: Backend = "native",
+        params: MutableMapping[str, Any] | None = None,
+    ) -> None:
+        check_choice("backend", backend, Backend)
+        self.backend = backend
+        self.params = params
+        settings = dict(params or {}) if config is None else to_legacy_params(config)
+        if config is not None and params is not None:
+            update_legacy_dict(params, config)
+        self.raw = RawData.from_coords_without_pc(
+            xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
+        )
+        n_subsample = settings.get("n_subsample")
+        if n_subsample is not None:
+            self.raw = self.raw.subsample(n_subsample, settings.get("subsample_seed"))
+        self._defaults = {
+            name: settings[key] for name, key in _DEFAULT_KEYS if settings.get(key) is not None
+        }
+        self._defaults.setdefault("N", self.raw.N)
+        if config is not None:
+            # A configuration without n_groups means all the frames, as in inference.
+            self._defaults.setdefault("nsamples", self.raw.n_frames)
+        if backend == "legacy":
+            self._legacy = _legacy_raw_data(self.raw)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "raw":
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        return getattr(self.raw, name)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __repr__(self) -> str:
+        return f"RawDataTorch({self.raw!r}, backend={self.backend!r})"
+
+    def generate_grouped_data(
+        self,
+        N: int | None = None,
+        K: int | None = None,
+        nsamples: int | None = None,
+        dataset_path: str | Path | None = None,
+        seed: int | None = None,
+        sequential_sampling: bool | None = None,
+        gridsize: int | None = None,
+        enable_oversampling: bool | None = None,
+        neighbor_pool_size: int | None = None,
+        patch_positions: PatchPositions = "reference",
+    ) -> dict[str, Any]:
+        """As :meth:`RawData.generate_grouped_data`; None takes the configuration's value.
+
+        Without one, ``N`` is the frames' side and the others have RawData's defaults. The result
+        carries ``sample_indices`` after ``n_subsample``.
+
+        Raises
+        ------
+        OptionError, OptionTypeError
+            As from RawData; and ``patch_positions="scan"`` with the legacy backend, which has none.
+        """
+        given = {
+            "N": N,
+            "K": K,
+            "nsamples": nsamples,
+            "sequential_sampling": sequential_sampling,
+            "gridsize": gridsize,
+            "enable_oversampling": enable_oversampling,
+            "neighbor_pool_size": neighbor_pool_size,
+        }
+        options = self._defaults | {k: v for k, v in given.items() if v is not None}
+        if self.backend == "native":
+            return self.raw.generate_grouped_data(
+                **options, dataset_path=dataset_path, seed=seed, patch_positions=patch_positions
+            )
+        if patch_positions != "reference":
+            raise OptionError(
+                f"patch_positions is {patch_positions!r}; expected 'reference', the only one that "
+                "backend='legacy' has. Use backend='native'."
+            )
+        with _global_stream_kept():
+            # The reference draws from NumPy's global stream: without a seed the stream's state,
+            # which is put back afterwards, would give the same groups at every call.
+            grouped = self._legacy.generate_grouped_data(
+                **options,
+                dataset_path=None if dataset_path is None else str(dataset_path),
+                seed=secrets.randbits(32) if seed is None else seed,
+            )
+        result = dict(grouped)
+        if result.get("Y") is not None:
+            result["Y"] = np.asarray(result["Y"])
+        if self.raw.sample_indices is not None:
+            result["sample_indices"] = self.raw.sample_indices
+        return result
+
+
+def _legacy_raw_data(raw: RawData) -> Any:
+    try:
+        from ptycho.raw_data import RawData as LegacyRawData  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise MissingDependencyError(
+            "ptycho is not installed: backend='legacy' needs it; use backend='native'"
+        ) from error
+    return LegacyRawData.from_coords_without_pc(
+        raw.xcoords, raw.ycoords, raw.diff3d, raw.probeGuess, raw.scan_index, raw.objectGuess
+    )
+
+
+@contextmanager
+def _global_stream_kept() -> Iterator[None]:
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
