@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and one builder at a time.
 
 Owns: writing under a temporary name and renaming, clearing temporaries that dead processes left,
-the build lock, and the place for caches of a directory that cannot be written. Must not know what
+the build lock, and where caches go whose own directory cannot be written. Must not know what
 the files hold.
 """
 
@@ -78,12 +78,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     temporary = target.with_name(_temporary_name())
     try:
         remove_stale_temporaries(target.parent)
-        with open(temporary, "xb+") as handle:
+        with temporary.open("xb+") as handle:
             yield handle
             handle.flush()
             _keep_mode(handle, target)
             os.fsync(handle.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
         _sync_directory(target.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ def remove_stale_temporaries(directory: Path) -> None:
                     age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
                     stale = age_s > _FOREIGN_TEMPORARY_AGE_S
                 if stale:
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
                     logger.info("removed %s, left by a process that died", entry.path)
 
 
@@ -137,9 +137,11 @@ def build_lock(target: str | os.PathLike[str], timeout_s: float = LOCK_TIMEOUT_S
     CacheLockTimeoutError
         Another process held the lock all the time; the message names it.
     ScanFileError
-        The lock file cannot be made, as in a directory without write permission.
+        The lock file cannot be made: no such directory, or no permission to write in it.
     """
     path = Path(os.path.realpath(target))
+    if not path.parent.is_dir():  # filelock would make it
+        raise ScanFileError(describe(path.parent, "directory", "missing", "there"))
     try:
         lock = _acquire(path, timeout_s)
     except PtychoTorchError:
@@ -152,7 +154,7 @@ def build_lock(target: str | os.PathLike[str], timeout_s: float = LOCK_TIMEOUT_S
         # Removed while held: a waiter that then gets the lock of the removed file notices it and
         # starts over. Left in place, it would shut out other users of a shared directory.
         with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)
+            Path(lock.lock_file).unlink()
         lock.release()
 
 
@@ -177,7 +179,7 @@ def user_cache_directory(preferred: Path) -> Path:
             ) from error
     real = os.path.realpath(preferred)
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
-    return base / "ptycho-torch" / f"{os.path.basename(real)[:64]}-{digest}"
+    return base / "ptycho-torch" / f"{Path(real).name[:64]}-{digest}"
 
 
 def writable_cache_directory(preferred: Path) -> Path:
@@ -208,7 +210,7 @@ def writable_cache_directory(preferred: Path) -> Path:
 def _try_writing(directory: Path) -> None:
     probe = directory / _temporary_name()
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    os.unlink(probe)
+    probe.unlink()
 
 
 def _cannot_write(path: str | os.PathLike[str], error: OSError) -> ScanFileError:
@@ -253,8 +255,8 @@ def _acquire(path: Path, timeout_s: float) -> BaseFileLock:
             if isinstance(lock, SoftFileLock) or error.errno not in _NO_FLOCK:
                 raise
             with contextlib.suppress(OSError):
-                if os.path.getsize(lock.lock_file) == 0:
-                    os.unlink(lock.lock_file)
+                if Path(lock.lock_file).stat().st_size == 0:
+                    Path(lock.lock_file).unlink()
             logger.info("%s: no kernel locks here (%s); using a lock file", path, error.strerror)
             lock = SoftFileLock(path.with_name(f".{path.name}.soft.lock"), poll_interval=0.02)
         else:
@@ -265,14 +267,14 @@ def _acquire(path: Path, timeout_s: float) -> BaseFileLock:
 
 def _write_holder(lock_file: str) -> None:
     """Say who holds the lock, in the form filelock's soft lock has: process id, then host."""
-    with contextlib.suppress(OSError), open(lock_file, "r+b") as handle:
+    with contextlib.suppress(OSError), Path(lock_file).open("r+b") as handle:
         handle.write(f"{os.getpid()}\n{socket.gethostname()}\n".encode(errors="replace"))
         handle.truncate()
 
 
 def _read_holder(lock_file: str) -> str:
     try:
-        with open(lock_file, "rb") as handle:
+        with Path(lock_file).open("rb") as handle:
             lines = handle.read(1024).decode(errors="replace").split("\n")
     except OSError:
         lines = []
@@ -295,7 +297,7 @@ def _process_place() -> str:
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
     with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()[:12]
 
 
