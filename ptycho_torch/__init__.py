@@ -21,20 +21,26 @@ if TYPE_CHECKING:
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.raw_data import RawData, read_scan
     from ptycho_torch.data.simulate import simulate_scan
+    from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
     from ptycho_torch.dataset import PtychoDataset
+    from ptycho_torch.memmap_bridge import MemmapDatasetBridge
     from ptycho_torch.models.object_fit import ObjectFit
+    from ptycho_torch.raw_data_bridge import RawDataTorch
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GroupingConfig",
+    "MemmapDatasetBridge",
     "ObjectFit",
     "PtychoBatch",
+    "PtychoDataContainerTorch",
     "PtychoDataModule",
     "PtychoDataset",
     "PtychoTorchError",
     "RawData",
+    "RawDataTorch",
     "__version__",
     "read_scan",
     "simulate_scan",
@@ -43,12 +49,15 @@ __all__ = [
 _HOME = MappingProxyType(
     {
         "GroupingConfig": "ptycho_torch.data.config",
+        "MemmapDatasetBridge": "ptycho_torch.memmap_bridge",
         "ObjectFit": "ptycho_torch.models.object_fit",
         "PtychoBatch": "ptycho_torch.batch",
+        "PtychoDataContainerTorch": "ptycho_torch.data_container_bridge",
         "PtychoDataModule": "ptycho_torch.datamodule",
         "PtychoDataset": "ptycho_torch.dataset",
         "PtychoTorchError": "ptycho_torch.data.errors",
         "RawData": "ptycho_torch.data.raw_data",
+        "RawDataTorch": "ptycho_torch.raw_data_bridge",
         "read_scan": "ptycho_torch.data.raw_data",
         "simulate_scan": "ptycho_torch.data.simulate",
     }
