@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_torch.data.errors import OptionError, ScanError, ScanFileError, describe
 from ptycho_torch.data.mapped_file import map_array, require_unchanged, state_of
 from ptycho_torch.data.npy_header import shape_text
-from ptycho_torch.data.sidecar import Sidecar, SidecarPolicy, find_sidecar
+from ptycho_torch.data.sidecar import Sidecar, SidecarPolicy, SidecarWord, find_sidecar
 from ptycho_torch.data.sidecar_build import build_sidecar
 from ptycho_torch.data.stack_source import (
     AxisOrder,
@@ -79,7 +80,7 @@ class FrameStack:
         self,
         source: StackSource | None,
         array: NDArray[Any] | None = None,
-        sidecar: SidecarPolicy = "auto",
+        sidecar: SidecarPolicy | str = "auto",
     ) -> None:
         self._source = source
         self._array = array
@@ -129,7 +130,7 @@ class FrameStack:
         path: str | Path,
         member: str,
         *,
-        sidecar: SidecarPolicy = "auto",
+        sidecar: SidecarPolicy | str = "auto",
         axis_order: AxisOrder = "frames_first",
         **options: Any,
     ) -> _Stack:
@@ -247,7 +248,7 @@ class FrameStack:
             require_unchanged(source.path, source.state, state_of(source.path))
             sidecar = find_sidecar(source, self._policy)
             if sidecar is None and self._policy != "readonly":
-                sidecar = build_sidecar(source, self._policy, progress=progress)
+                sidecar = build_sidecar(source, self._policy, progress)
             if sidecar is not None:
                 self._array, self._sidecar = sidecar.map(), sidecar
                 return
@@ -369,12 +370,17 @@ class FrameStack:
         return "an integer, floating or complex dtype of at most 16 bytes"
 
 
-def _checked_policy(policy: SidecarPolicy) -> SidecarPolicy:
-    if isinstance(policy, Path) or policy in ("auto", "off", "readonly"):
+def _checked_policy(policy: SidecarPolicy | str) -> SidecarPolicy:
+    if isinstance(policy, Path):
         return policy
-    raise OptionError(
-        describe(None, "sidecar", repr(policy), "auto, off, readonly or a pathlib.Path")
-    )
+    for known in get_args(SidecarWord):
+        if policy == known:
+            word: SidecarWord = known
+            return word
+    # A configuration file can only spell a directory as text; a bare word is a spelling mistake.
+    if isinstance(policy, str) and (os.sep in policy or os.path.isdir(policy)):
+        return Path(policy)
+    raise OptionError(describe(None, "sidecar", repr(policy), "auto, off, readonly or a directory"))
 
 
 def _in_memory(source: StackSource) -> NDArray[Any]:

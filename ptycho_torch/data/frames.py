@@ -86,7 +86,7 @@ class Frames(FrameStack):
 
 
 def check_frame_values(
-    block: NDArray[Any], *, start: int = 0, file: object = None, field: str = "frames"
+    block: NDArray[Any], *, start: int | None = 0, file: object = None, field: str = "frames"
 ) -> None:
     """Refuse values that neither an amplitude nor counts can have.
 
@@ -95,7 +95,7 @@ def check_frame_values(
     block
         Stored values (n, N, N).
     start
-        Number of the first frame, for the message.
+        Number of the first frame, for the message; None where the frames do not follow each other.
 
     Raises
     ------
@@ -110,10 +110,11 @@ def check_frame_values(
     if bad.any():
         frame = int(bad.argmax())
         found = "negative" if low[frame] < 0 else "NaN or infinite"
+        place = field if start is None else f"{field} frame {start + frame}"
         raise ScanError(
             describe(
                 file,
-                f"{field} frame {start + frame}",
+                place,
                 f"{found} in places",
                 "finite values >= 0",
                 "Mask bad pixels with 0",

@@ -29,13 +29,15 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from ptycho_torch.data.atomic_file import user_cache_directory
 from ptycho_torch.data.errors import PtychoTorchError
 from ptycho_torch.data.mapped_file import FileState, map_array, opened, state_of
 from ptycho_torch.data.stack_source import StackSource
 
 logger = logging.getLogger(__name__)
 
-SidecarPolicy = Literal["auto", "off", "readonly"] | Path
+SidecarWord = Literal["auto", "off", "readonly"]
+SidecarPolicy = SidecarWord | Path
 
 FORMAT_VERSION = 1
 _MARK = b"PTYSIDE1"
@@ -89,22 +91,25 @@ class Sidecar:
             return _checksum(stream, self.record_offset) == self.crc32
 
 
-def sidecar_paths(source: StackSource, policy: SidecarPolicy) -> list[Path]:
+def sidecar_name(source: StackSource) -> str:
+    """File name of the sidecar of a stack, e.g. ``scan.diff3d.sidecar.npy``."""
+    return f"{source.path.stem}.{source.field}.sidecar.npy"
+
+
+def sidecar_directories(source: StackSource, policy: SidecarPolicy) -> list[Path]:
     """Where the sidecar of a stack may lie, best place first."""
-    stem = f"{source.path.stem}.{source.field}"
-    scan = os.path.realpath(source.path)
-    # Scans of one name in different directories meet in a shared directory.
-    elsewhere = f"{stem}.{hashlib.sha256(os.fsencode(scan)).hexdigest()[:12]}.npy"
     if isinstance(policy, Path):
-        return [policy / elsewhere]
-    return [source.path.with_name(f"{stem}.npy"), cache_directory() / elsewhere]
+        return [policy / directory_digest(source.path.parent)]
+    places = [source.path.parent]
+    # Without a home directory there is no second place.
+    with suppress(PtychoTorchError):
+        places.append(user_cache_directory(source.path.parent))
+    return places
 
 
-def cache_directory() -> Path:
-    """The user's cache directory: ``$XDG_CACHE_HOME/ptycho-torch``, else under ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "ptycho-torch"
+def directory_digest(directory: Path) -> str:
+    """Twelve hex digits for a directory: scans of one name meet in a shared place otherwise."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:12]
 
 
 def find_sidecar(source: StackSource, policy: SidecarPolicy) -> Sidecar | None:
@@ -112,8 +117,8 @@ def find_sidecar(source: StackSource, policy: SidecarPolicy) -> Sidecar | None:
 
     A damaged or outdated one is left alone and reported by one warning.
     """
-    for path in sidecar_paths(source, policy):
-        found = read_sidecar(path, source)
+    for directory in sidecar_directories(source, policy):
+        found = read_sidecar(directory / sidecar_name(source), source)
         if found is not None:
             return found
     return None

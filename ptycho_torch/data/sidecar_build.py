@@ -5,21 +5,19 @@ Owns the writing side of :mod:`ptycho_torch.data.sidecar`.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import secrets
 import shutil
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
+from ptycho_torch.data.atomic_file import atomic_write, build_lock, writable_cache_directory
 from ptycho_torch.data.errors import ScanFileError, describe
-from ptycho_torch.data.locking import DEFAULT_TIMEOUT_S, exclusive
 from ptycho_torch.data.sidecar import (
     Sidecar,
     SidecarPolicy,
@@ -27,24 +25,30 @@ from ptycho_torch.data.sidecar import (
     encode_record,
     past_mtime_ns,
     read_sidecar,
-    sidecar_paths,
+    sidecar_directories,
+    sidecar_name,
 )
 from ptycho_torch.data.stack_source import StackSource
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-_NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def build_sidecar(
-    source: StackSource,
-    policy: SidecarPolicy,
-    *,
-    progress: Progress | None = None,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
+    source: StackSource, policy: SidecarPolicy, progress: Progress | None = None
 ) -> Sidecar:
     """Convert a stack into its sidecar, or take the one another process has just made.
+
+    Parameters
+    ----------
+    source
+        The stack.
+    policy
+        ``"auto"``: beside the scan, or in the user's cache where that cannot be written; or a
+        directory.
+    progress
+        Called with (bytes done, bytes in all).
 
     Raises
     ------
@@ -53,60 +57,14 @@ def build_sidecar(
     CacheLockTimeoutError
         Another process builds it and did not finish in time.
     """
-    *preferred, last = sidecar_paths(source, policy)
-    for path in preferred:
-        if _writable(path.parent):
-            try:
-                return _build_at(path, source, progress, timeout_s)
-            except PermissionError:
-                pass
-        logger.info("%s: read-only; the sidecar goes to %s", path.parent, last.parent)
-    try:
-        last.parent.mkdir(parents=True, exist_ok=True)
-        return _build_at(last, source, progress, timeout_s)
-    except OSError as error:
-        if isinstance(error, ScanFileError):
-            raise
-        raise _unwritable(last, error) from error
-
-
-def _writable(directory: Path) -> bool:
-    return os.access(directory, os.W_OK | os.X_OK)
-
-
-def _unwritable(path: Path, error: OSError) -> ScanFileError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return ScanFileError(
-        describe(
-            path,
-            "sidecar",
-            f"not written ({reason})",
-            "a directory with space and permission",
-            "Give another directory, or sidecar='off'",
-        )
-    )
-
-
-def _build_at(
-    path: Path, source: StackSource, progress: Progress | None, timeout_s: float
-) -> Sidecar:
-    """Build under the lock; PermissionError when the directory takes no files."""
-    try:
-        with exclusive(path, timeout_s=timeout_s):
-            ready = read_sidecar(path, source) if path.exists() else None
-            if ready is not None:
-                return ready
-            _remove_leftovers(path)
+    path = _place(source, policy) / sidecar_name(source)
+    with build_lock(path):
+        built = read_sidecar(path, source)
+        if built is None:
             _require_space(path, source)
             logger.info("%s: converting %s of %s", path, source.field, source.path)
             _write(path, source, progress)
             built = read_sidecar(path, source)
-    except OSError as error:
-        if isinstance(error, ScanFileError):
-            raise
-        if error.errno in _NO_ENTRY:
-            raise PermissionError(error.errno, error.strerror) from error
-        raise _unwritable(path, error) from error
     if built is None:
         raise ScanFileError(
             describe(path, "sidecar", "not as it was written", "a readable file", "Check the disk")
@@ -114,15 +72,23 @@ def _build_at(
     return built
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what a killed builder left; the lock is ours, so nobody else is writing."""
-    for leftover in path.parent.glob(f".{_glob_literal(path.name)}.*.tmp"):
-        with suppress(OSError):
-            leftover.unlink()
-
-
-def _glob_literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+def _place(source: StackSource, policy: SidecarPolicy) -> Path:
+    directory = sidecar_directories(source, policy)[0]
+    if not isinstance(policy, Path):
+        return writable_cache_directory(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScanFileError(
+            describe(
+                directory,
+                "sidecar directory",
+                f"not made ({error.strerror})",
+                "a directory that can be written",
+                "Give another, or sidecar='off'",
+            )
+        ) from error
+    return directory
 
 
 def _require_space(path: Path, source: StackSource) -> None:
@@ -141,30 +107,19 @@ def _require_space(path: Path, source: StackSource) -> None:
 
 
 def _write(path: Path, source: StackSource, progress: Progress | None) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "x+b") as stream:
-            header = encode_header(source)
-            stream.write(header)
-            crc32 = zlib.crc32(header)
-            if source.frame_by_frame:
-                crc32 = _write_frames(stream, source, crc32, progress)
-            else:
-                crc32 = _write_transposed(stream, source, crc32, progress)
-            mtime_ns = past_mtime_ns()
-            stream.write(encode_record(source, len(header), crc32, mtime_ns))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.utime(temporary, ns=(mtime_ns, mtime_ns))
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with atomic_write(path) as stream:
+        header = encode_header(source)
+        stream.write(header)
+        write = _write_frames if source.frame_by_frame else _write_transposed
+        crc32 = write(stream, source, zlib.crc32(header), progress)
+        mtime_ns = past_mtime_ns()
+        stream.write(encode_record(source, len(header), crc32, mtime_ns))
+        stream.flush()
+        os.utime(stream.name, ns=(mtime_ns, mtime_ns))
 
 
 def _write_frames(
-    stream: BinaryIO, source: StackSource, crc32: int, progress: Progress | None
+    stream: IO[bytes], source: StackSource, crc32: int, progress: Progress | None
 ) -> int:
     done = 0
     for _, _, block in source.frame_blocks():
@@ -177,7 +132,7 @@ def _write_frames(
 
 
 def _write_transposed(
-    stream: BinaryIO, source: StackSource, crc32: int, progress: Progress | None
+    stream: IO[bytes], source: StackSource, crc32: int, progress: Progress | None
 ) -> int:
     """Scatter pixel planes over all frames through a map of the file."""
     start = stream.tell()
@@ -199,13 +154,3 @@ def _write_transposed(
     del on_disk, out
     stream.seek(0, os.SEEK_END)
     return crc32
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the rename durable where directories can be synced."""
-    with suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

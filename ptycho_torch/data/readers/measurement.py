@@ -1,0 +1,91 @@
+"""What the numbers of a frame are: amplitude or counts. Nothing is guessed in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.config import Measurement, check_choice
+from ptycho_torch.data.errors import ScanError, describe
+from ptycho_torch.data.frames import Frames, StoredAs, check_frame_values
+
+SAMPLE_BYTES = 1 << 20
+SEARCH_BYTES = 64 << 20
+# Whole amplitudes up to here may come from a simulation; above, they are counts (formats of the
+# field: exports that skip the square root).
+LARGEST_WHOLE_AMPLITUDE = 50
+
+
+def settle_measurement(frames: Frames, measurement: str) -> Frames:
+    """Fix what the stored values are, and refuse values that neither meaning allows.
+
+    Parameters
+    ----------
+    frames
+        Diffraction frames.
+    measurement
+        ``"amplitude"``, ``"counts"``, or ``"auto"``: float frames are amplitude; integer frames,
+        and float frames of whole numbers with a maximum above 50, are refused.
+
+    Returns
+    -------
+    frames
+        The same frames with that measurement. A sample of about 1 MiB is judged, so that opening
+        stays cheap; all values are seen when energies are computed.
+
+    Raises
+    ------
+    ScanError
+        ``"auto"`` cannot decide, or the sample holds NaN, infinite or negative values.
+    OptionError
+        Unknown ``measurement``.
+    """
+    check_choice("measurement", measurement, Measurement)
+    sample = frames.sample(max(1, SAMPLE_BYTES // max(1, frames.nbytes // len(frames))))
+    check_frame_values(sample, start=None, file=frames.path, field=frames.field)
+    if measurement == "auto":
+        _refuse_counts(frames, sample)
+    stored_as: StoredAs = "counts" if measurement == "counts" else "amplitude"
+    return frames.with_measurement(stored_as)
+
+
+def _refuse_counts(frames: Frames, sample: NDArray[Any]) -> None:
+    if frames.dtype.kind in "iu":
+        found = f"{frames.dtype}, amplitude or counts"
+    elif _whole_and_large(frames, sample):
+        found = f"whole numbers above {LARGEST_WHOLE_AMPLITUDE}, amplitude or counts"
+    else:
+        return
+    raise ScanError(
+        describe(
+            frames.path,
+            frames.field,
+            found,
+            "to be told which",
+            "Pass measurement='counts' or measurement='amplitude'",
+        )
+    )
+
+
+def _whole_and_large(frames: Frames, sample: NDArray[Any]) -> bool:
+    if not _whole(sample):
+        return False
+    if sample.max() > LARGEST_WHOLE_AMPLITUDE:
+        return True
+    # Whole but small, as where the first frames are dark: look on, within bounds.
+    seen = 0
+    for _, _, block in frames.chunks(SAMPLE_BYTES):
+        if not _whole(block):
+            return False
+        if block.max() > LARGEST_WHOLE_AMPLITUDE:
+            return True
+        seen += block.nbytes
+        if seen > SEARCH_BYTES:
+            break
+    return False
+
+
+def _whole(block: NDArray[Any]) -> bool:
+    return bool((block == np.floor(block)).all())
