@@ -147,7 +147,9 @@ def _selected(
 ) -> tuple[ComplexArray, ComplexArray]:
     a, b = np.asarray(reconstruction), np.asarray(truth)
     if a.shape != b.shape:
-        raise OptionError(describe(None, "reconstruction shape", a.shape, f"{b.shape}, the truth's"))
+        raise OptionError(
+            describe(None, "reconstruction shape", a.shape, f"{b.shape}, the truth's")
+        )
     if mask is None:
         chosen = np.ones(a.shape, dtype=bool)
     else:
