@@ -404,7 +404,7 @@ def _resolve_ground_truth(
 ) -> GroundTruth:
     have = {
         "object": all(scan.objectGuess is not None for scan in scans),
-        "file": all(scan.ready_patches is not None for scan in scans),
+        "file": all(scan.has_ready_patches for scan in scans),
     }
     if ground_truth == "auto":
         return "object" if have["object"] else "file" if have["file"] else "none"
@@ -413,7 +413,11 @@ def _resolve_ground_truth(
         path = next(
             scan.path
             for scan in scans
-            if (scan.objectGuess if ground_truth == "object" else scan.ready_patches) is None
+            if not (
+                scan.objectGuess is not None
+                if ground_truth == "object"
+                else scan.has_ready_patches
+            )
         )
         raise ScanError(
             describe(

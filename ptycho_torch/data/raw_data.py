@@ -24,6 +24,7 @@ from ptycho_torch.data.config import (
 )
 from ptycho_torch.data.contract import check_array, check_finite, spec
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, describe
+from ptycho_torch.data.frame_stack import FrameStack
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.readers import ScanFields, read_fields
@@ -94,7 +95,7 @@ class RawData:
         probeGuess: AnyArray,
         scan_index: AnyArray | None,
         objectGuess: AnyArray | None = None,
-        Y: AnyArray | Frames | None = None,
+        Y: AnyArray | FrameStack | None = None,
         norm_Y_I: Any = None,
         metadata: dict[str, Any] | None = None,
         *,
@@ -211,14 +212,20 @@ class RawData:
     @property
     def Y(self) -> AnyArray | None:
         """Ready-made patches, complex, shape (M, N, N), or None."""
-        if self._patches is None or self.sample_indices is None:
-            return self._patches
-        return self._patches[self.sample_indices]
+        patches = self.ready_patches
+        if patches is None or self.sample_indices is None:
+            return patches
+        return patches[self.sample_indices]
 
     @property
     def ready_patches(self) -> AnyArray | None:
-        """``Y`` of every frame in the file's own numbering, or None."""
-        return self._patches
+        """``Y`` of every frame in the file's own numbering, or None; read when asked for."""
+        return None if self._patches is None else self._patches.stored
+
+    @property
+    def has_ready_patches(self) -> bool:
+        """Whether there is a ``Y``; reads nothing."""
+        return self._patches is not None
 
     def __len__(self) -> int:
         return self.n_frames
@@ -477,8 +484,8 @@ class RawData:
             name = f"{scan_path.stem}.{self._subsample_name}{scan_path.suffix}"
             scan_path = scan_path.with_name(name)
 
-        def build(missing: groups_cache.Missing) -> groups_cache.CachedGroups:
-            return groups_cache.CachedGroups(
+        def build(missing: groups_cache.Missing) -> groups_cache.BuiltGroups:
+            return groups_cache.BuiltGroups(
                 all_groups=grouping.legacy_groups(
                     self.xcoords, self.ycoords, config.gridsize, config.neighbor_count
                 )
@@ -497,6 +504,7 @@ class RawData:
             xcoords=self.xcoords,
             ycoords=self.ycoords,
             frames_identity=self.frames.identity(),
+            measurement=self.frames.measurement,
             gridsize=config.gridsize,
             K=config.neighbor_count,
             policy=cache,
@@ -510,8 +518,8 @@ class RawData:
         patch_positions: PatchPositions,
     ) -> AnyArray | None:
         groups, channels = nn_indices.shape
-        if self._patches is not None:
-            taken = self._patches[self.file_indices(nn_indices.ravel())]
+        if (ready := self.ready_patches) is not None:
+            taken = ready[self.file_indices(nn_indices.ravel())]
             return taken.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
         if self.objectGuess is None:
             return None
@@ -592,13 +600,18 @@ def _probe(array: object, sizes: dict[str, int], path: Path | None) -> AnyArray:
     return probe
 
 
-def _ready_patches(Y: object, sizes: dict[str, int], path: Path | None) -> AnyArray | None:
+def _ready_patches(Y: object, sizes: dict[str, int], path: Path | None) -> FrameStack | None:
     if Y is None:
         return None
-    array = Y.stored if isinstance(Y, Frames) else Y
-    if isinstance(array, np.ndarray) and array.ndim == 4 and array.shape[-1] == 1:
-        array = array[..., 0]
-    return check_array(array, spec("scan", "Y"), sizes, path)
+    if isinstance(Y, np.ndarray):
+        Y = Y[..., 0] if Y.ndim == 4 and Y.shape[-1] == 1 else Y
+        return FrameStack.from_array(check_array(Y, spec("scan", "Y"), sizes, path))
+    if not isinstance(Y, FrameStack):
+        raise OptionTypeError(describe(path, "Y", type(Y).__name__, "an array (M, N, N)"))
+    wanted = (sizes["M"], sizes["N"], sizes["N"])
+    if Y.shape != wanted or Y.dtype.kind != "c":
+        raise ScanError(describe(path, "Y", f"{Y.shape} {Y.dtype}", f"{wanted}, complex"))
+    return Y
 
 
 def _centred(
