@@ -15,8 +15,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-
 from golden_records import Records, seed_of_call
+
 from ptycho_torch.data import grouping
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data_container_bridge import PtychoDataContainerTorch, load

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from golden_builders import build, edge_input_calls, grouped_of_case, raw_data_of_case
 from golden_records import COMMITTED, WHOLE_ABSENT, Records, seed_of_call, whole_root
+
 from ptycho_torch.data.errors import PtychoTorchError
 from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
 
