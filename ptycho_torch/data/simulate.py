@@ -94,7 +94,7 @@ def simulate_scan(
         np.random.Generator(np.random.PCG64(stream))
         for stream in np.random.SeedSequence(seed).spawn(3)
     )
-    truth = draw_object(shape, draw_specimen)
+    truth = draw_object(shape, 3 * N // 8, draw_specimen)
     x, y = scan_positions(n_frames, N, shape, pattern, draw_positions)
     mean_counts = NOISE_FREE_PHOTONS if photons is None else float(photons)
     probe = _scaled_probe(make_probe(N, n_modes), truth, x, y, mean_counts)

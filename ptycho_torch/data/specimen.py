@@ -27,7 +27,9 @@ _LETTERS = (
 )
 
 
-def draw_object(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.complex64]:
+def draw_object(
+    shape: tuple[int, int], margin: int, rng: np.random.Generator
+) -> NDArray[np.complex64]:
     """A Siemens star in phase; a word, and cells at random places, in amplitude.
 
     Amplitude and phase show different things, so that crosstalk between them is seen at once.
@@ -37,16 +39,20 @@ def draw_object(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.
     ----------
     shape
         (H, W), pixels.
+    margin
+        Width of the border that star and word keep free: no frame shows it well. Pixels.
     rng
-        Draws the cells.
+        Draws the cells, which lie anywhere.
 
     Returns
     -------
     NDArray
         (H, W) complex64, modulus in (0.4, 1], phase in [0, PHASE_RANGE_RAD].
     """
-    phase = PHASE_RANGE_RAD * ndimage.gaussian_filter(_siemens_star(shape), EDGE_SIGMA_PX)
-    absorbed = np.maximum(0.6 * _word(shape), 0.4 * _cells(shape, rng))
+    phase = PHASE_RANGE_RAD * ndimage.gaussian_filter(
+        _siemens_star(shape, min(shape) - 2 * margin), EDGE_SIGMA_PX
+    )
+    absorbed = np.maximum(0.6 * _word(shape, shape[1] - 2 * margin), 0.4 * _cells(shape, rng))
     amplitude = 1 - ndimage.gaussian_filter(absorbed, EDGE_SIGMA_PX)
     return (amplitude * np.exp(1j * phase)).astype(np.complex64)
 
@@ -86,19 +92,19 @@ def make_probe(N: int, n_modes: int = 1) -> NDArray[np.complex128]:
     return np.ascontiguousarray(modes.T).reshape(n_modes, N, N)
 
 
-def _siemens_star(shape: tuple[int, int]) -> NDArray[np.float64]:
+def _siemens_star(shape: tuple[int, int], diameter: float) -> NDArray[np.float64]:
     y, x = np.indices(shape) - (np.reshape(shape, (2, 1, 1)) - 1) / 2
     radius, angle = np.hypot(y, x), np.arctan2(y, x)
-    outer = 0.40 * min(shape)
+    outer = 0.44 * diameter
     spokes = (np.sin(SPOKES * angle) > 0) & (radius < outer) & (radius > 0.12 * outer)
     ring = np.abs(radius - 1.09 * outer) < 0.03 * outer
     return (spokes | ring | (radius < 0.05 * outer)).astype(np.float64)
 
 
-def _word(shape: tuple[int, int]) -> NDArray[np.float64]:
+def _word(shape: tuple[int, int], width: float) -> NDArray[np.float64]:
     rows = [[[bits >> (4 - j) & 1 for j in range(5)] for bits in letter] for letter in _LETTERS]
     glyphs = np.hstack([np.pad(np.array(letter), ((0, 0), (0, 1))) for letter in rows])[:, :-1]
-    size = max(1, int(0.8 * shape[1] / glyphs.shape[1]))
+    size = max(1, round(0.9 * width / glyphs.shape[1]))
     word = np.kron(glyphs, np.ones((size, size)))[: shape[0], : shape[1]]
     canvas = np.zeros(shape)
     top, left = (shape[0] - word.shape[0]) // 2, (shape[1] - word.shape[1]) // 2
