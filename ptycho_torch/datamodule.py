@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -29,18 +28,14 @@ from ptycho_torch.data.config import (
     check_seed,
 )
 from ptycho_torch.data.errors import OptionError, describe
-from ptycho_torch.data.split import (
-    check_fractions,
-    region_of_frames,
-    scattered_frames,
-    split_groups,
-)
-from ptycho_torch.dataset import PtychoDataset, Scans
+from ptycho_torch.data.split import check_fractions
+from ptycho_torch.dataset import PtychoDataset
+from ptycho_torch.dataset_split import Split, split_dataset
 from ptycho_torch.sampler import EpochSampler
+from ptycho_torch.scans import Scans, scan_object_shape
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["region", "frames", "none"]
 AssembleOn = Literal["auto", "device", "worker"]
 Residency = Literal["auto", "device", "host"]
 Stage = Literal["train", "val", "test", "predict"]
@@ -281,55 +276,8 @@ class PtychoDataModule(LightningDataModule):
         else:
             train = self.scans["train"]
             assert train is not None
-            self._datasets["train"], self._datasets["val"] = self._split(self._open(train))
-
-    def _split(self, whole: PtychoDataset) -> tuple[PtychoDataset, PtychoDataset]:
-        if self.split == "none" or self.val_fraction == 0:
-            return whole, whole
-        if self.split == "frames":
-            return self._split_frames(whole)
-        train: list[np.ndarray[Any, np.dtype[np.int64]]] = []
-        val: list[np.ndarray[Any, np.dtype[np.int64]]] = []
-        index = whole.index
-        for number, scan in enumerate(whole.scans):
-            rows = np.flatnonzero(index.scan_id == number)
-            part = region_of_frames(scan.xcoords, scan.ycoords, (self.val_fraction,), self.seed)
-            found = split_groups(index.nn_indices[rows], part, 2)
-            logger.info(
-                "%s: region split: %d training and %d validation groups; %d across the border "
-                "dropped",
-                scan.path,
-                len(found.parts[0]),
-                len(found.parts[1]),
-                found.dropped,
-            )
-            for groups, name in zip(found.parts, ("training", "validation"), strict=True):
-                if not len(groups):
-                    raise OptionError(
-                        describe(
-                            scan.path,
-                            f"{name} groups after the region split",
-                            0,
-                            "at least one",
-                            "Change val_fraction, or use split='none' or another scan for val",
-                        )
-                    )
-            train.append(rows[found.parts[0]])
-            val.append(rows[found.parts[1]])
-        return whole.subset(np.concatenate(train)), whole.subset(np.concatenate(val))
-
-    def _split_frames(self, whole: PtychoDataset) -> tuple[PtychoDataset, PtychoDataset]:
-        parts: list[list[Any]] = [[], []]
-        for scan in whole.scans:
-            part = scattered_frames(scan.n_frames, (self.val_fraction,), self.seed)
-            for number in (0, 1):
-                parts[number].append(scan.choose(np.flatnonzero(part == number)))
-        options = {**self._dataset_options, "cache": "off"}
-        grouping = self.grouping.replace(n_subsample=None, subsample_seed=None)
-        train = PtychoDataset(parts[0], grouping=grouping, **options)
-        val = PtychoDataset(parts[1], grouping=grouping, **options)
-        every = np.arange(len(val))
-        return train, val.subset(every, scales=train.index.scales)
+            parts = split_dataset(self._open(train), self.split, self.val_fraction, self.seed)
+            self._datasets["train"], self._datasets["val"] = parts
 
     def _loader(self, stage: Stage) -> DataLoader[Any]:
         dataset = self.dataset(stage)
@@ -401,15 +349,3 @@ class PtychoDataModule(LightningDataModule):
             tables = replace(tables, frames=dataset.bank.copy_to(device))
             self._device_tables[key] = tables
         return tables
-
-
-def scan_object_shape(scan: Any) -> tuple[int, int]:
-    """(H, W) of an object that holds every patch of a scan; objectGuess's shape where it has one."""
-    if scan.objectGuess is not None:
-        height, width = scan.objectGuess.shape
-        return int(height), int(width)
-    half = scan.N - scan.N // 2
-    return (
-        int(np.ceil(scan.ycoords.max())) + half + 1,
-        int(np.ceil(scan.xcoords.max())) + half + 1,
-    )

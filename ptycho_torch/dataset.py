@@ -6,10 +6,9 @@ on first access; frames stay where they lie. Knows no devices, trainers or worke
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +29,18 @@ from ptycho_torch.data.config import (
     check_choice,
     check_integer,
 )
-from ptycho_torch.data.errors import (
-    OptionError,
-    OptionTypeError,
-    ScanError,
-    ScanFileNotFoundError,
-    describe,
-)
+from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.normalization import intensity_scale, pooled_scale
 from ptycho_torch.data.patches import patch_origins, warn_mirrored
-from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.frame_bank import FrameBank
-
-Scan = str | os.PathLike[str] | RawData
-Scans = Scan | Sequence[Scan]
-
-CACHE_SUFFIX = ".groups_cache.npz"
+from ptycho_torch.scans import (
+    Scans,
+    expand_scans,
+    open_scan,
+    resolve_ground_truth,
+    stacked_probes,
+)
 
 
 @dataclass(frozen=True)
@@ -134,19 +129,15 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self.patch_positions: PatchPositions = patch_positions
         self.normalization: Normalization = normalization
         self.cache = cache
-        opened = [
-            _open(scan, measurement, ground_truth, cache) for scan in expand_scans(scans)
-        ]
+        opened = [open_scan(scan, measurement, ground_truth, cache) for scan in expand_scans(scans)]
         if self.grouping.n_subsample is not None:
             count, seed = self.grouping.n_subsample, self.grouping.subsample_seed
             opened = [scan.subsample(count, seed) for scan in opened]
         self.scans: tuple[RawData, ...] = tuple(opened)
         self.bank = FrameBank([scan.frames for scan in self.scans])
         if N is not None and self.bank.N != N:
-            raise ScanError(
-                describe(self.scans[0].path, "diff3d axis 1", self.bank.N, f"N = {N}")
-            )
-        self.ground_truth = _resolve_ground_truth(ground_truth, self.scans)
+            raise ScanError(describe(self.scans[0].path, "diff3d axis 1", self.bank.N, f"N = {N}"))
+        self.ground_truth = resolve_ground_truth(ground_truth, self.scans)
         self._index: GroupIndex | None = None
         self._tables: DeviceTables | None = None
 
@@ -168,7 +159,9 @@ class PtychoDataset(Dataset[PtychoBatch]):
         for scan in self.scans:
             _ = scan.frames.stored
 
-    def subset(self, groups: NDArray[np.integer], scales: NDArray[np.float32] | None = None) -> PtychoDataset:
+    def subset(
+        self, groups: NDArray[np.integer], scales: NDArray[np.float32] | None = None
+    ) -> PtychoDataset:
         """A dataset of some of the groups, sharing scans, frames and scale with this one.
 
         Parameters
@@ -187,6 +180,17 @@ class PtychoDataset(Dataset[PtychoBatch]):
             index.scales if scales is None else scales,
         )
         return part
+
+    def regrouped(self, scans: Sequence[RawData]) -> PtychoDataset:
+        """A dataset with the same options of other scans, such as parts of these; not cached."""
+        return PtychoDataset(
+            scans,
+            grouping=self.grouping.replace(n_subsample=None, subsample_seed=None),
+            ground_truth=self.ground_truth,
+            patch_positions=self.patch_positions,
+            cache="off",
+            normalization=self.normalization,
+        )
 
     def __len__(self) -> int:
         return len(self.index.nn_indices)
@@ -267,7 +271,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
                 padded, margin = padded_object(torch.from_numpy(obj), self.N)
                 objects.append(padded)
         return DeviceTables(
-            probes=torch.from_numpy(_stacked_probes(self.scans)),
+            probes=torch.from_numpy(stacked_probes(self.scans)),
             objects=tuple(objects),
             margin=margin,
             counts=self.bank.counts,
@@ -315,7 +319,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
                 rows = scan_id == scan
                 files[rows] = self.scans[scan].file_indices(nn[rows])
             nn = files
-        return nn + self.bank.starts[scan_id][:, None]
+        return np.add(nn, self.bank.starts[scan_id][:, None])
 
     def _coords(
         self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]
@@ -339,106 +343,9 @@ class PtychoDataset(Dataset[PtychoBatch]):
     def _fetch_patches(self, unique: NDArray[np.integer]) -> Tensor:
         out = np.empty((len(unique), self.N, self.N), dtype=np.complex64)
         bounds = np.searchsorted(unique, self.bank.starts)
-        for scan, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for scan, (start, stop) in enumerate(pairwise(bounds)):
             if start != stop:
                 ready = self.scans[scan].ready_patches
                 assert ready is not None
                 out[start:stop] = ready[unique[start:stop] - self.bank.starts[scan]]
         return torch.from_numpy(out)
-
-
-def expand_scans(scans: Scans) -> list[Path | RawData]:
-    """Paths and scans in order; glob patterns become the sorted files they match.
-
-    Raises
-    ------
-    ScanFileNotFoundError
-        A pattern matches nothing; caches beside scans do not count.
-    """
-    if isinstance(scans, (str, os.PathLike, RawData)):
-        scans = [scans]
-    if not isinstance(scans, Iterable):
-        raise OptionTypeError(
-            describe(None, "scans", type(scans).__name__, "a path, a pattern, a RawData or a list")
-        )
-    found: list[Path | RawData] = []
-    for scan in scans:
-        if isinstance(scan, RawData):
-            found.append(scan)
-            continue
-        if not isinstance(scan, (str, os.PathLike)):
-            raise OptionTypeError(
-                describe(None, "scans", type(scan).__name__, "a path, a pattern or a RawData")
-            )
-        path = Path(scan)
-        if glob.has_magic(str(path)) and not path.exists():
-            names = sorted(glob.glob(str(path)))
-            matches = [Path(name) for name in names if not name.endswith(CACHE_SUFFIX)]
-            if not matches:
-                raise ScanFileNotFoundError(
-                    describe(path, "the pattern", "matching no file", "at least one scan")
-                )
-            found.extend(matches)
-        else:
-            found.append(path)
-    if not found:
-        raise OptionError(describe(None, "scans", "empty", "at least one scan"))
-    return found
-
-
-def _open(
-    scan: Path | RawData, measurement: Measurement, ground_truth: GroundTruth, cache: str | Path
-) -> RawData:
-    if isinstance(scan, RawData):
-        return scan
-    return read_scan(
-        scan,
-        measurement=measurement,
-        sidecar=cache,
-        use_file_Y=ground_truth in ("auto", "file"),
-    )
-
-
-def _resolve_ground_truth(
-    ground_truth: GroundTruth, scans: Sequence[RawData]
-) -> GroundTruth:
-    have = {
-        "object": all(scan.objectGuess is not None for scan in scans),
-        "file": all(scan.has_ready_patches for scan in scans),
-    }
-    if ground_truth == "auto":
-        return "object" if have["object"] else "file" if have["file"] else "none"
-    if ground_truth != "none" and not have[ground_truth]:
-        lacking = {"object": "objectGuess", "file": "Y"}[ground_truth]
-        path = next(
-            scan.path
-            for scan in scans
-            if not (
-                scan.objectGuess is not None
-                if ground_truth == "object"
-                else scan.has_ready_patches
-            )
-        )
-        raise ScanError(
-            describe(
-                path,
-                lacking,
-                "absent",
-                f"present, for ground_truth='{ground_truth}'",
-                "Use ground_truth='auto' or 'none'",
-            )
-        )
-    return ground_truth
-
-
-def _stacked_probes(scans: Sequence[RawData]) -> NDArray[np.complex64]:
-    """Probe modes of every scan, complex64, (S, P, N, N); missing modes are zero."""
-    probes = [
-        scan.probeGuess[None] if scan.probeGuess.ndim == 2 else scan.probeGuess for scan in scans
-    ]
-    stacked = np.zeros(
-        (len(probes), max(len(probe) for probe in probes), *probes[0].shape[1:]), np.complex64
-    )
-    for row, probe in zip(stacked, probes, strict=True):
-        row[: len(probe)] = probe
-    return stacked

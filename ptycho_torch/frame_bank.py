@@ -6,6 +6,7 @@ Owns where a frame lies; frames stay mapped files until they are asked for. Know
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,18 @@ class FrameBank:
             if other.shape[1:] != first.shape[1:]:
                 raise ScanError(
                     describe(
-                        other.path, "diff3d shape", other.shape, f"(M, {first.shape[1]}, "
-                        f"{first.shape[2]}) as in {first.path}",
+                        other.path,
+                        "diff3d shape",
+                        other.shape,
+                        f"(M, {first.shape[1]}, {first.shape[2]}) as in {first.path}",
                     )
                 )
             if other.measurement != first.measurement:
                 raise ScanError(
                     describe(
-                        other.path, "measurement", other.measurement,
+                        other.path,
+                        "measurement",
+                        other.measurement,
                         f"{first.measurement} as in {first.path}",
                     )
                 )
@@ -82,7 +87,7 @@ class FrameBank:
         """
         out = torch.empty((len(numbers), self.N, self.N), dtype=torch_dtype(self.dtype))
         bounds = np.searchsorted(numbers, self.starts)
-        for scan, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for scan, (start, stop) in enumerate(pairwise(bounds)):
             if start == stop:
                 continue
             rows = torch.from_numpy(numbers[start:stop] - self.starts[scan])
@@ -92,7 +97,6 @@ class FrameBank:
             else:
                 out[start:stop] = stored.index_select(0, rows).to(out.dtype)
         return out
-
 
     def copy_to(self, device: torch.device) -> Tensor:
         """All frames as one tensor on a device, (M, N, N), copied in blocks."""

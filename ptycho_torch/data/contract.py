@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,7 @@ COMPLEX = "complex"
 NUMBER = "number"
 INTEGER = "integer"
 
-_KINDS = MappingProxyType(
-    {FLOATING: "f", REAL: "fiu", COMPLEX: "c", NUMBER: "fiuc", INTEGER: "iu"}
-)
+_KINDS = MappingProxyType({FLOATING: "f", REAL: "fiu", COMPLEX: "c", NUMBER: "fiuc", INTEGER: "iu"})
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def spec(door: str, name: str) -> ArraySpec:
 
 def check_array(
     array: object, wanted: ArraySpec, sizes: dict[str, int], file: object = None
-) -> NDArray[np.generic]:
+) -> NDArray[Any]:
     """Refuse an array whose rank, axis lengths or dtype break its entry of the table.
 
     Parameters
@@ -193,8 +192,4 @@ def check_finite(array: NDArray[np.generic], name: str, file: object = None) -> 
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         place = ", ".join(str(i) for i in bad[0])
-        raise ScanError(
-            describe(
-                file, f"{name}[{place}]", array[tuple(bad[0])], "a finite number"
-            )
-        )
+        raise ScanError(describe(file, f"{name}[{place}]", array[tuple(bad[0])], "a finite number"))

@@ -303,9 +303,7 @@ def _oversampled_groups(
     return pool[random.randint(0, len(pool), size=wanted)]
 
 
-def draw_permutations(
-    random: np.random.RandomState, length: int, count: int
-) -> NDArray[np.intp]:
+def draw_permutations(random: np.random.RandomState, length: int, count: int) -> NDArray[np.intp]:
     """``count`` calls of ``random.permutation(length)``, stacked: intp, shape (count, length)."""
     out = np.empty((count, length), dtype=np.intp)
     for row in out:

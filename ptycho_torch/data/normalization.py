@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionError, ScanError, describe
 
-
 CHUNK_BYTES = 16 * 2**20
 """Bytes of frames held at a time where only some frames are read."""
 
@@ -83,7 +82,7 @@ def chosen_frame_energies(
 ) -> NDArray[np.float64]:
     """As :func:`frame_energies`, of some frames only; shape (len(indices),)."""
     if len(indices) == frames.shape[0]:
-        return frame_energies(frames)[indices]
+        return np.take(frame_energies(frames), indices)
     return frame_energies(_ChosenFrames(frames, indices))
 
 

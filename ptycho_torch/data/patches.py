@@ -136,8 +136,8 @@ def sample_weights(
     first
         int64, shape (L,): row or column of the padded object under pixel 0.
     weights
-        In ``precision``, shape (L, N): weight of the second of the two taps of pixel j, which lie at
-        first + j and first + j + 1; the sum float32(j) + position may round up to 1.
+        In ``precision``, shape (L, N): weight of the second of the two
+        taps of pixel j, at first + j and first + j + 1; rounding may bring it up to 1.
     """
     origin = np.asarray(positions, dtype=np.float32).astype(precision)
     first = np.floor(origin)

@@ -7,14 +7,13 @@ positions become groups and what a cache file holds is known by the rooms below.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data import grouping, groups_cache, normalization, patches
+from ptycho_torch.data import grouping, normalization, patches
 from ptycho_torch.data.config import (
     GroupingConfig,
     PatchPositions,
@@ -23,34 +22,24 @@ from ptycho_torch.data.config import (
     check_seed,
 )
 from ptycho_torch.data.contract import check_array, check_finite, spec
-from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, describe
+from ptycho_torch.data.errors import OptionError, OptionTypeError, describe
 from ptycho_torch.data.frame_stack import FrameStack
 from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.group_coords import centred_coords
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.readers import ScanFields, read_fields
+from ptycho_torch.data.scan_checks import (
+    checked_coordinates,
+    checked_frames,
+    checked_patches,
+    checked_probe,
+)
 from ptycho_torch.data.scan_file import write_scan
+from ptycho_torch.data.scan_groups import CachePolicy, ScanGroups, group_scan
 
 logger = logging.getLogger(__name__)
 
 AnyArray = NDArray[Any]
-CachePolicy = str | Path
-"""``"auto"`` (beside the scan), ``"off"``, ``"readonly"``, or a directory."""
-
-
-@dataclass(frozen=True)
-class ScanGroups:
-    """Groups of one scan and what X needs to be scaled.
-
-    Attributes
-    ----------
-    nn_indices
-        Frame indices within the scan, shape (B, C), int32 or int64 as the reference has it.
-    frame_energies
-        Sum of amplitude ** 2 of every frame, float64, shape (M,).
-    """
-
-    nn_indices: NDArray[np.integer]
-    frame_energies: NDArray[np.float64]
 
 
 class RawData:
@@ -103,13 +92,13 @@ class RawData:
     ) -> None:
         sizes: dict[str, int] = {"1": 1, "xy": 2}
         self.path = path
-        self.frames = _as_frames(diff3d, path)
+        self.frames = checked_frames(diff3d, path)
         sizes["M"], sizes["N"] = self.frames.shape[0], self.frames.shape[1]
-        self.xcoords = _coordinates(xcoords, "xcoords", sizes, path)
-        self.ycoords = _coordinates(ycoords, "ycoords", sizes, path)
-        self.xcoords_start = _coordinates(xcoords_start, "xcoords_start", sizes, path)
-        self.ycoords_start = _coordinates(ycoords_start, "ycoords_start", sizes, path)
-        self.probeGuess = _probe(probeGuess, sizes, path)
+        self.xcoords = checked_coordinates(xcoords, "xcoords", sizes, path)
+        self.ycoords = checked_coordinates(ycoords, "ycoords", sizes, path)
+        self.xcoords_start = checked_coordinates(xcoords_start, "xcoords_start", sizes, path)
+        self.ycoords_start = checked_coordinates(ycoords_start, "ycoords_start", sizes, path)
+        self.probeGuess = checked_probe(probeGuess, sizes, path)
         if scan_index is None:
             scan_index = np.zeros(sizes["M"], dtype=np.int64)
         self.scan_index = check_array(scan_index, spec("scan", "scan_index"), sizes, path)
@@ -117,7 +106,7 @@ class RawData:
         if objectGuess is not None:
             self.objectGuess = check_array(objectGuess, spec("scan", "objectGuess"), sizes, path)
             check_finite(self.objectGuess, "objectGuess", path)
-        self._patches = _ready_patches(Y, sizes, path)
+        self._patches = checked_patches(Y, sizes, path)
         self.norm_Y_I = norm_Y_I
         self.metadata = dict(metadata or {})
         self.sample_indices: NDArray[np.int64] | None = None
@@ -134,9 +123,7 @@ class RawData:
         objectGuess: AnyArray | None = None,
     ) -> RawData:
         """A scan whose positions were not corrected: start positions equal the positions."""
-        return cls(
-            xcoords, ycoords, xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
-        )
+        return cls(xcoords, ycoords, xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess)
 
     @classmethod
     def from_fields(cls, fields: ScanFields, *, use_file_Y: bool = False) -> RawData:
@@ -284,26 +271,15 @@ class RawData:
         ScanError
             A frame holds NaN, infinity or negative values, or all frames are zero.
         """
-        request = GroupingRequest.from_config(config, self.n_frames)
-        entry = self._cache_entry(config, cache)
-        if config.strategy == "group_first":
-            all_groups = (
-                entry.all_groups
-                if entry is not None
-                else grouping.legacy_groups(
-                    self.xcoords, self.ycoords, config.gridsize, config.neighbor_count
-                )
-            )
-            groups: NDArray[np.integer] = grouping.group_first(
-                all_groups, request.n_groups, config.seed
-            )
-        else:
-            table = entry.neighbor_table if entry is not None else None
-            if request.table_neighbors != config.neighbor_count:
-                table = None
-            groups = grouping.sample_then_group(self.xcoords, self.ycoords, request, table)
-        energies = entry.frame_energies if entry is not None else None
-        return ScanGroups(groups, self.frame_energies() if energies is None else energies)
+        return group_scan(
+            self.xcoords,
+            self.ycoords,
+            self.frames,
+            self.frame_energies,
+            config,
+            scan_path=self._cache_name(),
+            cache=cache,
+        )
 
     def generate_grouped_data(
         self,
@@ -412,8 +388,8 @@ class RawData:
     def grouped_coords(self, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
         """The six ``coords_*`` arrays of groups; nn_indices (B, C), results (B, 1, 2, C or 1)."""
         return {
-            **_centred("coords", self.xcoords, self.ycoords, nn_indices),
-            **_centred("coords_start", self.xcoords_start, self.ycoords_start, nn_indices),
+            **centred_coords("coords", self.xcoords, self.ycoords, nn_indices),
+            **centred_coords("coords_start", self.xcoords_start, self.ycoords_start, nn_indices),
         }
 
     def grouped_arrays(
@@ -471,45 +447,14 @@ class RawData:
             metadata=self.metadata,
         )
 
-    def _cache_entry(
-        self, config: GroupingConfig, cache: CachePolicy
-    ) -> groups_cache.CachedGroups | None:
-        if cache == "off" or self.path is None:
+    def _cache_name(self) -> Path | None:
+        """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
+        if self.path is None or self.sample_indices is None:
+            return self.path
+        if self._subsample_name is None:
+            logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
             return None
-        scan_path = self.path
-        if self.sample_indices is not None:
-            if self._subsample_name is None:
-                logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
-                return None
-            name = f"{scan_path.stem}.{self._subsample_name}{scan_path.suffix}"
-            scan_path = scan_path.with_name(name)
-
-        def build(missing: groups_cache.Missing) -> groups_cache.BuiltGroups:
-            return groups_cache.BuiltGroups(
-                all_groups=grouping.legacy_groups(
-                    self.xcoords, self.ycoords, config.gridsize, config.neighbor_count
-                )
-                if missing.all_groups
-                else None,
-                neighbor_table=grouping.neighbor_table(
-                    self.xcoords, self.ycoords, config.neighbor_count
-                )
-                if missing.neighbor_table
-                else None,
-                frame_energies=self.frame_energies() if missing.frame_energies else None,
-            )
-
-        return groups_cache.load_or_build(
-            scan_path,
-            xcoords=self.xcoords,
-            ycoords=self.ycoords,
-            frames_identity=self.frames.identity(),
-            measurement=self.frames.measurement,
-            gridsize=config.gridsize,
-            K=config.neighbor_count,
-            policy=cache,
-            build=build,
-        )
+        return self.path.with_name(f"{self.path.stem}.{self._subsample_name}{self.path.suffix}")
 
     def _grouped_patches(
         self,
@@ -519,7 +464,7 @@ class RawData:
     ) -> AnyArray | None:
         groups, channels = nn_indices.shape
         if (ready := self.ready_patches) is not None:
-            taken = ready[self.file_indices(nn_indices.ravel())]
+            taken: AnyArray = ready[self.file_indices(nn_indices.ravel())]
             return taken.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
         if self.objectGuess is None:
             return None
@@ -555,72 +500,3 @@ def read_scan(
     """
     fields = read_fields(Path(path), format=format, **reader_options)
     return RawData.from_fields(fields, use_file_Y=use_file_Y)
-
-
-def _as_frames(diff3d: object, path: Path | None) -> Frames:
-    if isinstance(diff3d, Frames):
-        return diff3d
-    sizes: dict[str, int] = {}
-    array = check_array(diff3d, spec("scan", "diff3d"), sizes, path)
-    if sizes["M"] == 0 or sizes["N"] == 0:
-        raise ScanError(describe(path, "diff3d shape", array.shape, "at least one frame and pixel"))
-    return Frames.from_array(array)
-
-
-def _coordinates(
-    array: object, name: str, sizes: dict[str, int], path: Path | None
-) -> NDArray[np.floating]:
-    if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
-        array = array.astype(np.float64)
-    checked = check_array(array, spec("scan", name), sizes, path)
-    check_finite(checked, name, path)
-    return checked
-
-
-def _probe(array: object, sizes: dict[str, int], path: Path | None) -> AnyArray:
-    wanted = spec("scan", "probeGuess")
-    if isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind == "c":
-        side = sizes["N"]
-        if array.shape == (side, side, 1):
-            array = array[:, :, 0]
-        elif array.shape[0] < 1 or array.shape[1:] != (side, side):
-            raise ScanError(
-                describe(
-                    path,
-                    "probeGuess shape",
-                    array.shape,
-                    f"({side}, {side}) or (P, {side}, {side}), as the frames",
-                )
-            )
-        else:
-            check_finite(array, "probeGuess", path)
-            return array
-    probe = check_array(array, wanted, sizes, path)
-    check_finite(probe, "probeGuess", path)
-    return probe
-
-
-def _ready_patches(Y: object, sizes: dict[str, int], path: Path | None) -> FrameStack | None:
-    if Y is None:
-        return None
-    if isinstance(Y, np.ndarray):
-        Y = Y[..., 0] if Y.ndim == 4 and Y.shape[-1] == 1 else Y
-        return FrameStack.from_array(check_array(Y, spec("scan", "Y"), sizes, path))
-    if not isinstance(Y, FrameStack):
-        raise OptionTypeError(describe(path, "Y", type(Y).__name__, "an array (M, N, N)"))
-    wanted = (sizes["M"], sizes["N"], sizes["N"])
-    if Y.shape != wanted or Y.dtype.kind != "c":
-        raise ScanError(describe(path, "Y", f"{Y.shape} {Y.dtype}", f"{wanted}, complex"))
-    return Y
-
-
-def _centred(
-    prefix: str, x: AnyArray, y: AnyArray, nn_indices: NDArray[np.integer]
-) -> dict[str, AnyArray]:
-    nn = np.stack([x[nn_indices], y[nn_indices]], axis=1)[:, None]
-    offsets = nn.mean(axis=3, keepdims=True)
-    return {
-        f"{prefix}_nn": nn,
-        f"{prefix}_offsets": offsets,
-        f"{prefix}_relative": -(nn - offsets),
-    }

@@ -98,7 +98,7 @@ def _write_member(
 def _write_array(member: IO[bytes], array: NDArray[np.generic]) -> None:
     contiguous = np.ascontiguousarray(array)
     if contiguous.nbytes:
-        member.write(memoryview(contiguous.reshape(-1).view(np.uint8)))
+        member.write(contiguous.reshape(-1).view(np.uint8).data)
 
 
 def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

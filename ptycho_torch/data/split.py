@@ -76,9 +76,7 @@ def region_of_frames(
     return part
 
 
-def scattered_frames(
-    n_frames: int, fractions: tuple[float, ...], seed: int
-) -> NDArray[np.int64]:
+def scattered_frames(n_frames: int, fractions: tuple[float, ...], seed: int) -> NDArray[np.int64]:
     """Frames of every part drawn at random; int64, shape (M,), as :func:`region_of_frames`."""
     check_fractions(fractions)
     order = np.random.RandomState(seed).permutation(n_frames)
@@ -113,9 +111,7 @@ def split_groups(
     )
 
 
-def shared_frames(
-    first: NDArray[np.integer], second: NDArray[np.integer]
-) -> NDArray[np.integer]:
+def shared_frames(first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.integer]:
     """Frames that occur in both lists of groups: empty for a split that does not leak."""
     return np.intersect1d(first, second)
 

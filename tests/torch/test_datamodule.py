@@ -29,7 +29,12 @@ class Recorder(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: dict[str, list[PtychoBatch]] = {"train": [], "val": [], "test": [], "predict": []}
+        self.seen: dict[str, list[PtychoBatch]] = {
+            "train": [],
+            "val": [],
+            "test": [],
+            "predict": [],
+        }
 
     def training_step(self, batch: PtychoBatch, index: int) -> Any:
         self.seen["train"].append(batch)
@@ -133,7 +138,16 @@ class TestLoops:
         routed = batches(assemble_on=assemble_on, residency=residency, num_workers=workers)
         assert [len(batch) for batch in plain] == [len(batch) for batch in routed]
         for first, second in zip(plain, routed, strict=True):
-            for name in ("X", "Y", "coords", "positions", "nn_indices", "probe", "scale", "scan_id"):
+            for name in (
+                "X",
+                "Y",
+                "coords",
+                "positions",
+                "nn_indices",
+                "probe",
+                "scale",
+                "scan_id",
+            ):
                 assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 

@@ -29,7 +29,9 @@ def scan_file(tmp_path: Path) -> Path:
 def stacked(dataset: PtychoDataset) -> dict[str, np.ndarray]:
     batch = dataset.__getitems__(range(len(dataset)))
     names = ("X", "Y", "coords_nominal", "global_offsets", "local_offsets", "nn_indices")
-    return {name: getattr(batch, name).numpy() for name in names if getattr(batch, name) is not None}
+    return {
+        name: getattr(batch, name).numpy() for name in names if getattr(batch, name) is not None
+    }
 
 
 @pytest.mark.parametrize("gridsize", [1, 2, 3])
@@ -37,7 +39,7 @@ def stacked(dataset: PtychoDataset) -> dict[str, np.ndarray]:
 def test_batches_equal_the_arrays_of_raw_data(
     scan_file: Path, gridsize: int, positions: str
 ) -> None:
-    options = dict(gridsize=gridsize, neighbor_count=10, n_groups=40, seed=5)
+    options = {"gridsize": gridsize, "neighbor_count": 10, "n_groups": 40, "seed": 5}
     raw = RawData.from_file(scan_file)
     mirrored = positions == "reference" and gridsize > 1
     dataset = PtychoDataset(
@@ -146,11 +148,12 @@ def test_moved_positions_are_grouped_anew(scan_file: Path) -> None:
 
 
 def test_scans_of_a_list_keep_their_own_scale_probe_and_object(tmp_path: Path) -> None:
-    paths = [
-        simulate_scan(n_frames=40 + 10 * i, N=16, object_size=50 + i, photons=10.0 ** (3 + i), seed=i)
-        .to_file(tmp_path / f"s{i}.npz")
-        for i in range(3)
-    ]  # fmt: skip
+    paths = []
+    for i in range(3):
+        scan = simulate_scan(
+            n_frames=40 + 10 * i, N=16, object_size=50 + i, photons=10.0 ** (3 + i), seed=i
+        )
+        paths.append(scan.to_file(tmp_path / f"s{i}.npz"))
     whole = PtychoDataset(str(tmp_path / "s*.npz"), patch_positions="scan")
     parts = [PtychoDataset(path, patch_positions="scan") for path in paths]
     assert len(whole) == sum(len(part) for part in parts) == 150
@@ -171,9 +174,7 @@ def test_one_scale_for_all_scans_pools_their_energies(tmp_path: Path) -> None:
         simulate_scan(n_frames=40, N=16, object_size=50, photons=10.0 ** (3 + i), seed=i).to_file(
             tmp_path / f"s{i}.npz"
         )
-    dataset = PtychoDataset(
-        str(tmp_path / "s*.npz"), patch_positions="scan", normalization="all"
-    )
+    dataset = PtychoDataset(str(tmp_path / "s*.npz"), patch_positions="scan", normalization="all")
     X = dataset.__getitems__(range(80)).X.double()
     assert len(set(dataset.index.scales.tolist())) == 1
     assert float((X**2).sum((1, 2)).mean()) == pytest.approx((16 / 2) ** 2, rel=1e-6)
@@ -213,7 +214,7 @@ def test_pickled_dataset_holds_no_frames(scan_file: Path) -> None:
     wanted = dataset[3].X
     data = pickle.dumps(dataset)
     assert len(data) < 40_000 < dataset.bank.nbytes
-    assert torch.equal(pickle.loads(data)[3].X, wanted)
+    assert torch.equal(pickle.loads(data)[3].X, wanted)  # noqa: S301
 
 
 def test_file_patches_are_used_when_asked_for(tmp_path: Path) -> None:

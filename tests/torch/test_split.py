@@ -52,5 +52,5 @@ def test_scattered_frames_have_the_share_asked_for_and_follow_the_seed() -> None
 
 @pytest.mark.parametrize("fractions", [(-0.1,), (1.0,), (0.5, 0.5)])
 def test_fractions_that_leave_nothing_to_train_on_are_refused(fractions: tuple[float, ...]) -> None:
-    with pytest.raises(OptionError, match="split fractions is .* sum below 1"):
+    with pytest.raises(OptionError, match=r"split fractions is .* sum below 1"):
         scattered_frames(10, fractions, seed=0)

@@ -1,0 +1,39 @@
+"""Positions of grouped frames relative to their group's centre."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+AnyArray = NDArray[Any]
+
+
+def centred_coords(
+    prefix: str, x: AnyArray, y: AnyArray, nn_indices: NDArray[np.integer]
+) -> dict[str, AnyArray]:
+    """Three arrays of groups, named after ``prefix``.
+
+    Parameters
+    ----------
+    prefix
+        ``"coords"`` or ``"coords_start"``.
+    x, y
+        Positions, shape (M,), object pixels.
+    nn_indices
+        Grouped frames, shape (B, C).
+
+    Returns
+    -------
+    coords
+        ``<prefix>_nn`` (B, 1, 2, C), (x, y) on axis 2; ``<prefix>_offsets`` (B, 1, 2, 1), their
+        mean over C; ``<prefix>_relative`` (B, 1, 2, C) = -(nn - offsets). dtype of ``x``.
+    """
+    nn = np.stack([x[nn_indices], y[nn_indices]], axis=1)[:, None]
+    offsets = nn.mean(axis=3, keepdims=True)
+    return {
+        f"{prefix}_nn": nn,
+        f"{prefix}_offsets": offsets,
+        f"{prefix}_relative": -(nn - offsets),
+    }
