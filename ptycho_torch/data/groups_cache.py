@@ -199,7 +199,7 @@ def load_or_build(
         if _is_kept(parts, identity):
             logger.info("groups cache reused: %s", _first_usable(files).path)
         elif files[0].state not in ("absent", "usable"):
-            logger.warning("groups cache %s: %s; not used", places[0], files[0].reason)
+            logger.warning("groups cache not used: %s", files[0].fault)
         return _completed(parts, key, build)
     refusals: list[str] = []
     complete: CachedGroups | None = None
@@ -221,7 +221,7 @@ def load_or_build(
                     logger.info("groups cache reused: %s", _first_usable(files).path)
                     return _completed(parts, key, build)
                 if files[index].state == "damaged":
-                    logger.warning("groups cache %s: %s; rebuilt", place, files[index].reason)
+                    logger.warning("groups cache rebuilt: %s", files[index].fault)
                 complete = _completed(parts, key, build)
             if not files[index].replaceable:
                 refusals.append(_refusal(files[index]))
@@ -232,9 +232,9 @@ def load_or_build(
                 refusals.append(str(error))
                 continue
             verb = "extended" if files[index].state == "usable" else "written"
-            logger.info("groups cache %s: %s", verb, " ".join([str(place), *refusals]))
+            logger.info("groups cache %s: %s", verb, "; ".join([str(place), *refusals]))
             return complete
-    logger.warning("groups cache %s: not kept: %s", places[0], " ".join(refusals))
+    logger.warning("groups cache %s not kept: %s", places[0], "; ".join(refusals))
     return complete or _completed(parts, key, build)
 
 
@@ -269,8 +269,8 @@ def verify(
     if xcoords is not None and ycoords is not None:
         key = CacheKey.of(xcoords, ycoords, key.gridsize, key.neighbors)
     judged = read_cache(file, key)
-    if judged.state != "usable" and judged.reason not in faults:
-        faults.append(judged.reason)
+    if judged.state != "usable" and judged.fault not in faults:
+        faults.append(judged.fault)
     return faults
 
 
@@ -347,9 +347,8 @@ def _first_usable(files: Sequence[CacheFile]) -> CacheFile:
 
 def _refusal(file: CacheFile) -> str:
     if file.state == "damaged":
-        logger.warning("groups cache %s: %s; left alone", file.path, file.reason)
-    reason = file.reason or "it has members of ours that are none"
-    return f"{file.path} is left alone: {reason}"
+        logger.warning("groups cache left alone: %s", file.fault)
+    return f"left alone: {file.fault}"
 
 
 def _completed(parts: BuiltGroups, key: CacheKey, build: Build) -> CachedGroups:

@@ -86,6 +86,12 @@ class CacheFile:
     frames_identity: Mapping[str, Any] | None = None
     groups_origin: str = "computed"
 
+    @property
+    def fault(self) -> str:
+        """File and reason in one line."""
+        named = self.reason.startswith(str(self.path))
+        return self.reason if named else f"{self.path}: {self.reason}"
+
 
 def read_cache(path: Path, key: CacheKey) -> CacheFile:
     """Read and judge one cache file. Never raises for what the file is or holds."""
@@ -131,13 +137,11 @@ def _judge_own(
         if version > FORMAT_VERSION:
             reason = f"written by a newer version (format {version})"
             return CacheFile(path, "other", reason, replaceable=False, extras=extras)
-        described = (
-            str(_scalar(texts, "dataset_checksum", path)),
-            str(_scalar(texts, "positions_digest", path)),
-            int(_scalar(texts, "gridsize", path)),
-            int(_scalar(texts, "overlap_factor", path)),
-        )
-        if described != (key.dataset_checksum, key.positions_digest, key.gridsize, key.neighbors):
+        lacking = [name for name in REFERENCE_KEYS if name not in members]
+        if lacking:
+            raise ScanError(describe(path, lacking[0], "missing", "there"))
+        digest = str(_scalar(texts, "positions_digest", path))
+        if digest != key.positions_digest or not _matches(texts, key):
             replaceable = origin != "found" and not extras
             reason = "of other positions or grouping options"
             return CacheFile(path, "other", reason, replaceable=replaceable, extras=extras)
@@ -200,6 +204,7 @@ def _judge_foreign(
     return CacheFile(
         path,
         "usable",
+        "" if extendable else "a member has a name of ours and is not",
         replaceable=extendable,
         extras=extras,
         all_groups=groups,
