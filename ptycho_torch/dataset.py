@@ -319,7 +319,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
                 rows = scan_id == scan
                 files[rows] = self.scans[scan].file_indices(nn[rows])
             nn = files
-        return np.add(nn, self.bank.starts[scan_id][:, None])
+        numbers: NDArray[np.integer] = nn + self.bank.starts[scan_id][:, None]
+        return numbers
 
     def _coords(
         self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]
