@@ -23,6 +23,7 @@ from ptycho_torch.data.npy_header import shape_text
 from ptycho_torch.data.sidecar import Sidecar, SidecarPolicy, SidecarWord, find_sidecar
 from ptycho_torch.data.sidecar_build import build_sidecar
 from ptycho_torch.data.stack_source import (
+    BLOCK_BYTES,
     AxisOrder,
     StackSource,
     check_square,
@@ -282,7 +283,7 @@ class FrameStack:
         if self._array is None and source is not None and not source.in_place:
             sidecar = None if self._policy == "off" else find_sidecar(source, self._policy)
             if sidecar is None and source.frame_by_frame:
-                yield from source.frame_blocks()
+                yield from source.frame_blocks(min(chunk_bytes, BLOCK_BYTES))
                 return
         stored = self.stored
         step = max(1, chunk_bytes // max(1, self.nbytes // len(self)))
@@ -388,7 +389,7 @@ def _in_memory(source: StackSource) -> NDArray[Any]:
     try:
         raw = bytearray()
         with source.numbers() as numbers:
-            while block := numbers.read(1 << 20):
+            while block := numbers.read(1 << 18):
                 raw += block
             numbers.finish()
         on_disk = np.frombuffer(raw, source.header.dtype).reshape(source.disk_shape)

@@ -124,15 +124,16 @@ def find_sidecar(source: StackSource, policy: SidecarPolicy) -> Sidecar | None:
     return None
 
 
-def read_sidecar(path: Path, source: StackSource) -> Sidecar | None:
-    """Check one file: None when it is missing, or with one warning when it is not believed."""
+def read_sidecar(path: Path, source: StackSource, *, report: bool = True) -> Sidecar | None:
+    """Check one file: None when it is missing or not believed; the latter is one warning."""
     try:
         with open(path, "rb") as stream:
             return _checked(path, stream, source)
     except FileNotFoundError:
         return None
     except (_NotBelieved, OSError) as error:
-        logger.warning("%s: not used: %s", path, error)
+        if report:
+            logger.warning("%s: not used: %s", path, error)
         return None
 
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -59,7 +58,8 @@ def build_sidecar(
     """
     path = _place(source, policy) / sidecar_name(source)
     with build_lock(path):
-        built = read_sidecar(path, source)
+        # Whoever looked before already reported what is wrong with it.
+        built = read_sidecar(path, source, report=False)
         if built is None:
             _require_space(path, source)
             logger.info("%s: converting %s of %s", path, source.field, source.path)
@@ -73,37 +73,45 @@ def build_sidecar(
 
 
 def _place(source: StackSource, policy: SidecarPolicy) -> Path:
-    directory = sidecar_directories(source, policy)[0]
-    if not isinstance(policy, Path):
-        return writable_cache_directory(directory)
+    beside, *elsewhere = sidecar_directories(source, policy)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if isinstance(policy, Path):
+            beside.mkdir(parents=True, exist_ok=True)
+            return beside
+        # The superuser could write where all write permission was taken away; whoever took it away
+        # meant everybody.
+        if elsewhere and not beside.stat().st_mode & 0o222:
+            elsewhere[0].mkdir(mode=0o700, parents=True, exist_ok=True)
+            logger.info("%s: read-only; the sidecar goes to %s", beside, elsewhere[0])
+            return elsewhere[0]
     except OSError as error:
         raise ScanFileError(
             describe(
-                directory,
+                elsewhere[0] if elsewhere else beside,
                 "sidecar directory",
                 f"not made ({error.strerror})",
                 "a directory that can be written",
                 "Give another, or sidecar='off'",
             )
         ) from error
-    return directory
+    return writable_cache_directory(beside)
 
 
 def _require_space(path: Path, source: StackSource) -> None:
-    with suppress(OSError):
+    try:
         free = shutil.disk_usage(path.parent).free
-        if free < source.data_bytes:
-            raise ScanFileError(
-                describe(
-                    path.parent,
-                    "free space",
-                    f"{free >> 20} MiB",
-                    f"{(source.data_bytes >> 20) + 1} MiB for the sidecar of {source.path.name}",
-                    "Free some, give another directory, or sidecar='off'",
-                )
+    except OSError:
+        return
+    if free < source.data_bytes:
+        raise ScanFileError(
+            describe(
+                path.parent,
+                "free space",
+                f"{free >> 20} MiB",
+                f"{(source.data_bytes >> 20) + 1} MiB for the sidecar of {source.path.name}",
+                "Free some, give another directory, or sidecar='off'",
             )
+        )
 
 
 def _write(path: Path, source: StackSource, progress: Progress | None) -> None:

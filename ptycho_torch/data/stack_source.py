@@ -31,7 +31,7 @@ from ptycho_torch.data.zip_members import (
 
 AxisOrder = Literal["frames_first", "frames_last"]
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 
 
 def disk_axes(header: NpyHeader, order: AxisOrder) -> tuple[int, ...]:

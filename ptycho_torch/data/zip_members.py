@@ -20,7 +20,7 @@ from ptycho_torch.data.errors import ScanFileError, describe
 STORED = 0
 DEFLATED = 8
 MAX_MEMBERS = 4096
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
 
 _ENCRYPTED = 0x0001
 _SIZES_FOLLOW_DATA = 0x0008
@@ -114,18 +114,23 @@ def read_directory(stream: BinaryIO, file: object) -> Mapping[str, ZipMember]:
 
 def _directory_extent(stream: BinaryIO, file: object, total: int) -> tuple[int, int, int]:
     """Number of entries, first byte and end of the directory."""
-    tail_start = max(0, total - _END.size - _UNKNOWN16)
-    stream.seek(tail_start)
-    tail = stream.read(total - tail_start)
-    found = tail.rfind(b"PK\x05\x06")
-    if found < 0 or found + _END.size > len(tail):
+    # The end record is the last thing in the file, unless a comment follows it.
+    for tail_bytes in (_END.size, _END.size + _UNKNOWN16):
+        tail_start = max(0, total - tail_bytes)
+        stream.seek(tail_start)
+        tail = stream.read(total - tail_start)
+        found = tail.rfind(b"PK\x05\x06")
+        if 0 <= found <= len(tail) - _END.size:
+            break
+    else:
         raise damaged(file, "file", "no complete zip archive", "an .npz archive")
     _, disk, disk_start, here, count, size, start, comment = _END.unpack_from(tail, found)
     if found + _END.size + comment != len(tail):
         raise damaged(file, "file end", "unexpected bytes", "the end of a zip archive")
     end = tail_start + found
-    if _UNKNOWN16 in (here, count) or _UNKNOWN32 in (size, start):
-        end, here, count, size, start = _zip64_extent(stream, file, end)
+    wide = _zip64_extent(stream, file, end)
+    if wide is not None:
+        end, here, count, size, start = wide
         disk = disk_start = 0
     if disk or disk_start or here != count or start + size != end:
         raise damaged(
@@ -136,17 +141,23 @@ def _directory_extent(stream: BinaryIO, file: object, total: int) -> tuple[int, 
     return count, start, end
 
 
-def _zip64_extent(stream: BinaryIO, file: object, end: int) -> tuple[int, int, int, int, int]:
+def _zip64_extent(
+    stream: BinaryIO, file: object, end: int
+) -> tuple[int, int, int, int, int] | None:
+    """The 64-bit end record, where a locator before the plain one announces it."""
     locator_at = end - _END64_LOCATOR.size
-    if locator_at >= 0:
-        stream.seek(locator_at)
-        mark, _, record_at, _ = _END64_LOCATOR.unpack(stream.read(_END64_LOCATOR.size))
-        if mark == b"PK\x06\x07" and record_at + _END64.size == locator_at:
-            stream.seek(record_at)
-            record = _END64.unpack(stream.read(_END64.size))
-            if record[0] == b"PK\x06\x06":
-                return record_at, record[6], record[7], record[8], record[9]
-    raise damaged(file, "zip directory", "no zip64 record", "one before the end of the file")
+    if locator_at < 0:
+        return None
+    stream.seek(locator_at)
+    mark, _, record_at, _ = _END64_LOCATOR.unpack(stream.read(_END64_LOCATOR.size))
+    if mark != b"PK\x06\x07":
+        return None
+    if record_at + _END64.size == locator_at:
+        stream.seek(record_at)
+        record = _END64.unpack(stream.read(_END64.size))
+        if record[0] == b"PK\x06\x06":
+            return record_at, record[6], record[7], record[8], record[9]
+    raise damaged(file, "zip64 end record", "not where it should be", "one before its locator")
 
 
 def _parse_entry(directory: bytes, at: int, file: object) -> tuple[ZipMember, int]:
@@ -344,7 +355,7 @@ class MemberStream:
             return self._packed(min(size, BLOCK_BYTES))
         try:
             while not self._inflate.eof:
-                packed = self._pending or self._packed(BLOCK_BYTES >> 2)
+                packed = self._pending or self._packed(BLOCK_BYTES)
                 part = self._inflate.decompress(packed, min(size, BLOCK_BYTES))
                 self._pending = self._inflate.unconsumed_tail
                 if part or not packed:

@@ -98,9 +98,7 @@ class Archive:
             )
         if header.dtype.itemsize > (16 if header.dtype.kind == "c" else 8):
             raise ScanError(
-                describe(
-                    self.file, f"{wanted.name} dtype", header.dtype, "double or less"
-                )
+                describe(self.file, f"{wanted.name} dtype", header.dtype, "double or less")
             )
         array = self.read(wanted.name)
         if array.dtype.kind in "fc":

@@ -28,6 +28,8 @@ from ptycho_torch.data.zip_members import damaged
 
 DEFAULT_MAX_BYTES = 2 << 30
 _BLOCK_BYTES = 1 << 20
+# Pixels kept free before the first patch, for interpolation and for positions that get refined.
+MARGIN_PX = 2.0
 
 
 def recognises(path: Path) -> bool:
@@ -51,8 +53,10 @@ def read_tike(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanFields:
     Returns
     -------
     fields
-        Frames stay counts, with the zero frequency moved to (N//2, N//2); positions are patch
-        centres; the probe is scaled so that sum |P|**2 is the mean count of a frame.
+        Frames stay counts, with the zero frequency moved to (N//2, N//2). Positions are patch
+        centres; where a patch would begin at a negative pixel, all are moved by one shift, kept as
+        ``positions_shift_px`` (x, y) in the metadata, so that the first begins at pixel 2. The
+        probe is scaled so that sum |P|**2 is the mean count of a frame.
 
     Raises
     ------
@@ -80,8 +84,11 @@ def read_tike(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanFields:
         )
     check_frame_values(counts, file=path, field="data")
     frames = Frames.from_array(np.fft.fftshift(counts, axes=(1, 2)), measurement="counts")
-    xcoords = scan[:, 1].astype(np.float64) + width / 2
-    ycoords = scan[:, 0].astype(np.float64) + height / 2
+    corners = scan[:, ::-1].astype(np.float64)
+    # An origin in the middle of the object gives negative corners. No frame depends on the origin,
+    # so such a scan is moved to where every patch lies within an array.
+    shift = np.where(corners.min(axis=0) < 0, MARGIN_PX - corners.min(axis=0), 0.0)
+    xcoords, ycoords = (corners + shift + width / 2).T.copy()
     return ScanFields(
         path=path,
         xcoords=xcoords,
@@ -91,7 +98,11 @@ def read_tike(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanFields:
         frames=frames,
         probeGuess=_scaled(probe, counts, path),
         scan_index=np.zeros(n_frames, np.int64),
-        metadata={"source": path.name, "format": "tike"},
+        metadata={
+            "source": path.name,
+            "format": "tike",
+            "positions_shift_px": [float(shift[0]), float(shift[1])],
+        },
     )
 
 
