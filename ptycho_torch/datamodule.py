@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ptycho_torch.assembly import DeviceTables, FrameSelection, assemble, probe_of_groups
 from ptycho_torch.batch import PtychoBatch
@@ -31,6 +31,8 @@ from ptycho_torch.data.errors import OptionError, describe
 from ptycho_torch.data.split import check_fractions
 from ptycho_torch.dataset import PtychoDataset
 from ptycho_torch.dataset_split import Split, split_dataset
+from ptycho_torch.loader import GroupLoader, same
+from ptycho_torch.progress import EpochProgress
 from ptycho_torch.sampler import EpochSampler
 from ptycho_torch.scans import Scans, scan_object_shape
 
@@ -57,10 +59,6 @@ class _Selections(Dataset[FrameSelection]):
 
     def __getitems__(self, indices: Sequence[int]) -> FrameSelection:
         return self.dataset.select(indices, gather=self.gather)
-
-
-def _identity(batch: Any) -> Any:
-    return batch
 
 
 class PtychoDataModule(LightningDataModule):
@@ -176,6 +174,7 @@ class PtychoDataModule(LightningDataModule):
             "normalization": normalization,
         }
         self._datasets: dict[Stage, PtychoDataset] = {}
+        self._progress = EpochProgress()
         self._device_tables: dict[tuple[int, torch.device], DeviceTables] = {}
 
     # -- what models ask for -----------------------------------------------------------------
@@ -221,21 +220,47 @@ class PtychoDataModule(LightningDataModule):
         for name in wanted[stage]:
             self.dataset(name)
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> GroupLoader:
         """Shuffled batches; every rank takes equally many steps."""
-        return self._loader("train")
+        loader = self._loader("train")
+        self._progress.start(self.trainer, loader)
+        return loader
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> GroupLoader:
         """Every validation group exactly once."""
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> GroupLoader:
         """Every test group exactly once."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Any]:
+    def predict_dataloader(self) -> GroupLoader:
         """Every group exactly once, in the order of the scans."""
         return self._loader("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands: seed, epoch, and samples consumed in it by all ranks together."""
+        return {"seed": self.seed, **self._progress.state(self.trainer)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint stood, with any number of workers, ranks and any batch size.
+
+        Raises
+        ------
+        OptionError
+            The checkpoint was made with another seed, so its order is another one.
+        """
+        if state_dict["seed"] != self.seed:
+            raise OptionError(
+                describe(
+                    "checkpoint",
+                    "seed of the data",
+                    state_dict["seed"],
+                    f"{self.seed}, as configured now",
+                    f"Set data.seed={state_dict['seed']} to resume",
+                )
+            )
+        self._progress.restore(state_dict)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -279,7 +304,7 @@ class PtychoDataModule(LightningDataModule):
             parts = split_dataset(self._open(train), self.split, self.val_fraction, self.seed)
             self._datasets["train"], self._datasets["val"] = parts
 
-    def _loader(self, stage: Stage) -> DataLoader[Any]:
+    def _loader(self, stage: Stage) -> GroupLoader:
         dataset = self.dataset(stage)
         device = self._device()
         unassembled = self.assemble_on == "device" or (
@@ -298,12 +323,12 @@ class PtychoDataModule(LightningDataModule):
             seed=self.seed,
             even=stage == "train",
         )
-        return DataLoader(
+        return GroupLoader(
             source,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=_identity,
+            collate_fn=same,
             pin_memory=device.type == "cuda",
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,

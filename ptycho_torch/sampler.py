@@ -77,18 +77,31 @@ class EpochSampler(DistributedSampler[Any]):
             self.consumed = 0
         super().set_epoch(epoch)
 
-    def _remaining(self) -> NDArray[np.int64]:
+    @property
+    def epoch_size(self) -> int:
+        """Samples of all ranks together in a whole epoch."""
         size = len(self.dataset)  # type: ignore[arg-type]
-        order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle)[self.consumed :]
-        if self.even:
-            order = order[: len(order) - len(order) % self.num_replicas]
-        return order[self.rank :: self.num_replicas]
+        return size - size % self.num_replicas if self.even else size
+
+    @property
+    def remaining(self) -> int:
+        """Samples of this rank that are left in the epoch."""
+        return self._share(max(0, len(self.dataset) - self.consumed))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._remaining().tolist())
+        size = len(self.dataset)  # type: ignore[arg-type]
+        order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle)[self.consumed :]
+        mine = order[self.rank :: self.num_replicas][: self._share(len(order))]
+        return iter(mine.tolist())
 
     def __len__(self) -> int:
-        left = max(0, len(self.dataset) - self.consumed)  # type: ignore[arg-type]
+        """Samples of this rank in a whole epoch, also while one is resumed.
+
+        Trainers count the batches of a resumed epoch from its beginning.
+        """
+        return self._share(len(self.dataset))  # type: ignore[arg-type]
+
+    def _share(self, size: int) -> int:
         if self.even:
-            return left // self.num_replicas
-        return (left - self.rank + self.num_replicas - 1) // self.num_replicas
+            return size // self.num_replicas
+        return (size - self.rank + self.num_replicas - 1) // self.num_replicas
