@@ -6,12 +6,13 @@ do not. Owns the count and its translation to Lightning's batch counters.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ptycho_torch.sampler import EpochSampler
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.loops.progress import _ProcessedTracker
 
     from ptycho_torch.loader import GroupLoader
 
@@ -34,7 +35,7 @@ class EpochProgress:
             epoch, consumed = self._restored or (0, 0)
             return {"epoch": epoch, "consumed": consumed}
         resumed = sampler.epoch == self._first_epoch
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        batches = _batch_counters(trainer).processed
         if resumed:
             batches -= self._batches_at_start
         consumed = batches * self._batch_size * sampler.num_replicas
@@ -64,7 +65,11 @@ class EpochProgress:
         if trainer is None or consumed == 0:
             return
         # They count the epoch's batches from its beginning, in batches of this run.
-        current = trainer.fit_loop.epoch_loop.batch_progress.current
+        current = _batch_counters(trainer)
         finishing = current.processed - current.completed
         current.ready = current.started = current.processed = done
         current.completed = done - finishing
+
+
+def _batch_counters(trainer: Trainer) -> _ProcessedTracker:
+    return cast("_ProcessedTracker", trainer.fit_loop.epoch_loop.batch_progress.current)

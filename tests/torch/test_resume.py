@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,12 @@ def run(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, max_epochs=EPOCHS, limit_val_batches=0, default_root_dir=folder,
     )  # fmt: skip
-    try:
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        pass
     return [(epoch, sample) for epoch, samples in model.visited for sample in samples]
 
 
-@pytest.mark.parametrize("stop_at", [1, 8, 9, *random.Random(0).sample(range(2, 27), 5)])  # noqa: S311
+@pytest.mark.parametrize("stop_at", [1, 8, 9, *random.Random(0).sample(range(2, 27), 5)])
 def test_resumed_run_sees_the_same_samples_in_the_same_order(
     scan_file: Path, tmp_path: Path, stop_at: int
 ) -> None:
