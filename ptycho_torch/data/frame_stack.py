@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_torch.data.errors import OptionError, ScanError, ScanFileError, describe
+from ptycho_torch.data.errors import ScanError, ScanFileError, describe
 from ptycho_torch.data.mapped_file import map_array, require_unchanged, state_of
 from ptycho_torch.data.npy_header import shape_text
-from ptycho_torch.data.sidecar import Sidecar, SidecarPolicy, SidecarWord, find_sidecar
+from ptycho_torch.data.sidecar import Sidecar, SidecarPolicy, check_policy, find_sidecar
 from ptycho_torch.data.sidecar_build import build_sidecar
 from ptycho_torch.data.stack_source import (
     BLOCK_BYTES,
@@ -85,7 +84,7 @@ class FrameStack:
     ) -> None:
         self._source = source
         self._array = array
-        self._policy = _checked_policy(sidecar)
+        self._policy = check_policy(sidecar)
         self._sidecar: Sidecar | None = None
         file, field = (None, "frames") if source is None else (source.path, source.field)
         if self.dtype.kind not in self.allowed_kinds or self.dtype.itemsize > 16:
@@ -253,7 +252,7 @@ class FrameStack:
             if sidecar is not None:
                 self._array, self._sidecar = sidecar.map(), sidecar
                 return
-        self._array = _in_memory(source)
+        self._array = source.load()
 
     def rows(self, indices: ArrayLike) -> NDArray[Any]:
         """Copy some frames, (len(indices), N, N), as stored values."""
@@ -369,38 +368,3 @@ class FrameStack:
     @classmethod
     def _dtype_wish(cls) -> str:
         return "an integer, floating or complex dtype of at most 16 bytes"
-
-
-def _checked_policy(policy: SidecarPolicy | str) -> SidecarPolicy:
-    if isinstance(policy, Path):
-        return policy
-    for known in get_args(SidecarWord):
-        if policy == known:
-            word: SidecarWord = known
-            return word
-    # A configuration file can only spell a directory as text; a bare word is a spelling mistake.
-    if isinstance(policy, str) and (os.sep in policy or os.path.isdir(policy)):
-        return Path(policy)
-    raise OptionError(describe(None, "sidecar", repr(policy), "auto, off, readonly or a directory"))
-
-
-def _in_memory(source: StackSource) -> NDArray[Any]:
-    """Read a stack that cannot be mapped; memory grows with bytes that are really there."""
-    try:
-        raw = bytearray()
-        with source.numbers() as numbers:
-            while block := numbers.read(1 << 18):
-                raw += block
-            numbers.finish()
-        on_disk = np.frombuffer(raw, source.header.dtype).reshape(source.disk_shape)
-        return np.ascontiguousarray(on_disk.transpose(source.axes), dtype=source.dtype)
-    except MemoryError as error:
-        raise ScanFileError(
-            describe(
-                source.path,
-                source.field,
-                f"{source.data_bytes} bytes and does not fit in memory",
-                "frames that fit",
-                "Use sidecar='auto' or a directory",
-            )
-        ) from error

@@ -23,14 +23,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from ptycho_torch.data.atomic_file import user_cache_directory
-from ptycho_torch.data.errors import PtychoTorchError
+from ptycho_torch.data.errors import OptionError, PtychoTorchError, describe
 from ptycho_torch.data.mapped_file import FileState, map_array, opened, state_of
 from ptycho_torch.data.stack_source import StackSource
 
@@ -44,6 +44,26 @@ _MARK = b"PTYSIDE1"
 _TAIL = struct.Struct("<LL8s")
 _MAX_RECORD_BYTES = 4096
 _BLOCK_BYTES = 4 << 20
+
+
+def check_policy(policy: SidecarPolicy | str) -> SidecarPolicy:
+    """Turn what a user gave into a policy; refuse anything else.
+
+    Raises
+    ------
+    OptionError
+        Neither a known word nor a directory.
+    """
+    if isinstance(policy, Path):
+        return policy
+    for known in get_args(SidecarWord):
+        if policy == known:
+            word: SidecarWord = known
+            return word
+    # A configuration file can only spell a directory as text; a bare word is a spelling mistake.
+    if isinstance(policy, str) and (os.sep in policy or os.path.isdir(policy)):
+        return Path(policy)
+    raise OptionError(describe(None, "sidecar", repr(policy), "auto, off, readonly or a directory"))
 
 
 @dataclass(frozen=True)

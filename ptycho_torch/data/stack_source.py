@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import ScanError, describe
+from ptycho_torch.data.errors import ScanError, ScanFileError, describe
 from ptycho_torch.data.mapped_file import FileState, opened
 from ptycho_torch.data.npy_header import NpyHeader, read_npy_header, shape_text
 from ptycho_torch.data.zip_members import (
@@ -138,11 +138,32 @@ class StackSource:
         for start, stop, block in self.disk_blocks(block_bytes):
             yield start, stop, np.ascontiguousarray(block.transpose(self.axes))
 
-    def fill(self, out: NDArray[Any]) -> None:
-        """Write every frame into ``out`` (M, N, N), in whatever order the disk has them."""
-        on_disk = out.transpose(np.argsort(self.axes))
-        for start, stop, block in self.disk_blocks():
-            on_disk[start:stop] = block
+    def load(self) -> NDArray[Any]:
+        """Read everything into memory, which grows with bytes that are really there.
+
+        Raises
+        ------
+        ScanFileError
+            Damaged, or too large for the memory there is.
+        """
+        try:
+            raw = bytearray()
+            with self.numbers() as numbers:
+                while block := numbers.read(1 << 18):
+                    raw += block
+                numbers.finish()
+            on_disk = np.frombuffer(raw, self.header.dtype).reshape(self.disk_shape)
+            return np.ascontiguousarray(on_disk.transpose(self.axes), dtype=self.dtype)
+        except MemoryError as error:
+            raise ScanFileError(
+                describe(
+                    self.path,
+                    self.field,
+                    f"{self.data_bytes} bytes, more than fits in memory",
+                    "frames that fit",
+                    "Use sidecar='auto' or a directory",
+                )
+            ) from error
 
 
 class _FileStream:

@@ -204,6 +204,8 @@ def _widened(extra: bytes, values: list[int], file: object, name: str) -> list[i
 def _without_overlap(
     members: list[ZipMember], directory_start: int, file: object
 ) -> Mapping[str, ZipMember]:
+    if not members:
+        return {}
     by_offset = sorted(range(len(members)), key=lambda i: members[i].header_offset)
     limits = [members[i].header_offset for i in by_offset[1:]] + [directory_start]
     for index, limit in zip(by_offset, limits, strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -57,8 +57,9 @@ def read_npz(
     sidecar
         Where compressed frames are converted to; see :meth:`FrameStack.from_npz`.
     axis_order
-        ``"frames_first"`` (M, N, N), ``"frames_last"`` (N, N, M), or ``"auto"``: whichever the
-        number of positions tells; refused where it tells nothing.
+        ``"frames_first"`` (M, N, N), ``"frames_last"`` (N, N, M), or ``"auto"``: the word under
+        ``axis_order`` in the file's metadata, else whichever the number of positions tells; refused
+        where it tells nothing.
 
     Raises
     ------
@@ -71,6 +72,8 @@ def read_npz(
         for required in ("xcoords", "ycoords", "probeGuess"):
             archive.require(required)
         metadata = _metadata(archive)
+        if axis_order == "auto" and metadata.get("axis_order") in get_args(AxisOrder):
+            axis_order = metadata["axis_order"]
         order = _axis_order(archive, key, axis_order)
         stack = Frames.from_npz(path, key, sidecar=sidecar, axis_order=order)
         sizes = {"M": stack.shape[0], "N": stack.shape[1]}
