@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_builders import build, edge_input_calls, grouped_of_case, raw_data_of_case
+from golden_builders import (
+    build,
+    edge_input_calls,
+    grouped_of_case,
+    mirror_warning_ignored,
+    raw_data_of_case,
+)
 from golden_records import COMMITTED, WHOLE_ABSENT, Records, seed_of_call, whole_root
 
 from ptycho_torch.data.errors import PtychoTorchError
@@ -316,3 +322,73 @@ def test_raw_data_or_data_container_accepts_a_sane_edge_input_like_the_reference
         assert len(result) == 6
         expected = np.sqrt(1e9 / (np.asarray(result.X, np.float64) ** 2).sum((1, 2)).mean())
         np.testing.assert_allclose(result.norm_Y_I, expected, rtol=1e-6)
+
+
+def test_raw_data_oversampling_puts_the_seed_in_front_where_neighbours_are_too_few() -> None:
+    # No record covers a scan of just C frames. By hand, on a line: the first hit is dropped, three
+    # neighbours are left, so each pool row is the seed and the others by distance.
+    x = np.array([0.0, 1.0, 3.0, 7.0])
+    scan = dict(PART.scan("f_tiny5")) | {"objectGuess": None}
+    names = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d", "scan_index")
+    scan |= {name: scan[name][:4] for name in names} | {"xcoords": x, "ycoords": np.zeros(4)}
+    grouped = build(scan).generate_grouped_data(
+        32, K=4, nsamples=8, seed=5, gridsize=2, enable_oversampling=True
+    )
+    pool = np.array([[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 0, 3], [3, 2, 1, 0]])
+    drawn = np.random.RandomState(5).randint(0, 4, size=8)
+    assert_bits("nn_indices", grouped["nn_indices"], pool[drawn])
+
+
+@pytest.mark.parametrize("shape", [(24, 32, 32), (24, 32, 32, 1)])
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_raw_data_passes_ready_made_patches_through(shape: Any, dtype: Any) -> None:
+    scan = dict(PART.scan("j_y3d"))
+    raw = build(scan | {"Y": scan["Y"].astype(dtype).reshape(shape)})
+    grouped = raw.generate_grouped_data(32, K=4, nsamples=6, seed=42, gridsize=2)
+    expected = np.moveaxis(scan["Y"][grouped["nn_indices"]], 1, -1).astype(dtype)
+    assert_bits("Y", grouped["Y"], expected)
+
+
+def test_raw_data_refuses_real_valued_patches() -> None:
+    scan = dict(PART.scan("j_y3d"))
+    with pytest.raises(ValueError, match=r"Y dtype is float32; expected .*complex"):
+        build(scan | {"Y": np.abs(scan["Y"])})
+
+
+def test_raw_data_says_once_that_reference_patches_are_mirrored() -> None:
+    raw = build(dict(PART.scan("b_jitter")))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        raw.generate_grouped_data(32, nsamples=3, gridsize=1, seed=0)
+        assert not caught
+        raw.generate_grouped_data(32, nsamples=3, gridsize=2, seed=0, patch_positions="scan")
+        assert not caught
+        raw.generate_grouped_data(32, nsamples=3, gridsize=2, seed=0)
+        raw.generate_grouped_data(32, nsamples=3, gridsize=2, seed=1)
+    assert len(caught) == 1
+    assert "patch_positions='scan'" in str(caught[0].message)
+
+
+def test_raw_data_patches_at_scan_positions_are_those_of_single_frames() -> None:
+    # At C = 1 the reference cuts at the position itself, so it is its own oracle.
+    raw = build(dict(PART.scan("b_jitter")))
+    grouped = raw.generate_grouped_data(
+        32, K=6, nsamples=5, seed=3, gridsize=2, patch_positions="scan"
+    )
+    single = raw.generate_grouped_data(32, nsamples=len(raw), gridsize=1)
+    order = np.argsort(single["nn_indices"][:, 0])
+    expected = single["Y"][order, :, :, 0][grouped["nn_indices"]]
+    np.testing.assert_allclose(grouped["Y"], np.moveaxis(expected, 1, -1), atol=5e-6)
+    with mirror_warning_ignored():
+        mirrored = raw.generate_grouped_data(32, K=6, nsamples=5, seed=3, gridsize=2)
+    assert np.abs(mirrored["Y"] - grouped["Y"]).max() > 0.1
+
+
+def test_raw_data_without_a_seed_draws_anew_and_leaves_the_global_stream_alone() -> None:
+    raw = build(dict(PART.scan("i_noobj")))
+    state = np.random.get_state()
+    drawn = [
+        raw.generate_grouped_data(32, K=6, nsamples=20, gridsize=2)["nn_indices"] for _ in range(2)
+    ]
+    assert_same_state(state)
+    assert (drawn[0] != drawn[1]).any()

@@ -65,6 +65,26 @@ def test_defaults_come_from_the_configuration(scan: Path) -> None:
         assert_same(bridge.get_grouped_data(seed=3), bridge.get_grouped_data(32, 6, 5, 2, seed=3))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sequential_sampling": True},
+        {"n_groups": 150, "enable_oversampling": True},
+        {"n_groups": 150, "enable_oversampling": True, "neighbor_pool_size": 6},
+    ],
+)
+def test_sampling_options_of_the_configuration_reach_the_grouping(
+    scan: Path, options: dict[str, Any]
+) -> None:
+    expected = dict(options)
+    expected["nsamples"] = expected.pop("n_groups", 8)
+    with mirror_warning_ignored():
+        assert_same(
+            MemmapDatasetBridge(scan, config(**options)).get_grouped_data(seed=3),
+            RawData.from_file(scan).generate_grouped_data(32, gridsize=2, seed=3, **expected),
+        )
+
+
 def test_cache_and_sidecar_lie_in_the_folder_that_was_named(scan: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "maps"
     with mirror_warning_ignored():
