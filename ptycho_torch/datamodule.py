@@ -6,7 +6,7 @@ Wires scans, split, loaders and devices together; every piece of work is done by
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -61,6 +61,26 @@ class _Selections(Dataset[FrameSelection]):
         return self.dataset.select(indices, gather=self.gather)
 
 
+class _Indices(Dataset[Any]):
+    """A dataset seen as its indices: workers read the frames into the page cache, send nothing.
+
+    A finished batch sent through shared memory moves at a tenth of the speed at which this process
+    gathers it from the page cache.
+    """
+
+    def __init__(self, dataset: PtychoDataset, *, read: bool) -> None:
+        self.dataset = dataset
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[int]:
+        if self.read:
+            self.dataset.read_ahead(indices)
+        return indices
+
+
 class PtychoDataModule(LightningDataModule):
     """Batches of grouped diffraction frames for a Lightning Trainer, or for a plain loop.
 
@@ -90,9 +110,10 @@ class PtychoDataModule(LightningDataModule):
     ground_truth, patch_positions, measurement, cache, normalization, N
         As in :class:`~ptycho_torch.PtychoDataset`.
     assemble_on
-        Where batches are gathered and scaled: ``"worker"`` (finished batches come out of the
-        loader), ``"device"`` (the loader hands over each frame once; the rest happens on the
-        batch's device), or ``"auto"``: the device where a Trainer runs on a GPU. Same numbers.
+        Where batches are gathered and scaled: ``"worker"`` (by the worker processes),
+        ``"device"`` (the loader hands over each frame once; the rest happens on the batch's
+        device), or ``"auto"``: on the device where a Trainer runs on a GPU, else by a thread of
+        this process, one batch ahead, while workers read frames from disk. Same numbers.
     residency
         ``"device"`` keeps all frames in GPU memory, ``"host"`` sends those of each batch,
         ``"auto"`` keeps them where they fit in half of the free memory.
@@ -310,11 +331,14 @@ class PtychoDataModule(LightningDataModule):
         unassembled = self.assemble_on == "device" or (
             self.assemble_on == "auto" and device.type != "cpu"
         )
+        _ = dataset.index  # workers inherit the groups instead of making them again
         source: Dataset[Any] = dataset
+        finish: Callable[[Any], Any] = same
         if unassembled:
-            resident = self._is_resident(dataset, device)
-            _ = dataset.index  # workers inherit the groups instead of making them again
-            source = _Selections(dataset, gather=not resident)
+            source = _Selections(dataset, gather=not self._is_resident(dataset, device))
+        elif self.assemble_on == "auto":
+            source = _Indices(dataset, read=self.num_workers > 0)
+            finish = dataset.__getitems__
         sampler = EpochSampler(
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
@@ -323,7 +347,7 @@ class PtychoDataModule(LightningDataModule):
             seed=self.seed,
             even=stage == "train",
         )
-        return GroupLoader(
+        loader = GroupLoader(
             source,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -333,6 +357,8 @@ class PtychoDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
+        loader.finish = finish
+        return loader
 
     def _device(self) -> torch.device:
         if self.trainer is None:

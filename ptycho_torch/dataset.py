@@ -250,6 +250,13 @@ class PtychoDataset(Dataset[PtychoBatch]):
             patches=patches,
         )
 
+    def read_ahead(self, indices: Sequence[int] | NDArray[np.integer]) -> None:
+        """Bring the frames of a batch from disk into the page cache, copying nothing."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        index = self.index
+        numbers = self._frame_numbers(index.nn_indices[chosen], index.scan_id[chosen])
+        self.bank.read_ahead(np.unique(numbers))
+
     @property
     def tables(self) -> DeviceTables:
         """What all batches share, in the memory of the CPU; one scan's frames as the map itself."""

@@ -17,6 +17,8 @@ from torch import Tensor
 from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.frames import Frames
 
+PAGE_BYTES = 4096
+
 
 class FrameBank:
     """Frames of S scans; frame i of scan s has the number ``starts[s] + i``.
@@ -97,6 +99,21 @@ class FrameBank:
             else:
                 out[start:stop] = stored.index_select(0, rows).to(out.dtype)
         return out
+
+    def read_ahead(self, numbers: NDArray[np.integer]) -> None:
+        """Touch every page of some frames, so that they are in memory when they are gathered.
+
+        Parameters
+        ----------
+        numbers
+            Frame numbers, sorted, shape (U,).
+        """
+        bounds = np.searchsorted(numbers, self.starts)
+        for scan, (start, stop) in enumerate(pairwise(bounds)):
+            stored = self._frames[scan].stored
+            step = max(1, PAGE_BYTES // stored.itemsize)
+            for frame in numbers[start:stop] - self.starts[scan]:
+                stored[frame].reshape(-1)[::step].max()
 
     def copy_to(self, device: torch.device) -> Tensor:
         """All frames as one tensor on a device, (M, N, N), copied in blocks."""

@@ -1,10 +1,22 @@
-"""The DataLoader of a stage: batches asked for whole, and resumable through the data module."""
+"""The DataLoader of a stage: batches asked for whole, one built ahead, resumable.
+
+Owns how batches get from the dataset to the loop: worker processes are PyTorch's; the batch after
+the one in use is built by a thread of this process while the loop computes. Knows no devices.
+"""
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
+
+AHEAD = 1
+"""Batches that wait, finished, for the loop; one more is being built, one is in use."""
+
+_WAIT_S = 0.1
 
 
 def same(batch: Any) -> Any:
@@ -13,12 +25,27 @@ def same(batch: Any) -> Any:
 
 
 class GroupLoader(DataLoader[Any]):
-    """A DataLoader whose place in an epoch its data module keeps.
+    """A DataLoader that finishes its batches in a thread, one ahead of the loop.
 
     The empty state tells Lightning that a run may be resumed in the middle of an epoch; the place
     itself is in :meth:`PtychoDataModule.state_dict`, which survives another number of workers or
     ranks where the state of a loader does not.
+
+    Attributes
+    ----------
+    finish
+        What the thread makes of each item of the DataLoader: the identity unless set.
     """
+
+    finish: Callable[[Any], Any] = staticmethod(same)
+    _builder: _Builder | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self._builder is not None:
+            # Workers that persist are asked by one thread at a time.
+            self._builder.end()
+        self._builder = _Builder(super().__iter__(), self.finish)
+        return _BuiltAhead(self._builder)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the data module has it."""
@@ -26,3 +53,81 @@ class GroupLoader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to load."""
+
+
+class _End:
+    """What the thread sends last: the exception that ended it, or None."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Builder:
+    """The thread that builds: at most ``AHEAD`` + 1 items before they are asked for."""
+
+    def __init__(self, items: Iterator[Any], finish: Callable[[Any], Any]) -> None:
+        self._items = items
+        self._finish = finish
+        self._ready: queue.Queue[Any] = queue.Queue(maxsize=AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ptycho-torch-loader", daemon=True)
+
+    def next(self) -> Any:
+        """The next item, or an :class:`_End`."""
+        if self._thread.ident is None:
+            # Started on the first request: what the loop sets up until then, such as the
+            # sampler's epoch, is in force.
+            self._thread.start()
+        return self._ready.get()
+
+    def stop(self) -> None:
+        """Build no more."""
+        self._stop.set()
+
+    def end(self) -> None:
+        """Build no more, and wait until the thread is gone."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            for item in self._items:
+                if not self._put(self._finish(item)):
+                    return
+        except BaseException as raised:  # handed to the loop, which raises it
+            error = raised
+        self._put(_End(error))
+
+    def _put(self, item: Any) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=_WAIT_S)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+class _BuiltAhead(Iterator[Any]):
+    """What a loop iterates; dropping it in the middle of an epoch ends the thread."""
+
+    def __init__(self, builder: _Builder) -> None:
+        self._builder = builder
+        self._done = False
+
+    def __next__(self) -> Any:
+        if self._done:
+            raise StopIteration
+        item = self._builder.next()
+        if isinstance(item, _End):
+            self._done = True
+            self._builder.end()
+            if item.error is not None:
+                raise item.error
+            raise StopIteration
+        return item
+
+    def __del__(self) -> None:
+        self._builder.stop()

@@ -1,0 +1,115 @@
+"""The loader builds one batch ahead, keeps the order, and leaves no thread behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: loaders need it")
+
+from torch.utils.data import Dataset  # noqa: E402
+
+from ptycho_torch.loader import AHEAD, GroupLoader, same  # noqa: E402
+
+
+class Counted(Dataset[Any]):
+    """Batches that are lists of indices; remembers how many were built."""
+
+    def __init__(self, size: int, fail_at: int | None = None) -> None:
+        self.size = size
+        self.fail_at = fail_at
+        self.built = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        if self.fail_at in indices:
+            raise ValueError(f"frame {self.fail_at} is bad")
+        self.built += 1
+        return indices
+
+
+def loader(dataset: Counted, **options: Any) -> GroupLoader:
+    return GroupLoader(dataset, batch_size=4, collate_fn=same, **options)
+
+
+def threads() -> int:
+    return sum(thread.name == "ptycho-torch-loader" for thread in threading.enumerate())
+
+
+def wait_for(condition: Any, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_come_in_order_and_whole(workers: int) -> None:
+    batches = loader(Counted(10), num_workers=workers, persistent_workers=workers > 0)
+    for _ in range(2):
+        assert list(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert threads() == 0
+
+
+def test_items_are_finished_by_the_thread() -> None:
+    batches = loader(Counted(8))
+    seen: list[str] = []
+
+    def finish(item: list[int]) -> int:
+        seen.append(threading.current_thread().name)
+        return sum(item)
+
+    batches.finish = finish
+    assert list(batches) == [6, 22]
+    assert set(seen) == {"ptycho-torch-loader"}
+
+
+def test_no_more_is_built_than_one_waiting_and_one_in_hand() -> None:
+    dataset = Counted(400)
+    iterator = iter(loader(dataset))
+    next(iterator)
+    assert wait_for(lambda: dataset.built == 2 + AHEAD)
+    time.sleep(0.2)
+    assert dataset.built == 2 + AHEAD
+
+
+def test_an_error_reaches_the_loop_at_its_place() -> None:
+    iterator = iter(loader(Counted(12, fail_at=5)))
+    assert next(iterator) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="frame 5 is bad"):
+        next(iterator)
+    with pytest.raises(StopIteration):
+        next(iterator)
+    assert threads() == 0
+
+
+def test_a_loop_left_in_the_middle_leaves_no_thread() -> None:
+    batches = loader(Counted(400))
+    for _ in range(5):
+        for _batch in batches:
+            break
+    gc.collect()
+    assert wait_for(lambda: threads() == 0)
+
+
+def test_persistent_workers_serve_a_new_epoch_after_one_that_was_left() -> None:
+    batches = loader(Counted(40), num_workers=2, persistent_workers=True)
+    for _batch in batches:
+        break
+    assert [index for batch in batches for index in batch] == list(range(40))
+
+
+def test_the_order_in_force_at_the_first_request_counts() -> None:
+    order = [0, 1]
+    batches = GroupLoader(Counted(2), batch_size=2, sampler=order, collate_fn=same)
+    iterator = iter(batches)
+    order.reverse()
+    assert next(iterator) == [1, 0]
