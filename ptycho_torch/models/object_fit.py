@@ -6,6 +6,7 @@ only work if X, positions, probe and scale of a batch fit together. Knows no fil
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal, Protocol, cast
 
 import lightning.pytorch as pl
@@ -19,11 +20,13 @@ from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.errors import OptionError, describe
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
+logger = logging.getLogger(__name__)
+
 Schedule = Literal["constant", "cosine"]
 
 
-class ScanGeometry(Protocol):
-    """What a datamodule tells about its one scan."""
+class ScanSource(Protocol):
+    """What a datamodule tells about its scan."""
 
     @property
     def object_shape(self) -> tuple[int, int]:
@@ -32,6 +35,9 @@ class ScanGeometry(Protocol):
     @property
     def initial_probe(self) -> Tensor:
         """Probe guess (P, N, N), complex64, sqrt(counts)."""
+
+    def dataset(self, stage: Literal["train"]) -> Any:
+        """The training dataset; its ``scans`` are the scans."""
 
 
 class FourierError(Metric):
@@ -146,8 +152,8 @@ class ObjectFit(pl.LightningModule):
         """Take shapes and the first probe from the trainer's datamodule, once."""
         if self.obj is not None:
             return
-        geometry = cast("ScanGeometry | None", getattr(self.trainer, "datamodule", None))
-        if geometry is None or not hasattr(geometry, "initial_probe"):
+        source = cast("ScanSource | None", getattr(self.trainer, "datamodule", None))
+        if source is None or not hasattr(source, "initial_probe"):
             raise OptionError(
                 describe(
                     None,
@@ -157,15 +163,33 @@ class ObjectFit(pl.LightningModule):
                     "Or call initialize(object_shape, probe) before fit",
                 )
             )
-        shape = geometry.object_shape if self.object_shape is None else self.object_shape
-        self.initialize((int(shape[0]), int(shape[1])), geometry.initial_probe)
+        scans = source.dataset("train").scans
+        if len(scans) != 1:
+            raise OptionError(
+                describe(
+                    None,
+                    "train",
+                    f"{len(scans)} scans",
+                    "one: ObjectFit has one object",
+                    "Fit each scan in a run of its own",
+                )
+            )
+        shape = source.object_shape if self.object_shape is None else self.object_shape
+        self.initialize((int(shape[0]), int(shape[1])), source.initial_probe)
+        start = min(float(scans[0].xcoords.min()), float(scans[0].ycoords.min()))
+        if start < self.probe.shape[1] // 2:
+            logger.warning(
+                "%s: positions start at %.1f px; patches reach over the object's edge, where it "
+                "is 0. Add at least %.1f px to xcoords and ycoords to fit all of the object",
+                scans[0].path or "scan in memory",
+                start,
+                self.probe.shape[1] // 2 - start,
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's object and probe: no datamodule is needed."""
         state = checkpoint["state_dict"]
-        self._allocate(
-            *(state[name].to(self.device) for name in ("obj", "probe", "probe_unit"))
-        )
+        self._allocate(*(state[name].to(self.device) for name in ("obj", "probe", "probe_unit")))
 
     def reconstruction(self) -> tuple[Tensor, Tensor]:
         """Object (H, W) and probe (P, N, N), complex64, detached; the probe in sqrt(counts).
@@ -251,4 +275,3 @@ class ObjectFit(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
