@@ -26,9 +26,10 @@ DEFAULT_NPHOTONS = 1e9
 
 _ROWS_PER_BLOCK = 64
 _SOURCES = ("X_full", "coords_start_relative", "coords_offsets", "coords_relative", "nn_indices")
-_SAVED = (
-    "X Y Y_I Y_phi coords_nominal coords_true global_offsets local_offsets nn_indices norm_Y_I probe"
-).split()
+_SAVED = tuple(
+    "X Y Y_I Y_phi coords_nominal coords_true global_offsets local_offsets nn_indices norm_Y_I "
+    "probe".split()
+)
 
 AnyArray = NDArray[Any]
 
