@@ -146,7 +146,8 @@ def scan_positions(
     else:
         jitter = JITTER_STEPS if pattern == "jittered_raster" else 0.0
         offsets = _raster(n_frames, field, jitter, rng)
-    x, y = (low + offsets).T
+    # Rounding may carry the last position of a row past the edge.
+    x, y = np.clip(low + offsets, low, low + field).T
     return np.ascontiguousarray(x), np.ascontiguousarray(y)
 
 
@@ -228,9 +229,10 @@ def _object_shape(
         rows = math.ceil(n_frames / columns)
         step = max(1, round(N / 12))
         return N + 1 + (rows - 1) * step, N + 1 + (columns - 1) * step
-    sides = (object_size, object_size) if isinstance(object_size, int) else tuple(object_size)
+    # A configuration file has lists where Python has tuples.
+    sides = object_size if isinstance(object_size, (tuple, list)) else (object_size, object_size)
     if len(sides) != 2:
-        raise OptionError(describe(None, "object_size", object_size, "a side or (H, W)"))
+        raise OptionError(describe(None, "object_size", object_size, "a side or a pair (H, W)"))
     for side in sides:
         # One pixel more than a frame: a sub-pixel patch reads its neighbour.
         check_integer("object_size", side, minimum=N + 1)
