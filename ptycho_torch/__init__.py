@@ -62,7 +62,7 @@ _HOME = MappingProxyType(
         "simulate_scan": "ptycho_torch.data.simulate",
     }
 )
-_TORCH_FAMILY = ("torch", "tensordict", "lightning")
+_TORCH_FAMILY = ("torch", "tensordict", "lightning", "torchmetrics")
 
 
 def __getattr__(name: str) -> Any:

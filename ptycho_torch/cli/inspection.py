@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.cli.scans import grouping_config, open_scan
-from ptycho_torch.data import groups_cache, grouping
+from ptycho_torch.data import grouping, groups_cache
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.raw_data import RawData
@@ -24,9 +24,9 @@ def inspect(options: argparse.Namespace) -> None:
     """Print what the scan is; draw it where ``--png`` asks for it."""
     config = grouping_config(options)
     raw = open_scan(options.scan, options.measurement)
-    groups = _groups(raw, config)
+    groups = group_indices(raw, config)
     rows = {
-        "contract": "kept by names, shapes, dtypes and finite positions (frames: verify)",
+        "contract": "kept: names, shapes, dtypes, positions (every frame: ptycho-torch verify)",
         "frames": _frames(raw),
         "positions": _positions(raw),
         "step": f"{nearest_step(raw.xcoords, raw.ycoords):.2f} px to the nearest neighbour, median",
@@ -110,7 +110,7 @@ def _overlap(raw: RawData) -> str:
     return f"{max(0.0, 1.0 - step / width):.2f} linear: 1 - step / probe width"
 
 
-def _groups(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:
+def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:
     """The groups asked for; None where the scan has too few frames for one."""
     if len(raw) < config.channels:
         return None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -13,7 +17,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import ptycho_torch
 from ptycho_torch.data import groups_cache
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, PtychoTorchError, describe
+from ptycho_torch.data.errors import (
+    OptionError,
+    PtychoTorchError,
+    ScanFileNotFoundError,
+    describe,
+)
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.simulate import simulate_scan
 
@@ -48,43 +57,61 @@ def convert(options: argparse.Namespace) -> None:
 def prepare(options: argparse.Namespace) -> None:
     """Map the frames and group each scan, so that training starts at once."""
     config = grouping_config(options)
-    with (
-        logging_redirect_tqdm(),
-        tqdm(options.scans, desc="prepare", unit="scan", file=sys.stderr) as progress,
-    ):
-        for path in progress:
-            progress.set_postfix_str(path.name)
+    with logging_redirect_tqdm(loggers=[logging.getLogger("ptycho_torch")]):
+        for path in options.scans:
             raw = open_scan(path, options.measurement)
-            cache = groups_cache.cache_path(path, config.gridsize, config.neighbor_count)
-            before = _state(cache)
-            frames = raw.frames.stored
-            groups = raw.group(config)
-            after = _state(cache)
-            verb = "reused" if after is not None and after == before else "written"
-            progress.write(
-                f"{path}: {len(raw)} frames, {frames.nbytes / 2**20:.1f} MiB; "
-                f"{len(groups.nn_indices)} groups of {config.channels}; "
-                + (f"{cache} {verb}" if after is not None else "no cache beside the scan")
+            with _byte_bar(f"{path.name}: frames") as progress:
+                raw.frames.prepare(progress)
+            with tqdm(desc=f"{path.name}: groups", total=1, leave=False, disable=None) as bar:
+                groups = raw.group(config)
+                bar.update()
+            size = raw.frames.nbytes / 2**20
+            print(
+                f"{path}: {len(raw)} frames, {size:.1f} MiB; "
+                f"{len(groups.nn_indices)} groups of {config.channels} frames"
             )
 
 
 def verify(options: argparse.Namespace) -> None:
     """Check every path, say what is wrong with each, and end in code 1 if anything is."""
-    faults = 0
+    broken = 0
     for path in options.paths:
-        try:
-            if path.name.endswith(CACHE_SUFFIX):
-                groups_cache.verify(path)
-            else:
-                raw = open_scan(path, options.measurement)
-                raw.frame_energies()
-        except PtychoTorchError as error:
-            faults += 1
-            print(f"ptycho-torch: {error}", file=sys.stderr)
-        else:
+        faults = _faults(path, options.measurement)
+        for fault in faults:
+            print(f"ptycho-torch: {fault}", file=sys.stderr)
+        if not faults:
             print(f"{path}: ok")
-    if faults:
+        broken += bool(faults)
+    if broken:
         raise SystemExit(1)
+
+
+def _faults(path: Path, measurement: str) -> list[str]:
+    try:
+        if not path.exists():
+            raise ScanFileNotFoundError(describe(path, "the file", "missing", "a scan or a cache"))
+        if path.name.endswith(CACHE_SUFFIX):
+            return groups_cache.verify(path)
+        raw = open_scan(path, measurement)
+        with _byte_bar(f"{path.name}: frames") as progress:
+            raw.frames.verify(progress)
+    except PtychoTorchError as error:
+        return [str(error)]
+    return []
+
+
+@contextmanager
+def _byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar fed with (bytes done, bytes in all)."""
+    with tqdm(
+        desc=label, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -98,7 +125,7 @@ def bench(options: argparse.Namespace) -> None:
     raise SystemExit(subprocess.run(command, cwd=root, check=False).returncode)
 
 
-def open_scan(path: Path, measurement: str, **reader_options: object) -> RawData:
+def open_scan(path: Path, measurement: str, **reader_options: Any) -> RawData:
     """Open a scan of any registered format; ``measurement`` "auto" is left to the reader."""
     if measurement != "auto":
         reader_options["measurement"] = measurement
@@ -125,10 +152,3 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 def _say_written(out: Path, raw: RawData) -> None:
     size = out.stat().st_size / 2**20
     print(f"{out}: {len(raw)} frames of {raw.N} x {raw.N}, {size:.1f} MiB")
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    if not path.is_file():
-        return None
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size

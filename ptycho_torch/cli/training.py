@@ -7,27 +7,35 @@ a configuration is one line, and comes before anything is written.
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
+import json
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.cli.refusals import config_files, explain
+from ptycho_torch.data.errors import OptionError, OptionTypeError, PtychoTorchError
 from ptycho_torch.datamodule import PtychoDataModule
+from ptycho_torch.report import ReconstructionReport
 
+CHATTER = ("Seed set to", "GPU available: False", "TPU available: False", "\N{ELECTRIC LIGHT BULB}")
 COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run one LightningCLI command; ``arguments[0]`` is its name."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(_is_about_this_run)
     with warnings.catch_warnings():
         # Lightning's own use of a deprecated torch name: no user can act on it.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # A run may be repeated into the same folder.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
         PtychoCLI(
             LightningModule,
             PtychoDataModule,
@@ -38,9 +46,13 @@ def run(arguments: Sequence[str]) -> None:
                 "exit_on_error": False,
                 **{name: {"exit_on_error": False} for name in COMMANDS},
             },
-            # A run may be repeated into the same folder.
             save_config_kwargs={"overwrite": True},
         )
+
+
+def _is_about_this_run(record: logging.LogRecord) -> bool:
+    """Whether a log line of Lightning's helps: absent hardware and recommendations do not."""
+    return not record.getMessage().startswith(CHATTER)
 
 
 class PtychoCLI(LightningCLI):
@@ -54,22 +66,31 @@ class PtychoCLI(LightningCLI):
         OptionError
             One line for whatever jsonargparse refuses.
         """
+        self._files = config_files(args)
         try:
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
-            files = config_files(args)
-            raise OptionError(explain(str(error), files, known_keys(parser, args[0]))) from error
+            keys = known_keys(parser, args[0])
+            raise OptionError(explain(str(error), self._files, keys)) from error
 
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer.
 
-def config_files(arguments: Sequence[str]) -> str:
-    """The configuration files named on a command line, as text; empty where there is none."""
-    names = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if word in ("--config", "-c"):
-            names.append(following)
-        elif word.startswith("--config="):
-            names.append(word.partition("=")[2])
-    return ", ".join(names)
+        Raises
+        ------
+        OptionError
+            One line for a value that a constructor refuses.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, OptionTypeError, MisconfigurationException) as error:
+            raise _in_file(error, self._files) from error
+
+    def after_fit(self) -> None:
+        """Say how good the reconstruction is and where it lies."""
+        for callback in cast("Any", self.trainer).callbacks:
+            if isinstance(callback, ReconstructionReport) and self.trainer.is_global_zero:
+                _say_figures(callback.output_dir)
 
 
 def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
@@ -79,62 +100,21 @@ def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
     return sorted({action.dest for action in chosen._actions if action.dest != "help"})
 
 
-def explain(message: str, files: str, keys: Sequence[str] = ()) -> str:
-    """Jsonargparse's message, of any length, as one line of ours.
-
-    Parameters
-    ----------
-    message
-        What jsonargparse says.
-    files
-        The configuration files of the command line; empty where there is none.
-    keys
-        Known options, to suggest the nearest from.
-    """
-    where = files or None
-    if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
-        return describe(_as_given(found[1], files), "the file", "missing", "a configuration file")
-    if found := re.search(r"Problems? parsing config: (.*)", message, re.DOTALL):
-        return describe(where, "the file", f"no valid YAML ({_flat(found[1])})", "valid YAML")
-    if found := re.search(r"does not accept option '([^']+)'", message):
-        return describe(where, found[1], "an unknown key", _nearest(found[1], keys))
-    if found := re.search(r"arguments? (?:are|is) required: (.*)", message):
-        missing = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
-        return describe(where, missing, "missing", "a value")
-    outer = re.match(r'Parser key "([^"]+)":', message)
-    field = outer[1] if outer else "the command line"
-    if found := re.search(r"Option '([^']+)' is not accepted", message):
-        return describe(where, f"{field}.init_args.{found[1]}", "an unknown key", "a known one")
-    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.*)", message, re.DOTALL):
-        inner = found[2].partition("- Expected a <class 'NoneType'>")[0]
-        return describe(where, f"{field} ({found[1]})", "refused", _flat(inner).rstrip("."))
-    given = re.search(r"(?:Given value|Got value): (.*)", message)
-    wanted = list(
-        dict.fromkeys(re.findall(r"Expected (?:an? )?(<class '[^']+'>|[^\n.]+)", message))
-    )
-    if given and wanted:
-        names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
-        return describe(where, field, given[1], " or ".join(names))
-    reason = _flat(message)
-    return f"{files}: {reason}" if files else reason
+def _in_file(error: Exception, files: str) -> PtychoTorchError:
+    """The refusal of ours among an exception's causes, with the configuration file in front."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, PtychoTorchError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None and not isinstance(cause, OptionError | OptionTypeError):
+        return cause
+    where = f"{files}: " if files else ""
+    return OptionError(f"{where}{cause or error}")
 
 
-def _nearest(key: str, keys: Sequence[str]) -> str:
-    parent = key.rpartition(".")[0]
-    siblings = [other for other in keys if other.rpartition(".")[0] == parent]
-    close = difflib.get_close_matches(key, siblings or keys, n=1)
-    if close:
-        return f"a known one, such as {close[0]}"
-    return f"one of {', '.join(siblings)}" if siblings else "a known one"
-
-
-def _as_given(path: str, files: str) -> str:
-    """A path as the user wrote it: the parser reports it made absolute."""
-    for name in files.split(", "):
-        if name and Path(name).absolute() == Path(path):
-            return name
-    return path
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
+def _say_figures(folder: Path) -> None:
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    correlation = figures["complex_correlation"]
+    if correlation is not None:
+        print(f"complex correlation with the truth: {correlation:.4f}")
+    print(f"Fourier error: {figures['fourier_error']:.4f}")
+    print(f"picture: {folder / 'reconstruction.png'}")
