@@ -78,8 +78,9 @@ class PtychoDataset(Dataset[PtychoBatch]):
     N
         Pixels along a frame's side, checked where given.
     ground_truth
-        Where Y comes from: ``"object"`` (cut from ``objectGuess``), ``"file"`` (the file's ``Y``),
-        ``"none"``, or ``"auto"``: the object, else the file's Y, else none.
+        Where Y comes from: ``"object"`` (cut from ``objectGuess``), ``"file"`` (ready-made
+        patches, the scan's ``Y``), ``"none"``, or ``"auto"``: as :class:`RawData` does, its Y,
+        else its object, else none; of a file's Y only where it has no object.
     patch_positions
         Where object patches are cut: ``"reference"`` equals the TensorFlow container, whose
         patches are mirrored through the group's centre for C > 1; ``"scan"`` cuts them at the

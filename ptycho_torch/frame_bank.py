@@ -72,7 +72,7 @@ class FrameBank:
         """All frames as one tensor over the map, (M, N, N), when there is one scan; else None."""
         if len(self._frames) != 1:
             return None
-        return torch.from_numpy(self._frames[0].stored)
+        return tensor_over(self._frames[0].stored)
 
     def fetch(self, numbers: NDArray[np.integer]) -> Tensor:
         """Copy frames by number, as stored.
@@ -93,7 +93,7 @@ class FrameBank:
             if start == stop:
                 continue
             rows = torch.from_numpy(numbers[start:stop] - self.starts[scan])
-            stored = torch.from_numpy(self._frames[scan].stored)
+            stored = tensor_over(self._frames[scan].stored)
             if stored.dtype == out.dtype:
                 torch.index_select(stored, 0, rows, out=out[start:stop])
             else:
@@ -121,8 +121,27 @@ class FrameBank:
         whole = torch.empty(shape, dtype=torch_dtype(self.dtype), device=device)
         for start, frames in zip(self.starts[:-1], self._frames, strict=True):
             for first, stop, block in frames.chunks():
-                whole[start + first : start + stop].copy_(torch.from_numpy(block))
+                whole[start + first : start + stop].copy_(tensor_over(block))
         return whole
+
+
+def tensor_over(array: NDArray[Any]) -> Tensor:
+    """A tensor over the memory of an array, which must not be written to.
+
+    Torch warns of read-only arrays, since it has no read-only tensors; ours are only read.
+    """
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    return torch.from_numpy(np.asarray(_WritableView(array)))
+
+
+class _WritableView:
+    """Offers the memory of an array to NumPy as writable, and keeps the array alive."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:

@@ -21,7 +21,8 @@ from ptycho_torch.data.errors import (
     ScanFileNotFoundError,
     describe,
 )
-from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.readers import read_fields
 
 Scan = str | os.PathLike[str] | RawData
 Scans = Scan | Sequence[Scan]
@@ -74,12 +75,10 @@ def open_scan(
     """A scan from its file; headers and small arrays are read."""
     if isinstance(scan, RawData):
         return scan
-    return read_scan(
-        scan,
-        measurement=measurement,
-        sidecar=cache,
-        use_file_Y=ground_truth in ("auto", "file"),
-    )
+    fields = read_fields(scan, measurement=measurement, sidecar=cache)
+    # The reference ignores a file's Y; it is better than no ground truth at all.
+    wanted = ground_truth == "file" or (ground_truth == "auto" and fields.objectGuess is None)
+    return RawData.from_fields(fields, use_file_Y=wanted)
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:
@@ -95,7 +94,7 @@ def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) ->
         "file": all(scan.has_ready_patches for scan in scans),
     }
     if ground_truth == "auto":
-        return "object" if have["object"] else "file" if have["file"] else "none"
+        return "file" if have["file"] else "object" if have["object"] else "none"
     if ground_truth != "none" and not have[ground_truth]:
         lacking = {"object": "objectGuess", "file": "Y"}[ground_truth]
         path = next(

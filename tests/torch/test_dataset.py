@@ -231,6 +231,7 @@ def test_file_patches_are_used_when_asked_for(tmp_path: Path) -> None:
         batch.Y.numpy(), Y[batch.nn_indices.numpy()].transpose(0, 2, 3, 1)
     )
     assert PtychoDataset(path, ground_truth="auto").ground_truth == "object"
+    assert PtychoDataset(with_Y, ground_truth="auto").ground_truth == "file"
 
 
 def test_missing_ground_truth_is_named(tmp_path: Path) -> None:
