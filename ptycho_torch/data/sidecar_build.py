@@ -15,7 +15,12 @@ from typing import IO
 
 import numpy as np
 
-from ptycho_torch.data.atomic_file import atomic_write, build_lock, writable_cache_directory
+from ptycho_torch.data.atomic_file import (
+    LOCK_TIMEOUT_S,
+    atomic_write,
+    build_lock,
+    writable_cache_directory,
+)
 from ptycho_torch.data.errors import ScanFileError, describe
 from ptycho_torch.data.sidecar import (
     Sidecar,
@@ -32,6 +37,8 @@ from ptycho_torch.data.stack_source import StackSource
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+# Processes wait for a builder as long as the slowest inflating disk may need.
+SLOWEST_BYTES_PER_S = 10e6
 
 
 def build_sidecar(
@@ -57,7 +64,7 @@ def build_sidecar(
         Another process builds it and did not finish in time.
     """
     path = _place(source, policy) / sidecar_name(source)
-    with build_lock(path):
+    with build_lock(path, LOCK_TIMEOUT_S + source.data_bytes / SLOWEST_BYTES_PER_S):
         # Whoever looked before already reported what is wrong with it.
         built = read_sidecar(path, source, report=False)
         if built is None:
@@ -146,7 +153,7 @@ def _write_transposed(
     start = stream.tell()
     stream.flush()
     # Room must be there first: a map of a file with holes dies of a bus error on a full disk.
-    os.posix_fallocate(stream.fileno(), start, source.data_bytes)
+    _fill_with_zeros(stream, start, source.data_bytes)
     out = np.memmap(stream, source.dtype, "r+", offset=start, shape=source.shape)
     on_disk = out.transpose(np.argsort(source.axes))
     done = 0
@@ -162,3 +169,12 @@ def _write_transposed(
     del on_disk, out
     stream.seek(0, os.SEEK_END)
     return crc32
+
+
+def _fill_with_zeros(stream: IO[bytes], start: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), start, size)
+        return
+    for done in range(0, size, 1 << 20):
+        stream.write(bytes(min(1 << 20, size - done)))
+    stream.flush()

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -300,24 +301,42 @@ Frames.from_npz(sys.argv[1], "diff3d").prepare(lambda *_: os.kill(os.getpid(), s
     assert sorted(os.listdir(tmp_path)) == [NAME, "scan.npz"]
 
 
-def build_and_count(scan: Path, results: multiprocessing.SimpleQueue[tuple[int, float]]) -> None:
+def test_room_is_taken_before_frames_are_scattered_through_a_map(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, np.zeros((256, 256, 16), np.float32))
+    taken: list[int] = []
+
+    def look(done: int, total: int) -> None:
+        (temporary,) = tmp_path.glob(".*.tmp")
+        taken.append(temporary.stat().st_blocks * 512)
+
+    frames_of(scan, axis_order="frames_last").prepare(look)
+    assert len(taken) > 1 and taken[0] >= 256 * 256 * 16 * 4
+
+
+def build_and_count(
+    scan: Path,
+    start: threading.Barrier,
+    results: multiprocessing.SimpleQueue[tuple[int, float]],
+) -> None:
     calls = []
     frames = frames_of(scan)
+    start.wait()
     frames.prepare(lambda done, total: calls.append(done))
     results.put((min(len(calls), 1), float(frames.stored.sum())))
 
 
 def test_processes_that_open_at_once_build_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    for round_number in range(3):
-        scan = write_scan(tmp_path / str(round_number))
-        results = context.SimpleQueue()
-        workers = [context.Process(target=build_and_count, args=(scan, results)) for _ in range(4)]
-        for worker in workers:
-            worker.start()
-        answers = [results.get() for _ in workers]
-        for worker in workers:
-            worker.join()
-        assert Counter(built for built, _ in answers) == {0: 3, 1: 1}
-        assert len({total for _, total in answers}) == 1
-        assert sorted(os.listdir(scan.parent)) == [NAME, "scan.npz"]
+    scan = write_scan(tmp_path, np.random.default_rng(1).random((600, 64, 64), np.float32))
+    results, start = context.SimpleQueue(), context.Barrier(4)
+    workers = [
+        context.Process(target=build_and_count, args=(scan, start, results)) for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    answers = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert Counter(built for built, _ in answers) == {0: 3, 1: 1}
+    assert len({total for _, total in answers}) == 1
+    assert sorted(os.listdir(tmp_path)) == [NAME, "scan.npz"]
