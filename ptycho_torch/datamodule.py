@@ -6,7 +6,7 @@ Wires scans, split, loaders and devices together; every piece of work is done by
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from ptycho_torch.data.errors import OptionError, describe
 from ptycho_torch.data.split import check_fractions
 from ptycho_torch.dataset import PtychoDataset
 from ptycho_torch.dataset_split import Split, split_dataset
+from ptycho_torch.dataset_views import Indices, Selections
 from ptycho_torch.loader import GroupLoader, same
 from ptycho_torch.progress import EpochProgress
 from ptycho_torch.sampler import EpochSampler
@@ -45,40 +46,6 @@ ScanPaths = str | list[str]
 
 DEVICE_SHARE = 0.5
 """``residency="auto"`` keeps frames on the device when they fit in this share of free memory."""
-
-
-class _Selections(Dataset[FrameSelection]):
-    """A dataset seen before its assembly: workers hand over indices and frames."""
-
-    def __init__(self, dataset: PtychoDataset, *, gather: bool) -> None:
-        self.dataset = dataset
-        self.gather = gather
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, indices: Sequence[int]) -> FrameSelection:
-        return self.dataset.select(indices, gather=self.gather)
-
-
-class _Indices(Dataset[Any]):
-    """A dataset seen as its indices: workers read the frames into the page cache, send nothing.
-
-    A finished batch sent through shared memory moves at a tenth of the speed at which this process
-    gathers it from the page cache.
-    """
-
-    def __init__(self, dataset: PtychoDataset, *, read: bool) -> None:
-        self.dataset = dataset
-        self.read = read
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[int]:
-        if self.read:
-            self.dataset.read_ahead(indices)
-        return indices
 
 
 class PtychoDataModule(LightningDataModule):
@@ -335,9 +302,9 @@ class PtychoDataModule(LightningDataModule):
         source: Dataset[Any] = dataset
         finish: Callable[[Any], Any] = same
         if unassembled:
-            source = _Selections(dataset, gather=not self._is_resident(dataset, device))
+            source = Selections(dataset, gather=not self._is_resident(dataset, device))
         elif self.assemble_on == "auto":
-            source = _Indices(dataset, read=self.num_workers > 0)
+            source = Indices(dataset, read=self.num_workers > 0)
             finish = dataset.__getitems__
         sampler = EpochSampler(
             dataset,
