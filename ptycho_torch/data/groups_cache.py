@@ -220,12 +220,13 @@ def load_or_build(
                 if _is_kept(parts, identity):
                     logger.info("groups cache reused: %s", _first_usable(files).path)
                     return _completed(parts, key, build)
-                if files[index].state == "damaged":
-                    logger.warning("groups cache rebuilt: %s", files[index].fault)
-                complete = _completed(parts, key, build)
             if not files[index].replaceable:
                 refusals.append(_refusal(files[index]))
                 continue
+            if complete is None:
+                if files[index].state == "damaged":
+                    logger.warning("groups cache rebuilt: %s", files[index].fault)
+                complete = _completed(parts, key, build)
             try:
                 _keep(complete, key, identity, files[index], copied=parts.all_groups is not None)
             except (ScanError, ScanFileError) as error:

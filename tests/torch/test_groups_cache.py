@@ -22,6 +22,7 @@ from legacy_reference import (
     variant_file,
 )
 
+from ptycho_torch.data import groups_cache
 from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.groups_cache import (
     BuiltGroups,
@@ -31,6 +32,7 @@ from ptycho_torch.data.groups_cache import (
     load_or_build,
     verify,
 )
+from ptycho_torch.data.groups_cache_key import positions_digest
 
 CACHES = [(record["input"], record["K"]) for record in RECORDS["caches"]]
 ACCEPTED = [name for name, record in VERDICTS.items() if record["loader"] == "ACCEPTED"]
@@ -182,6 +184,21 @@ class TestAgainstTheReference:
         assert not (tmp_path / "exploded").exists()
         assert len(list(user_cache.rglob("scan.g2k4.groups_cache.npz"))) == 1
 
+    def test_copy_made_beside_a_file_left_alone_is_ours(self, scan_path, user_cache):
+        """It holds the groups found, in their order, and yields when the positions change."""
+        scan = recorded_scan("b_jitter")
+        path = scan.cache(scan_path)
+        with np.load(GOLDEN / "b_jitter.g2k4.groups_cache.npz") as file:
+            arrays = {**file, "all_groups": file["all_groups"][::-1]}
+        np.savez(path, **arrays, thing=np.array({}, dtype=object))
+        for _ in range(2):
+            np.testing.assert_array_equal(scan.load(scan_path).all_groups, arrays["all_groups"])
+        assert scan.requests == [Missing(False, True, True)]
+        scan.x = scan.x + 1
+        for _ in range(2):
+            scan.load(scan_path)
+        assert scan.requests[1:] == [Missing(True, True, True)]
+
     @pytest.mark.parametrize("name", ["all_groups", "frame_energies", "format_version"])
     def test_pickle_under_a_key_of_ours_is_never_loaded(self, name, scan_path, tmp_path):
         class Bomb:
@@ -220,6 +237,43 @@ class TestAgainstTheReference:
         assert f"left alone: {path}: written by another program" in caplog.text
         assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
 
+    @pytest.mark.parametrize("name", NONSENSE)
+    def test_nonsense_beside_a_key_of_another_program_is_left_alone(self, name, scan_path):
+        scan = recorded_scan("b_jitter")
+        path = scan.cache(scan_path)
+        with np.load(GOLDEN / "b_jitter.g2k4.groups_cache.npz") as file:
+            good = {**file, "note": np.array("mine")}
+        path.write_bytes(variant_file(name, good))
+        before = fingerprint(path), scan_path.parent.stat().st_mtime_ns
+        for _ in range(2):
+            assert_same(scan.load(scan_path), scan.truth())
+        assert len(scan.requests) == 1
+        assert (fingerprint(path), scan_path.parent.stat().st_mtime_ns) == before
+
+    def test_frame_twice_in_a_group_is_refused(self, scan_path):
+        scan = recorded_scan("b_jitter")
+        path = scan.cache(scan_path)
+        with np.load(GOLDEN / "b_jitter.g2k4.groups_cache.npz") as file:
+            groups = file["all_groups"].copy()
+            groups[7, 1] = groups[7, 0]
+            np.savez(path, **{**file, "all_groups": groups})
+        assert_same(scan.load(scan_path), scan.truth())
+
+    def test_file_that_appears_while_waiting_is_left_alone(self, scan_path, monkeypatch):
+        scan = recorded_scan("b_jitter")
+        path = scan.cache(scan_path)
+        genuine = groups_cache.build_lock
+
+        def late(target, timeout_s):
+            shutil.copy(GOLDEN / "a_raster.g2k4.groups_cache.npz", path)
+            return genuine(target, timeout_s)
+
+        monkeypatch.setattr(groups_cache, "build_lock", late)
+        assert_same(scan.load(scan_path), scan.truth())
+        assert len(scan.requests) == 1
+        expected = (GOLDEN / "a_raster.g2k4.groups_cache.npz").read_bytes()
+        assert path.read_bytes() == expected
+
 
 class TestKey:
     def test_second_load_builds_nothing_and_touches_nothing(self, scan_path, caplog):
@@ -253,7 +307,7 @@ class TestKey:
         ],
         ids=str,
     )
-    def test_changed_positions_or_options_never_reuse(self, change, scan_path):
+    def test_changed_positions_or_options_never_reuse(self, change, scan_path, caplog):
         scan = Scan.of(30)
         scan.x, scan.y = (a.astype(np.float32).astype(np.float64) for a in (scan.x, scan.y))
         scan.load(scan_path)
@@ -273,6 +327,14 @@ class TestKey:
         for path in (scan_path, scan_path.with_name("copy.npz")):
             assert_same(changed.load(path), changed.truth())
         assert changed.requests == [Missing(True, True, True)] * 2
+        assert not caplog.messages, "a file of other options is not a damaged one"
+
+    def test_dtype_and_length_of_the_positions_count(self):
+        zeros = [np.zeros(3, dtype=dtype) for dtype in (np.int64, np.uint64, np.float64)]
+        digests = {positions_digest(zero, zero) for zero in zeros}
+        long, short = zeros[2], zeros[2][:2]
+        digests |= {positions_digest(long, short), positions_digest(short, long)}
+        assert len(digests) == 5
 
     def test_byte_order_of_the_positions_does_not_count(self, scan_path):
         scan = Scan.of(30)
@@ -529,7 +591,11 @@ def test_lying_own_file_with_a_right_digest_is_refused(scan_path):
     assert read_cache(path, key).state == "usable"
     lies = {
         "all_groups": [arrays["all_groups"][::-1].copy(), arrays["all_groups"] + 5],
-        "neighbor_table": [arrays["neighbor_table"] - 1, arrays["neighbor_table"][:-1]],
+        "neighbor_table": [
+            arrays["neighbor_table"] - 1,
+            arrays["neighbor_table"][:-1],
+            np.zeros_like(arrays["neighbor_table"]),
+        ],
         "frame_energies": [-arrays["frame_energies"], arrays["frame_energies"] * np.inf],
         "frames_identity": [np.array(json.dumps([1])), np.array("{"), np.array("[" * 15000)],
         "format_version": [np.array(0), np.array("one")],
