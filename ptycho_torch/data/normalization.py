@@ -7,122 +7,66 @@ Sums are float64: float32 sums would change the last bits of X.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionError, ScanError, describe
+from ptycho_torch.data.frames import Frames, check_frame_values
 
-CHUNK_BYTES = 16 * 2**20
-"""Bytes of frames held at a time where only some frames are read."""
-
-
-class FrameChunks(Protocol):
-    """Diffraction frames that can be streamed."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(M, N, N)."""
-
-    @property
-    def measurement(self) -> str:
-        """``"amplitude"`` or ``"counts"``."""
-
-    @property
-    def path(self) -> object:
-        """File the frames lie in, or None."""
-
-    def chunks(self) -> Iterator[tuple[int, int, NDArray[np.generic]]]:
-        """Blocks (start, stop, stored frames)."""
+CHUNK_BYTES = 2**20
+"""Bytes of frames summed at a time: they and their float64 copy stay in the processor's cache."""
 
 
-class MappedFrames(FrameChunks, Protocol):
-    """Diffraction frames that can also be looked up."""
-
-    @property
-    def stored(self) -> NDArray[np.generic]:
-        """All frames, mapped."""
-
-
-def frame_energies(frames: FrameChunks) -> NDArray[np.float64]:
+def frame_energies(
+    frames: Frames, indices: NDArray[np.integer] | None = None
+) -> NDArray[np.float64]:
     """Sum over the pixels of amplitude ** 2, frame by frame, in bounded memory.
 
     Parameters
     ----------
     frames
         Diffraction frames, shape (M, N, N).
+    indices
+        Frames wanted, shape (L,); None means all, streamed.
 
     Returns
     -------
     energies
-        float64, shape (M,); in counts where the frames are in counts.
+        float64, shape (M,) or (L,); in counts where the frames are in counts.
 
     Raises
     ------
     ScanError
         A frame holds NaN, infinity or a negative value.
     """
-    energies = np.empty(frames.shape[0], dtype=np.float64)
-    counts = frames.measurement == "counts"
-    for start, stop, block in frames.chunks():
-        energies[start:stop] = _block_energies(block, counts)
-        if block.dtype.kind != "u" and block.size and not block.min() >= 0:
-            _refuse_values(frames.path, start, block)
-    bad = np.flatnonzero(~np.isfinite(energies))
-    if len(bad):
-        raise ScanError(
-            describe(frames.path, f"diff3d frame {bad[0]}", "not finite", "finite values")
-        )
+    count = frames.shape[0] if indices is None else len(indices)
+    energies = np.empty(count, dtype=np.float64)
+    for start, block in _blocks(frames, indices):
+        flat = block.reshape(len(block), -1)
+        part = energies[start : start + len(block)]
+        if frames.measurement == "counts":
+            flat.sum(axis=1, dtype=np.float64, out=part)
+        else:
+            values = flat.astype(np.float64, copy=False)
+            np.einsum("ij,ij->i", values, values, out=part)
+        if not np.isfinite(part).all() or (block.dtype.kind != "u" and not block.min() >= 0):
+            for row, frame in enumerate(block, start=start):
+                number = row if indices is None else int(indices[row])
+                check_frame_values(frame[None], start=number, file=frames.path, field=frames.field)
     return energies
 
 
-def chosen_frame_energies(
-    frames: MappedFrames, indices: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """As :func:`frame_energies`, of some frames only; shape (len(indices),)."""
-    if len(indices) == frames.shape[0]:
-        return np.take(frame_energies(frames), indices)
-    return frame_energies(_ChosenFrames(frames, indices))
-
-
-class _ChosenFrames:
-    """Some of the frames, streamed as if they were all."""
-
-    def __init__(self, frames: MappedFrames, indices: NDArray[np.integer]) -> None:
-        self._frames = frames
-        self._indices = indices
-        self.shape = (len(indices), *frames.shape[1:])
-        self.measurement = frames.measurement
-        self.path = frames.path
-
-    def chunks(self) -> Iterator[tuple[int, int, NDArray[np.generic]]]:
-        stored = self._frames.stored
-        step = max(1, CHUNK_BYTES // max(1, stored[0].nbytes))
-        for start in range(0, len(self._indices), step):
-            block = stored[self._indices[start : start + step]]
-            yield start, start + len(block), block
-
-
-def _block_energies(block: NDArray[np.generic], counts: bool) -> NDArray[np.float64]:
-    flat = block.reshape(len(block), -1)
-    if counts:
-        return np.asarray(flat.sum(axis=1, dtype=np.float64))
-    values = flat.astype(np.float64, copy=False)
-    return np.asarray(np.einsum("ij,ij->i", values, values))
-
-
-def _refuse_values(path: object, start: int, block: NDArray[np.generic]) -> None:
-    lowest = block.reshape(len(block), -1).min(axis=1)
-    frame = int(np.flatnonzero(~(lowest >= 0))[0])
-    raise ScanError(
-        describe(
-            path,
-            f"diff3d frame {start + frame}",
-            f"holding {lowest[frame]}",
-            "finite values >= 0 (amplitude, or counts)",
-        )
-    )
+def _blocks(
+    frames: Frames, indices: NDArray[np.integer] | None
+) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    if indices is None:
+        for start, _, block in frames.chunks(CHUNK_BYTES):
+            yield start, block
+        return
+    step = max(1, CHUNK_BYTES * len(frames) // max(1, frames.nbytes))
+    for start in range(0, len(indices), step):
+        yield start, frames.rows(indices[start : start + step])
 
 
 def intensity_scale(

@@ -236,7 +236,7 @@ class RawData(ScanArrays):
         else:
             nn = grouping.sample_then_group(self.xcoords, self.ycoords, request)
             used, inverse = np.unique(nn, return_inverse=True)
-            energies = normalization.chosen_frame_energies(self.frames, self.file_indices(used))
+            energies = normalization.frame_energies(self.frames, self.file_indices(used))
             energies = energies[inverse].reshape(nn.shape)
         return self.grouped_arrays(
             nn, normalization.pooled_scale([energies], N, self.path), patch_positions

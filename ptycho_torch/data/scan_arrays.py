@@ -170,6 +170,4 @@ class ScanArrays:
 
     def frame_energies(self) -> NDArray[np.float64]:
         """Sum of amplitude ** 2 of every frame, float64, shape (M,); reads every frame once."""
-        if self.sample_indices is None:
-            return normalization.frame_energies(self.frames)
-        return normalization.chosen_frame_energies(self.frames, self.sample_indices)
+        return normalization.frame_energies(self.frames, self.sample_indices)

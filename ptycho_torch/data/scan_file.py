@@ -56,6 +56,9 @@ def write_scan(
     """
     if path.suffix != ".npz":
         raise ScanError(describe(path, "the file name", repr(path.name), "a name ending in .npz"))
+    if len(indices) == frames.shape[1]:
+        # As many frames as pixels along their side: the shape alone does not tell the frame axis.
+        metadata = {**metadata, "axis_order": "frames_first"}
     text = json.dumps(dict(metadata), sort_keys=True, default=_plain_number)
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for key, array in arrays.items():
