@@ -96,6 +96,7 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.installed-docs
+	$(BIN)/python -m ptycho_torch.data.contract_page docs/contract.md
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
