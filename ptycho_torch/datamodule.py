@@ -6,6 +6,7 @@ Wires scans, split, loaders and devices together; every piece of work is done by
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
@@ -163,6 +164,7 @@ class PtychoDataModule(LightningDataModule):
         }
         self._datasets: dict[Stage, PtychoDataset] = {}
         self._progress = EpochProgress()
+        self._residents: set[tuple[int, torch.device]] = set()
         self._device_tables: dict[tuple[int, torch.device], DeviceTables] = {}
 
     # -- what models ask for -----------------------------------------------------------------
@@ -301,11 +303,15 @@ class PtychoDataModule(LightningDataModule):
         _ = dataset.index  # workers inherit the groups instead of making them again
         source: Dataset[Any] = dataset
         finish: Callable[[Any], Any] = same
-        if unassembled:
-            source = Selections(dataset, gather=not self._is_resident(dataset, device))
-        elif self.assemble_on == "auto":
+        if self.assemble_on == "auto":
             source = Indices(dataset, read=self.num_workers > 0)
             finish = dataset.__getitems__
+        if unassembled:
+            selections = Selections(dataset, gather=not self._is_resident(stage, device))
+            if self.assemble_on == "device":
+                source = selections
+            else:
+                finish = _pinned(selections.__getitems__, device)
         sampler = EpochSampler(
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
@@ -340,21 +346,36 @@ class PtychoDataModule(LightningDataModule):
             return "test"
         return "predict" if trainer.predicting else "val"
 
-    def _is_resident(self, dataset: PtychoDataset, device: torch.device) -> bool:
-        if self.residency != "auto":
-            return self.residency == "device"
-        if device.type != "cuda":
+    def _is_resident(self, stage: Stage, device: torch.device) -> bool:
+        """Whether the frames live on the device; if so, they are there when this returns."""
+        bank = self.dataset(stage).bank
+        if (id(bank), device) in self._residents:
+            return True
+        if self.residency == "host" or (self.residency == "auto" and device.type != "cuda"):
             return False
-        free, _ = torch.cuda.mem_get_info(device)
-        fits = dataset.bank.nbytes <= DEVICE_SHARE * free
-        logger.info(
-            "frames need %.2f GiB of %.2f GiB free on %s: they %s",
-            dataset.bank.nbytes / 2**30,
-            free / 2**30,
-            device,
-            "live on the device" if fits else "are sent batch by batch",
-        )
-        return fits
+        if self.residency == "auto":
+            free, _ = torch.cuda.mem_get_info(device)
+            fits = bank.nbytes <= DEVICE_SHARE * free
+            logger.info(
+                "frames need %.2f GiB of %.2f GiB free on %s: they %s",
+                bank.nbytes / 2**30,
+                free / 2**30,
+                device,
+                "live on the device" if fits else "are sent batch by batch",
+            )
+            if not fits:
+                return False
+        try:
+            self._tables_on(stage, device, resident=True)
+        except torch.OutOfMemoryError:
+            warnings.warn(
+                f"frames of {bank.nbytes / 2**30:.2f} GiB do not fit on {device}: they are sent "
+                "batch by batch; residency='host' chooses that from the start",
+                stacklevel=2,
+            )
+            return False
+        self._residents.add((id(bank), device))
+        return True
 
     def _tables_on(self, stage: Stage, device: torch.device, *, resident: bool) -> DeviceTables:
         dataset = self.dataset(stage)
@@ -367,3 +388,10 @@ class PtychoDataModule(LightningDataModule):
             tables = replace(tables, frames=dataset.bank.copy_to(device))
             self._device_tables[key] = tables
         return tables
+
+
+def _pinned(select: Callable[[Any], FrameSelection], device: torch.device) -> Callable[[Any], Any]:
+    """``select``, its result in page-locked memory when it is bound for a GPU."""
+    if device.type != "cuda":
+        return select
+    return lambda indices: select(indices).pin_memory()

@@ -201,3 +201,51 @@ def test_split_that_leaves_no_validation_group_says_what_to_change(tmp_path: Pat
 def test_contradictory_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         PtychoDataModule("scan.npz", **options)
+
+
+def test_frames_that_do_not_fit_on_the_device_are_sent_batch_by_batch(
+    scan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def options(residency: str) -> dict[str, Any]:
+        return {
+            "assemble_on": "device", "residency": residency, "split": "none", "shuffle": False,
+            "patch_positions": "scan",
+        }  # fmt: skip
+
+    wanted = next(iter(PtychoDataModule(str(scan_file), **options("host")).train_dataloader()))
+    data = PtychoDataModule(str(scan_file), **options("device"))
+
+    def full(self: object, device: torch.device) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr("ptycho_torch.frame_bank.FrameBank.copy_to", full)
+    with pytest.warns(UserWarning, match=r"do not fit on cpu.*residency='host'"):
+        loader = data.train_dataloader()
+    selection = next(iter(loader))
+    assert torch.equal(selection.frames, wanted.frames)
+    assert torch.equal(
+        data.on_after_batch_transfer(selection, 0).X, data.on_after_batch_transfer(wanted, 0).X
+    )
+
+
+def test_frames_that_live_on_the_device_are_copied_once_and_only_indices_travel(
+    scan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptycho_torch.frame_bank import FrameBank
+
+    copies: list[object] = []
+    copy_to = FrameBank.copy_to
+
+    def counted(self: FrameBank, device: torch.device) -> torch.Tensor:
+        copies.append(device)
+        return copy_to(self, device)
+
+    monkeypatch.setattr(FrameBank, "copy_to", counted)
+    data = PtychoDataModule(
+        str(scan_file), assemble_on="device", residency="device", patch_positions="scan"
+    )
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.train_dataloader()):
+        for selection in loader:
+            assert selection.frames is None
+            assert torch.isfinite(data.on_after_batch_transfer(selection, 0).X).all()
+    assert len(copies) == 1
