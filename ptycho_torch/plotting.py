@@ -23,7 +23,6 @@ from ptycho_torch.metrics import align, illuminated_mask, illumination
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 SAMPLE_FRAMES = 4
 SHOWN_GROUPS = 8
@@ -50,7 +49,8 @@ def plot_scan(raw: RawData, nn_indices: NDArray[np.integer] | None = None) -> Fi
         matplotlib is not installed.
     """
     figure = _figure(16.0, 9.6)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1.35, 1.0])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.35, 1.0])
+    upper, lower = halves
     names = ("positions", "dose", "groups")
     axes = dict(zip(names, upper.subplots(1, len(names)), strict=True))
     probe_panel, *frame_panels = lower.subplots(1, 1 + SAMPLE_FRAMES)
@@ -126,7 +126,8 @@ def plot_reconstruction(
         for part, extra in (("amplitude", ["probe"]), ("phase", ["error"]))
     ]
     figure = _figure(5.2 * len(rows[0]), 9.6)
-    axes = figure.subplot_mosaic(rows)
+    panels = np.ravel(figure.subplots(2, len(rows[0])))
+    axes: dict[str, Axes] = dict(zip(rows[0] + rows[1], panels, strict=True))
     reference = shown.get("truth", shown["reconstruction"])
     for part, values in (("amplitude", np.abs), ("phase", np.angle)):
         # A truth has no noise to be cut off; a reconstruction has outliers.
@@ -199,7 +200,13 @@ def _draw_positions(axes: Axes, positions: NDArray[np.float64], width: int, heig
     axes.plot(*positions.T, color="0.8", linewidth=0.5, zorder=1)
     size = float(np.clip(12000 / len(positions), 1.5, 20))
     points = axes.scatter(
-        *positions.T, c=np.arange(len(positions)), s=size, cmap="viridis", linewidths=0, zorder=2
+        positions[:, 0],
+        positions[:, 1],
+        c=np.arange(len(positions)),
+        s=size,
+        cmap="viridis",
+        linewidths=0,
+        zorder=2,
     )
     axes.set_title("positions, in the order of the frames")
     _colorbar(points, "frame")
@@ -214,7 +221,7 @@ def _draw_groups(
     width: int,
     height: int,
 ) -> None:
-    axes.scatter(*positions.T, s=3, color="0.75", linewidths=0)
+    axes.scatter(positions[:, 0], positions[:, 1], s=3, color="0.75", linewidths=0)
     _object_limits(axes, width, height)
     if nn_indices is None or len(nn_indices) == 0:
         axes.set_title("no groups")
@@ -230,8 +237,8 @@ def _draw_groups(
         for member in members:
             axes.add_patch(Circle(tuple(member), radius, color=color, alpha=0.12, linewidth=0))
             axes.plot(*np.stack([centre, member]).T, color=color, linewidth=1)
-        axes.scatter(*members.T, s=14, color=color, linewidths=0, zorder=3)
-        axes.scatter(*centre, s=30, color=color, marker="x", zorder=3)
+        axes.scatter(members[:, 0], members[:, 1], s=14, color=color, linewidths=0, zorder=3)
+        axes.scatter(centre[0], centre[1], s=30, color=color, marker="x", zorder=3)
     axes.set_title(
         f"{len(chosen)} of {len(nn_indices)} groups of {nn_indices.shape[1]} frames\n"
         "x: centre; disc: half of the probe's light"
@@ -271,7 +278,7 @@ def _draw_frames(panels: Sequence[Axes], raw: RawData) -> None:
 
     sample = raw.frames.sample(len(panels)).astype(np.float64)
     counts = sample if raw.frames.measurement == "counts" else sample**2
-    high = max(float(counts.max()), np.finfo(float).tiny)
+    high = float(counts.max()) or 1.0  # all frames may be dark
     # Below one count there is nothing to see in a measured frame; noise-free ones go on for ever.
     low = 1.0 if high > 10 else high / 1e4
     for panel, frame in zip(panels, counts, strict=False):
@@ -287,6 +294,8 @@ def _draw_frames(panels: Sequence[Axes], raw: RawData) -> None:
 
 
 def _draw_history(axes: Axes, history: Mapping[str, Sequence[float]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title("Fourier error")
     axes.set_xlabel("epoch")
     axes.set_ylabel("relative error")
@@ -300,7 +309,7 @@ def _draw_history(axes: Axes, history: Mapping[str, Sequence[float]]) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
 
 

@@ -163,7 +163,8 @@ def _raster(
     spans = np.array([columns, rows]) - 1 + 2 * jitter
     # A step is computed before it is multiplied: a whole one then gives whole positions.
     steps = np.divide(field, spans, out=np.zeros(2), where=spans > 0)
-    return (lattice + jitter) * steps
+    offsets: NDArray[np.float64] = (lattice + jitter) * steps
+    return offsets
 
 
 def _fermat(n_frames: int) -> NDArray[np.float64]:
@@ -171,7 +172,8 @@ def _fermat(n_frames: int) -> NDArray[np.float64]:
     k = np.arange(n_frames)
     radius = 0.5 * np.sqrt(k / max(1, n_frames - 1))
     angle = k * np.pi * (3 - math.sqrt(5))
-    return 0.5 + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    unit: NDArray[np.float64] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return 0.5 + radius[:, None] * unit
 
 
 def _scaled_probe(

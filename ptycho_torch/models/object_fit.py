@@ -7,6 +7,7 @@ only work if X, positions, probe and scale of a batch fit together. Knows no fil
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Literal, Protocol, cast
 
 import lightning.pytorch as pl
@@ -175,21 +176,28 @@ class ObjectFit(pl.LightningModule):
                 )
             )
         shape = source.object_shape if self.object_shape is None else self.object_shape
-        self.initialize((int(shape[0]), int(shape[1])), source.initial_probe)
+        probe = source.initial_probe
+        self.initialize((int(shape[0]), int(shape[1])), probe)
         start = min(float(scans[0].xcoords.min()), float(scans[0].ycoords.min()))
-        if start < self.probe.shape[1] // 2:
+        missing = probe.shape[-1] // 2 - start
+        if missing > 0:
             logger.warning(
-                "%s: positions start at %.1f px; patches reach over the object's edge, where it "
-                "is 0. Add at least %.1f px to xcoords and ycoords to fit all of the object",
+                "%s: positions start at %.1f px, so patches reach over the object's edge, where "
+                "it is 0; add at least %.1f px to xcoords and ycoords to fit all of it",
                 scans[0].path or "scan in memory",
                 start,
-                self.probe.shape[1] // 2 - start,
+                missing,
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the checkpoint's object and probe: no datamodule is needed."""
-        state = checkpoint["state_dict"]
-        self._allocate(*(state[name].to(self.device) for name in ("obj", "probe", "probe_unit")))
+        state, names = checkpoint["state_dict"], ("obj", "probe", "probe_unit")
+        for name in names:
+            if name not in state:
+                raise OptionError(
+                    describe(None, "checkpoint", f"without {name}", "a checkpoint of ObjectFit")
+                )
+        self._allocate(*(state[name].to(self.device) for name in names))
 
     def reconstruction(self) -> tuple[Tensor, Tensor]:
         """Object (H, W) and probe (P, N, N), complex64, detached; the probe in sqrt(counts).
@@ -214,15 +222,16 @@ class ObjectFit(pl.LightningModule):
         if not self.refine_probe:
             probe = batch.probe
         patches = object_patches(obj, batch.positions, batch.X.shape[1])
-        return batch.scale[:, None, None, None] * diffract(illuminate(probe, patches))
+        amplitude = diffract(illuminate(probe, patches))
+        return batch.scale[:, None, None, None] * amplitude
 
     def _step(self, batch: PtychoBatch, stage: str) -> Tensor:
         measured = batch.channels_first()
         residual = (self(batch) - measured).square().sum()
         energy = measured.square().sum()
-        error = self.fourier_errors[f"{stage}_error"]
+        error = cast("FourierError", self.fourier_errors[f"{stage}_error"])
         error(residual, energy)
-        loss = residual / energy
+        loss: Tensor = residual / energy
         size = len(measured)
         self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, batch_size=size)
         self.log(
@@ -269,8 +278,14 @@ class ObjectFit(pl.LightningModule):
         optimizer = torch.optim.Adam(groups)
         if self.schedule == "constant":
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise OptionError(
+                describe(
+                    None, "schedule", "'cosine' in a fit without end", "max_epochs or max_steps"
+                )
+            )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
