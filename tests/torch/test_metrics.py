@@ -102,11 +102,13 @@ def test_illumination_is_the_convolution_of_positions_with_intensity():
     np.testing.assert_allclose(illumination(probe, positions, shape), expected, atol=1e-12)
 
 
-def test_mask_is_where_the_dose_reaches_the_threshold():
+@pytest.mark.parametrize("threshold, both", [(0.6, False), (0.5, True)])
+def test_mask_is_where_the_dose_reaches_the_threshold(threshold, both):
     probe = np.ones((2, 2), dtype=complex)
-    mask = illuminated_mask(probe, [[1.0, 1.0], [1.0, 1.0], [4.0, 1.0]], (3, 6), 0.6)
+    mask = illuminated_mask(probe, [[1.0, 1.0], [1.0, 1.0], [4.0, 1.0]], (3, 6), threshold)
     expected = np.zeros((3, 6), dtype=bool)
     expected[:2, :2] = True
+    expected[:2, 3:5] = both
     np.testing.assert_array_equal(mask, expected)
 
 

@@ -108,10 +108,10 @@ def test_dark_frames_are_drawn():
     assert len(panels(plot_scan(scan))) >= 5
 
 
-def reconstruction_of(scan, factor=0.5 * np.exp(2j)):
+def reconstruction_of(scan):
     positions = np.stack([scan.xcoords, scan.ycoords], 1)
     return plot_reconstruction(
-        factor * scan.objectGuess,
+        0.5 * np.exp(2j) * scan.objectGuess,
         scan.probeGuess,
         truth=scan.objectGuess,
         positions_px=positions,
