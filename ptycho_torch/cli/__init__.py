@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 from ptycho_torch import __version__
@@ -29,12 +30,14 @@ from ptycho_torch.data.errors import (
 
 DONE, DATA_AT_FAULT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
-TRAINING = {
-    "fit": "train a model",
-    "validate": "run one pass over the validation groups",
-    "test": "run one pass over the test groups",
-    "predict": "run a trained model over the prediction groups",
-}
+TRAINING = MappingProxyType(
+    {
+        "fit": "train a model",
+        "validate": "run one pass over the validation groups",
+        "test": "run one pass over the test groups",
+        "predict": "run a trained model over the prediction groups",
+    }
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
