@@ -139,7 +139,8 @@ def illuminated_mask(
     if not 0 < threshold <= 1:
         raise OptionError(describe(None, "threshold", threshold, "a fraction in (0, 1]"))
     dose = illumination(probe, positions_px, shape)
-    return dose >= threshold * dose.max()
+    mask: NDArray[np.bool_] = dose >= threshold * dose.max()
+    return mask
 
 
 def _selected(

@@ -76,7 +76,7 @@ def object_patches(obj: Tensor, positions_px: Tensor, N: int) -> Tensor:
     index, fx, fy = _windows(obj.shape, positions_px, N, obj.real.dtype)
     # One ring of zeros stands for everything outside: window indices are clamped onto it.
     ringed = functional.pad(obj, (1, 1, 1, 1)).reshape(-1)
-    patches: Tensor = _CutPatches.apply(ringed, fx, fy, index)
+    patches: Tensor = _CutPatches.apply(ringed, fx, fy, index)  # type: ignore[no-untyped-call]
     return patches.reshape(*positions_px.shape[:-1], N, N)
 
 
@@ -118,7 +118,8 @@ def diffract(exit_waves: Tensor) -> Tensor:
         amplitude = waves.squeeze(-3).abs()
     else:
         amplitude = torch.linalg.vector_norm(waves, dim=-3)
-    return torch.fft.fftshift(amplitude, dim=(-2, -1))
+    centred: Tensor = torch.fft.fftshift(amplitude, dim=(-2, -1))
+    return centred
 
 
 def stitch(
@@ -199,7 +200,7 @@ class _CutPatches(Function):
         return _lerp(rows, fx, dim=2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ringed, fx, fy, index = ctx.saved_tensors
         grad_object = grad_x = grad_y = None
         if ctx.needs_input_grad[0]:

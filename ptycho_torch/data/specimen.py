@@ -54,7 +54,8 @@ def draw_object(
     )
     absorbed = np.maximum(0.6 * _word(shape, shape[1] - 2 * margin), 0.4 * _cells(shape, rng))
     amplitude = 1 - ndimage.gaussian_filter(absorbed, EDGE_SIGMA_PX)
-    return (amplitude * np.exp(1j * phase)).astype(np.complex64)
+    obj: NDArray[np.complex64] = (amplitude * np.exp(1j * phase)).astype(np.complex64)
+    return obj
 
 
 def make_probe(N: int, n_modes: int = 1) -> NDArray[np.complex128]:
@@ -98,7 +99,8 @@ def _siemens_star(shape: tuple[int, int], diameter: float) -> NDArray[np.float64
     outer = 0.44 * diameter
     spokes = (np.sin(SPOKES * angle) > 0) & (radius < outer) & (radius > 0.12 * outer)
     ring = np.abs(radius - 1.09 * outer) < 0.03 * outer
-    return (spokes | ring | (radius < 0.05 * outer)).astype(np.float64)
+    star: NDArray[np.bool_] = spokes | ring | (radius < 0.05 * outer)
+    return star.astype(np.float64)
 
 
 def _word(shape: tuple[int, int], width: float) -> NDArray[np.float64]:

@@ -177,6 +177,7 @@ def test_object_alone_is_optimised_when_the_probe_is_not_refined():
     model = ObjectFit(refine_probe=False)
     model.initialize((20, 20), torch.ones(1, 8, 8, dtype=torch.complex64))
     assert [group["params"] for group in model.configure_optimizers().param_groups] == [[model.obj]]
+    assert not model.probe.requires_grad
 
 
 def test_fit_does_not_depend_on_the_unit_of_the_frames(scan):

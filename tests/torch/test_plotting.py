@@ -158,7 +158,7 @@ def test_phase_that_goes_round_gets_a_whole_cyclic_map(scan, span, cmap):
 
 def test_limits_come_from_the_illuminated_area(scan):
     obj = scan.objectGuess.copy()
-    obj[0, 0] = 100
+    obj[:3] = 100
     positions = np.stack([scan.xcoords, scan.ycoords], 1)
     figure = plot_reconstruction(obj, scan.probeGuess, positions_px=positions)
     image, fade = panel(figure, "reconstruction: amplitude").images
