@@ -171,13 +171,20 @@ def save_scan_figure(
     return save_figure(plot_scan(raw, nn_indices), path)
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def require_matplotlib() -> None:
+    """Raise MissingDependencyError where no picture can be drawn: before work, not after it."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             "matplotlib is not installed: pictures need it; pip install matplotlib"
         ) from error
+
+
+def _figure(width_in: float, height_in: float) -> Figure:
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     # A figure of its own, not pyplot's: it is drawn by Agg and forgotten with its last reference.
     return Figure(figsize=(width_in, height_in), layout="constrained")
 

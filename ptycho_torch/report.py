@@ -25,7 +25,7 @@ from ptycho_torch.data.errors import OptionError, describe
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.dataset import PtychoDataset
-from ptycho_torch.plotting import plot_reconstruction, save_figure
+from ptycho_torch.plotting import plot_reconstruction, require_matplotlib, save_figure
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ class ReconstructionReport(pl.Callback):
         self._started_s = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a model or datamodule that cannot be reported on, before the fit."""
+        """Refuse what cannot be reported on, before the fit."""
+        require_matplotlib()
         if not hasattr(pl_module, "reconstruction"):
             raise OptionError(
                 describe(None, "model", type(pl_module).__name__, "a model with reconstruction()")
@@ -98,11 +99,14 @@ class ReconstructionReport(pl.Callback):
         positions = np.stack([raw.xcoords, raw.ycoords], axis=1)
         mask = metrics.illuminated_mask(probe, positions, obj.shape, MASK_THRESHOLD)
         truth = _truth(raw, obj)
+        pl_module.eval()
+        error = evaluate(model, dataset, data.batch_size, pl_module.device)
+        pl_module.train()
         figures = {
             "complex_correlation": None
             if truth is None
             else metrics.complex_correlation(obj, truth, mask),
-            "fourier_error": evaluate(model, dataset, data.batch_size, pl_module.device),
+            "fourier_error": error,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": seconds,

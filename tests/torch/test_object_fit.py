@@ -164,6 +164,13 @@ def test_probe_of_the_batch_is_used_when_it_is_not_refined(scan):
     assert torch.equal(model(brighter), model(batch))
 
 
+@pytest.mark.parametrize("asked, got", [(None, (75, 80)), ((90, 101), (90, 101))])
+def test_object_has_the_shape_of_the_scans_unless_one_is_asked_for(scan, asked, got):
+    model = ObjectFit(object_shape=asked)
+    trainer_for(1, limit_train_batches=1).fit(model, datamodule=data_for(scan))
+    assert model.reconstruction()[0].shape == got
+
+
 def test_learning_rates_reach_their_parameters():
     model = ObjectFit(learning_rate=0.1, probe_learning_rate=0.01)
     model.initialize((20, 20), torch.ones(1, 8, 8, dtype=torch.complex64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from ptycho_torch import metrics
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.datamodule import PtychoDataModule
@@ -117,6 +118,24 @@ def test_error_curve_has_a_point_an_epoch_for_training_and_validation(scan, tmp_
     assert report.history["training"][2] < report.history["training"][0]
 
 
+def test_missing_matplotlib_is_named_before_the_fit(scan, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
+        fit(scan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_error_is_judged_in_evaluation_mode(scan, tmp_path, monkeypatch):
+    modes = []
+    forward = ObjectFit.forward
+    monkeypatch.setattr(
+        ObjectFit, "forward", lambda self, b: modes.append(self.training) or forward(self, b)
+    )
+    model = fit(scan, tmp_path)[0]
+    assert modes == [True] * 16 + [False] * 8
+    assert model.training
+
+
 def test_report_of_a_model_without_reconstruction_is_refused_before_the_fit(scan, tmp_path):
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1,
@@ -125,6 +144,9 @@ def test_report_of_a_model_without_reconstruction_is_refused_before_the_fit(scan
 
     class Other(pl.LightningModule):
         def training_step(self, batch, batch_idx):
+            raise AssertionError("the fit began")
+
+        def validation_step(self, batch, batch_idx):
             raise AssertionError("the fit began")
 
         def configure_optimizers(self):
