@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _log_to_stderr():
             command()
     except SystemExit as error:
-        return error.code if isinstance(error.code, int) else WRONG_USAGE
+        return error.code if isinstance(error.code, int) else DONE
     except KeyboardInterrupt:
         return _fault("interrupted", INTERRUPTED)
     except (OptionError, OptionTypeError, MissingDependencyError) as error:

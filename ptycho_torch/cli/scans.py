@@ -15,18 +15,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ptycho_torch
-from ptycho_torch.data import groups_cache
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import (
-    OptionError,
-    PtychoTorchError,
-    ScanFileNotFoundError,
-    describe,
-)
+from ptycho_torch.data.errors import OptionError, describe
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.simulate import simulate_scan
-
-CACHE_SUFFIX = ".groups_cache.npz"
+from ptycho_torch.data.verification import verify_path
 
 
 def simulate(options: argparse.Namespace) -> None:
@@ -76,7 +69,8 @@ def verify(options: argparse.Namespace) -> None:
     """Check every path, say what is wrong with each, and end in code 1 if anything is."""
     broken = 0
     for path in options.paths:
-        faults = _faults(path, options.measurement)
+        with _byte_bar(f"{path.name}: frames") as progress:
+            faults = verify_path(path, measurement=options.measurement, progress=progress)
         for fault in faults:
             print(f"ptycho-torch: {fault}", file=sys.stderr)
         if not faults:
@@ -84,20 +78,6 @@ def verify(options: argparse.Namespace) -> None:
         broken += bool(faults)
     if broken:
         raise SystemExit(1)
-
-
-def _faults(path: Path, measurement: str) -> list[str]:
-    try:
-        if not path.exists():
-            raise ScanFileNotFoundError(describe(path, "the file", "missing", "a scan or a cache"))
-        if path.name.endswith(CACHE_SUFFIX):
-            return groups_cache.verify(path)
-        raw = open_scan(path, measurement)
-        with _byte_bar(f"{path.name}: frames") as progress:
-            raw.frames.verify(progress)
-    except PtychoTorchError as error:
-        return [str(error)]
-    return []
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,20 @@ from typing import Any, cast
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import OptionError, OptionTypeError, PtychoTorchError
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.report import ReconstructionReport
 
-CHATTER = ("Seed set to", "GPU available: False", "TPU available: False", "\N{ELECTRIC LIGHT BULB}")
+CHATTER = (
+    "Seed set to",
+    "GPU available: False",
+    "TPU available: False",
+    "\nDetected KeyboardInterrupt",
+    "\N{ELECTRIC LIGHT BULB}",
+)
 COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -36,18 +44,26 @@ def run(arguments: Sequence[str]) -> None:
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         # A run may be repeated into the same folder.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
-        PtychoCLI(
-            LightningModule,
-            PtychoDataModule,
-            subclass_mode_model=True,
-            args=list(arguments),
-            parser_kwargs={
-                "prog": "ptycho-torch",
-                "exit_on_error": False,
-                **{name: {"exit_on_error": False} for name in COMMANDS},
-            },
-            save_config_kwargs={"overwrite": True},
-        )
+        try:
+            PtychoCLI(
+                LightningModule,
+                PtychoDataModule,
+                subclass_mode_model=True,
+                args=list(arguments),
+                parser_kwargs={
+                    "prog": "ptycho-torch",
+                    "exit_on_error": False,
+                    **{name: {"exit_on_error": False} for name in COMMANDS},
+                },
+                save_config_kwargs={"overwrite": True},
+            )
+        except SIGTERMException as error:
+            raise SystemExit(128 + signal.SIGTERM) from error
+        except SystemExit as error:
+            # Lightning shuts down in order, then leaves with 1, which is the data's fault here.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _is_about_this_run(record: logging.LogRecord) -> bool:

@@ -201,9 +201,10 @@ def test_verify_tells_good_from_bad(folder, fields, capsys):
     frames = fields["diff3d"].copy()
     frames[7, 3, 3] = np.nan
     np.savez("nan.npz", **{**fields, "diff3d": frames})
-    assert main(["verify", "scan.npz", str(cache), "nan.npz", "absent.npz"]) == DATA_AT_FAULT
+    np.savez("good.npz", **fields)
+    assert main(["verify", "good.npz", str(cache), "nan.npz", "absent.npz"]) == DATA_AT_FAULT
     captured = capsys.readouterr()
-    assert captured.out == "scan.npz: ok\n"
+    assert captured.out == "good.npz: ok\n"
     for name in (str(cache), "nan.npz", "absent.npz"):
         assert name in captured.err
 
@@ -397,6 +398,32 @@ def test_interruption_is_one_line_and_leaves_nothing(folder):
     assert process.returncode == 130
     assert err == "ptycho-torch: interrupted\n"
     assert [path.name for path in folder.iterdir()] == ["scan.npz"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_fit_says_so_in_its_code(folder, number, code):
+    pytest.importorskip("lightning", reason="torch is not installed: fit")
+    write_config(folder)
+    command = [sys.executable, "-m", "ptycho_torch.cli", "fit", "--config", "fit.yaml"]
+    process = subprocess.Popen(
+        [*command, "--trainer.max_epochs=100000"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "xdg")},
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.rglob("config.yaml")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.0)
+    process.send_signal(number)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert "Traceback" not in err
+    if number == signal.SIGINT:
+        assert err.splitlines()[-1] == "ptycho-torch: interrupted"
+    assert not Path("out/reconstruction.png").exists()
 
 
 def test_a_reader_that_leaves_is_no_error(folder):
