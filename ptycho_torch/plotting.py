@@ -23,6 +23,7 @@ from ptycho_torch.metrics import align, illuminated_mask, illumination
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 SAMPLE_FRAMES = 4
 SHOWN_GROUPS = 8
@@ -184,9 +185,12 @@ def require_matplotlib() -> None:
 def _figure(width_in: float, height_in: float) -> Figure:
     require_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     # A figure of its own, not pyplot's: it is drawn by Agg and forgotten with its last reference.
-    return Figure(figsize=(width_in, height_in), layout="constrained")
+    return Figure(
+        figsize=(width_in, height_in), layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.1)
+    )
 
 
 def _modes(probe: NDArray[Any]) -> NDArray[Any]:
@@ -264,7 +268,7 @@ def _probe_radius(probe: NDArray[Any]) -> float:
 
 
 def _draw_probe(axes: Axes, probe: NDArray[Any], title: str) -> None:
-    """First mode: phase as colour, amplitude as brightness; the modes' shares of the light."""
+    """First mode: phase as colour, amplitude as brightness; that mode's share of the light."""
     from matplotlib import cm, colors
 
     power = (np.abs(probe) ** 2).sum(axis=(1, 2))
@@ -273,10 +277,10 @@ def _draw_probe(axes: Axes, probe: NDArray[Any], title: str) -> None:
     rgb = cm.ScalarMappable(wheel, "hsv").to_rgba(np.angle(wave))[..., :3]
     brightness = np.abs(wave) / max(float(np.abs(wave).max()), np.finfo(float).tiny)
     axes.imshow(rgb * brightness[..., None], interpolation="nearest")
-    shares = ", ".join(f"{share:.0%}" for share in power / max(power.sum(), np.finfo(float).tiny))
-    modes = "" if len(probe) == 1 else f", mode 1 of {len(probe)} ({shares})"
-    axes.set_title(f"{title}{modes}\ncolour: phase, light: amplitude")
-    _colorbar(cm.ScalarMappable(wheel, "hsv"), "phase (rad)", axes)
+    share = power[0] / max(float(power.sum()), np.finfo(float).tiny)
+    mode = "" if len(probe) == 1 else f"mode 1 of {len(probe)}, {share:.0%} of the light"
+    axes.set_title(f"{title}\n{mode or 'dark where its amplitude is low'}")
+    _colorbar(cm.ScalarMappable(wheel, "hsv"), "colour: phase (rad)", axes)
     _pixel_labels(axes)
 
 
@@ -327,7 +331,8 @@ def _fade(lit: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 def _colorbar(image: Any, label: str, axes: Axes | None = None) -> None:
     panel = image.axes if axes is None else axes
-    panel.figure.colorbar(image, ax=panel, label=label, shrink=0.85)
+    # As tall as the picture, whatever shape the layout gives the panel.
+    panel.figure.colorbar(image, cax=panel.inset_axes((1.03, 0.0, 0.05, 1.0)), label=label)
 
 
 def _pixel_labels(axes: Axes) -> None:

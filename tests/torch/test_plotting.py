@@ -33,7 +33,8 @@ def panel(figure, word):
 
 
 def colorbar_labels(figure):
-    return [axes.get_ylabel() for axes in figure.axes if not axes.get_title()]
+    bars = [bar for axes in figure.axes for bar in axes.child_axes]
+    return [bar.get_ylabel() for bar in bars]
 
 
 def test_scan_picture_has_positions_with_rows_downwards(scan):
