@@ -40,8 +40,9 @@ def run(arguments: Sequence[str]) -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(_is_about_this_run)
     with warnings.catch_warnings():
-        # Lightning's own use of a deprecated torch name: no user can act on it.
+        # Lightning's own use of deprecated names: no user can act on it.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
         # A run may be repeated into the same folder.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
         try:
