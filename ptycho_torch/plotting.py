@@ -23,7 +23,6 @@ from ptycho_torch.metrics import align, illuminated_mask, illumination
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 SAMPLE_FRAMES = 4
 SHOWN_GROUPS = 8
