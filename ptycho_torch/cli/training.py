@@ -50,6 +50,7 @@ def run(arguments: Sequence[str]) -> None:
                 LightningModule,
                 PtychoDataModule,
                 subclass_mode_model=True,
+                seed_everything_default=0,
                 args=list(arguments),
                 parser_kwargs={
                     "prog": "ptycho-torch",
@@ -74,6 +75,10 @@ def _is_about_this_run(record: logging.LogRecord) -> bool:
 
 class PtychoCLI(LightningCLI):
     """LightningCLI whose refusals name file, field, what was found and what was expected."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Fit object and probe where the configuration names no model."""
+        parser.set_defaults({"model": {"class_path": "ptycho_torch.ObjectFit"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``.

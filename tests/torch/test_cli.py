@@ -234,6 +234,22 @@ def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
     assert Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns == stamp
 
 
+def test_fit_without_a_model_fits_object_and_probe_with_seed_0(folder, capsys):
+    pytest.importorskip("lightning", reason="torch is not installed: fit")
+    assert main(["fit", "--data.train", "scan.npz", "--print_config"]) == DONE
+    text = capsys.readouterr().out
+    assert "class_path: ptycho_torch.ObjectFit" in text
+    assert "seed_everything: 0" in text
+
+
+@pytest.mark.parametrize("name", ["demo", "siemens_star"])
+def test_the_shipped_configurations_are_valid(folder, capsys, name):
+    pytest.importorskip("lightning", reason="torch is not installed: fit")
+    config = ROOT / "configs" / f"{name}.yaml"
+    assert main(["fit", "--config", str(config), "--print_config"]) == DONE
+    assert f"train: datasets/{name}.npz" in capsys.readouterr().out
+
+
 # -- how it refuses -----------------------------------------------------------------------------
 
 
