@@ -23,6 +23,7 @@ from ptycho_torch.data.errors import (
 )
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.readers import read_fields
+from ptycho_torch.physics import object_shape_for
 
 Scan = str | os.PathLike[str] | RawData
 Scans = Scan | Sequence[Scan]
@@ -118,14 +119,10 @@ def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) ->
 
 def scan_object_shape(scan: RawData) -> tuple[int, int]:
     """(H, W) of an object that holds every patch of a scan; objectGuess's where it has one."""
-    if scan.objectGuess is not None:
-        height, width = scan.objectGuess.shape
-        return int(height), int(width)
-    half = scan.N - scan.N // 2
-    return (
-        int(np.ceil(scan.ycoords.max())) + half + 1,
-        int(np.ceil(scan.xcoords.max())) + half + 1,
-    )
+    if scan.objectGuess is None:
+        return object_shape_for(np.column_stack([scan.xcoords, scan.ycoords]), scan.N)
+    height, width = scan.objectGuess.shape
+    return int(height), int(width)
 
 
 def stacked_probes(scans: Sequence[RawData]) -> NDArray[np.complex64]:
