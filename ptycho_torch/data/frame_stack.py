@@ -16,10 +16,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_torch.data.errors import ScanError, ScanFileError, describe
+from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.mapped_file import map_array, require_unchanged, state_of
 from ptycho_torch.data.npy_header import shape_text
-from ptycho_torch.data.sidecar import Sidecar, SidecarPolicy, check_policy, find_sidecar
+from ptycho_torch.data.sidecar import (
+    Sidecar,
+    SidecarPolicy,
+    check_policy,
+    find_sidecar,
+    require_whole,
+    sidecar_directories,
+    sidecar_name,
+)
 from ptycho_torch.data.sidecar_build import build_sidecar
 from ptycho_torch.data.stack_source import (
     BLOCK_BYTES,
@@ -359,11 +367,20 @@ class FrameStack:
             if progress is not None:
                 progress(done, total)
         if not source.in_place and self._policy != "off":
-            sidecar = find_sidecar(source, self._policy)
-            if sidecar is not None and not sidecar.payload_intact():
-                raise ScanFileError(
-                    describe(sidecar.path, "checksum", "wrong", "the one it was written with")
-                )
+            for directory in sidecar_directories(source, self._policy):
+                path = directory / sidecar_name(source)
+                if path.exists():
+                    require_whole(path, source)
+
+    def verify_sidecar(self, path: Path) -> None:
+        """Hold a sidecar against this stack, every byte read.
+
+        Raises
+        ------
+        ScanFileError, ScanFileNotFoundError
+            Missing, damaged, or made from something else.
+        """
+        require_whole(path, self._source)
 
     @classmethod
     def _dtype_wish(cls) -> str:

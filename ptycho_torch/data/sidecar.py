@@ -30,7 +30,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from ptycho_torch.data.atomic_file import user_cache_directory
-from ptycho_torch.data.errors import OptionError, PtychoTorchError, describe
+from ptycho_torch.data.errors import OptionError, PtychoTorchError, ScanFileError, describe
 from ptycho_torch.data.mapped_file import FileState, map_array, opened, state_of
 from ptycho_torch.data.stack_source import StackSource
 
@@ -78,10 +78,6 @@ class Sidecar:
         First byte of the numbers.
     dtype, shape
         Of the frames.
-    crc32
-        CRC-32 of everything before the record.
-    record_offset
-        First byte of the record.
     """
 
     path: Path
@@ -89,8 +85,6 @@ class Sidecar:
     data_offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, int, int]
-    crc32: int
-    record_offset: int
 
     def map(self) -> NDArray[Any]:
         """Map the frames, (M, N, N)."""
@@ -104,11 +98,6 @@ class Sidecar:
             return not self.state.changes(state_of(self.path))
         except PtychoTorchError:
             return False
-
-    def payload_intact(self) -> bool:
-        """Read all numbers and compare them with the record's checksum."""
-        with opened(self.path) as stream:
-            return _checksum(stream, self.record_offset) == self.crc32
 
 
 def sidecar_name(source: StackSource) -> str:
@@ -157,6 +146,34 @@ def read_sidecar(path: Path, source: StackSource, *, report: bool = True) -> Sid
         return None
 
 
+def require_whole(path: Path, source: StackSource | None = None) -> None:
+    """Check a sidecar in full, its numbers included, whatever its times are.
+
+    Parameters
+    ----------
+    path
+        The file.
+    source
+        What it should have been made from; None: it is checked against its own record.
+
+    Raises
+    ------
+    ScanFileNotFoundError, ScanFileError
+        Missing, damaged, or made from something else.
+    """
+    with opened(path) as stream:
+        try:
+            record, record_offset = _read_record(stream, os.fstat(stream.fileno()).st_size)
+            if source is not None and record.get("source") != describe_source(source):
+                raise _NotBelieved("made from another scan, or from an earlier state of this one")
+            if _checksum(stream, record_offset) != record.get("crc32"):
+                raise _NotBelieved("its checksum is wrong: the file was changed or damaged")
+        except (_NotBelieved, ValueError, RecursionError) as error:
+            raise ScanFileError(
+                describe(path, "sidecar", error, "one that is whole and of its scan", "Remove it")
+            ) from error
+
+
 class _NotBelieved(Exception):
     """Why a sidecar cannot be used."""
 
@@ -177,7 +194,7 @@ def _checked(path: Path, stream: BinaryIO, source: StackSource) -> Sidecar:
         with suppress(OSError, TypeError, ValueError, OverflowError):
             os.utime(path, ns=(state.mtime_ns, record["mtime_ns"]))
             state = FileState.of(os.fstat(stream.fileno()))
-    return Sidecar(path, state, data_offset, source.dtype, source.shape, crc32, record_offset)
+    return Sidecar(path, state, data_offset, source.dtype, source.shape)
 
 
 def _read_record(stream: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
