@@ -24,7 +24,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.atomic_file import LOCK_TIMEOUT_S, build_lock, user_cache_directory
+from ptycho_torch.data.atomic_file import (
+    LOCK_TIMEOUT_S,
+    build_lock,
+    require_write_permission,
+    user_cache_directory,
+)
 from ptycho_torch.data.errors import OptionError, ScanError, ScanFileError, describe
 from ptycho_torch.data.groups_cache_file import (
     FORMAT_VERSION,
@@ -298,12 +303,13 @@ def _require_directory(directory: Path, *, make: bool) -> None:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not directory.is_dir():
             raise ScanFileError(describe(directory, "directory", "missing", "there"))
+        require_write_permission(directory)
     except FileExistsError as error:
         raise ScanFileError(describe(directory, "path", "a file", "a directory")) from error
     except OSError as error:
         if isinstance(error, ScanFileError):
             raise
-        reason = f"not made ({error.strerror or error})"
+        reason = f"not usable ({error.strerror or error})"
         raise ScanFileError(describe(directory, "directory", reason, "permission")) from error
 
 

@@ -80,28 +80,22 @@ def build_sidecar(
 
 
 def _place(source: StackSource, policy: SidecarPolicy) -> Path:
-    beside, *elsewhere = sidecar_directories(source, policy)
+    directory = sidecar_directories(source, policy)[0]
+    if not isinstance(policy, Path):
+        return writable_cache_directory(directory)
     try:
-        if isinstance(policy, Path):
-            beside.mkdir(parents=True, exist_ok=True)
-            return beside
-        # The superuser could write where all write permission was taken away; whoever took it away
-        # meant everybody.
-        if elsewhere and not beside.stat().st_mode & 0o222:
-            elsewhere[0].mkdir(mode=0o700, parents=True, exist_ok=True)
-            logger.info("%s: read-only; the sidecar goes to %s", beside, elsewhere[0])
-            return elsewhere[0]
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ScanFileError(
             describe(
-                elsewhere[0] if elsewhere else beside,
+                directory,
                 "sidecar directory",
                 f"not made ({error.strerror})",
                 "a directory that can be written",
                 "Give another, or sidecar='off'",
             )
         ) from error
-    return writable_cache_directory(beside)
+    return directory
 
 
 def _require_space(path: Path, source: StackSource) -> None:
