@@ -37,6 +37,8 @@ LOCK_TIMEOUT_S = 600.0
 
 _WAIT_REPORT_S = 30.0
 _FOREIGN_TEMPORARY_AGE_S = 24 * 3600.0
+# Network file systems may keep written bytes to themselves for half a minute.
+_NAMELESS_LOCK_AGE_S = 120.0
 _TEMPORARY = re.compile(
     r"\.ptycho-torch-(?P<place>[0-9a-f]{12})-(?P<pid>\d{1,10})-(?P<start>\d{1,20})-[0-9a-f]{8}\.tmp"
 )
@@ -185,8 +187,8 @@ def user_cache_directory(preferred: Path) -> Path:
 def writable_cache_directory(preferred: Path) -> Path:
     """Return ``preferred`` when files can be made there, else a directory of the user's cache.
 
-    Permission is tried by making a file: permission bits mislead on network file systems and for
-    the superuser. The replacement is created, readable to the user alone, and logged.
+    Permission is tried by making a file: permission bits mislead on network file systems. The
+    replacement is created, readable to the user alone, and logged.
 
     Raises
     ------
@@ -194,6 +196,7 @@ def writable_cache_directory(preferred: Path) -> Path:
         Neither directory can be written.
     """
     try:
+        require_write_permission(preferred)
         _try_writing(preferred)
         return preferred
     except OSError as refused:
@@ -205,6 +208,20 @@ def writable_cache_directory(preferred: Path) -> Path:
             raise _cannot_write(fallback, error) from error
         logger.info("%s: %s; caches go to %s", preferred, refused.strerror or refused, fallback)
         return fallback
+
+
+def require_write_permission(directory: Path) -> None:
+    """Refuse a directory that nobody may write.
+
+    The superuser could; whoever took the permission away meant everybody.
+
+    Raises
+    ------
+    OSError
+        It has no write permission at all, or cannot be reached.
+    """
+    if not directory.stat().st_mode & 0o222:
+        raise PermissionError(errno.EACCES, "read-only", str(directory))
 
 
 def _try_writing(directory: Path) -> None:
@@ -234,6 +251,8 @@ def _acquire(path: Path, timeout_s: float) -> BaseFileLock:
     )
     deadline = time.monotonic() + timeout_s
     wait_s = 0.0
+    nameless: tuple[int, int] | None = None
+    nameless_since = 0.0
     while True:
         try:
             lock.acquire(timeout=max(0.0, wait_s))
@@ -251,6 +270,15 @@ def _acquire(path: Path, timeout_s: float) -> BaseFileLock:
                 ) from error
             logger.info("waiting for %s, which %s is building", path, holder)
             wait_s = min(_WAIT_REPORT_S, deadline - time.monotonic())
+            if isinstance(lock, SoftFileLock):
+                found = _nameless_lock(lock.lock_file)
+                if found is None or found != nameless:
+                    nameless, nameless_since = found, time.monotonic()
+                elif time.monotonic() - nameless_since >= _NAMELESS_LOCK_AGE_S:
+                    # Two waiters may do this at once, and then both build: the same file twice.
+                    logger.info("%s: its maker died before it wrote its name", lock.lock_file)
+                    with contextlib.suppress(OSError):
+                        Path(lock.lock_file).unlink()
         except OSError as error:
             if isinstance(lock, SoftFileLock) or error.errno not in _NO_FLOCK:
                 raise
@@ -263,6 +291,19 @@ def _acquire(path: Path, timeout_s: float) -> BaseFileLock:
             if not isinstance(lock, SoftFileLock):
                 _write_holder(lock.lock_file)
             return lock
+
+
+def _nameless_lock(lock_file: str) -> tuple[int, int] | None:
+    """What tells an empty lock file from another; None when it is not there or not empty.
+
+    Its maker died between making it and writing its name, and filelock never takes over what has
+    no name.
+    """
+    try:
+        status = os.lstat(lock_file)
+    except OSError:
+        return None
+    return None if status.st_size else (status.st_ino, status.st_ctime_ns)
 
 
 def _write_holder(lock_file: str) -> None:

@@ -13,6 +13,7 @@ import cache_cases
 import filelock
 import pytest
 
+from ptycho_torch.data import atomic_file
 from ptycho_torch.data.atomic_file import (
     atomic_write,
     build_lock,
@@ -183,6 +184,20 @@ class TestBuildLock:
         holder = f"held by host {os.uname().nodename}, pid {os.getpid()} for more than 0.1 s"
         assert len(raised) == 1
         assert holder in raised[0]
+        assert names(tmp_path) == []
+
+    def test_soft_lock_whose_maker_died_before_it_wrote_its_name_is_taken_over(
+        self, tmp_path, monkeypatch, caplog
+    ):
+        monkeypatch.setattr("fcntl.flock", None)
+        cache_cases.without_flock()
+        monkeypatch.setattr(atomic_file, "_WAIT_REPORT_S", 0.05)
+        monkeypatch.setattr(atomic_file, "_NAMELESS_LOCK_AGE_S", 0.3)
+        marker = tmp_path / ".a.bin.soft.lock"
+        marker.touch()
+        with caplog.at_level("INFO"), build_lock(tmp_path / "a.bin", 60):
+            assert marker.read_text().startswith(f"{os.getpid()}\n")
+        assert "died before it wrote its name" in caplog.text
         assert names(tmp_path) == []
 
     def test_lock_is_free_after_an_error(self, tmp_path):
