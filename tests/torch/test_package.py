@@ -116,7 +116,7 @@ def test_links_between_pages_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_pages_name_targets_and_commands_that_exist(page):
     text = page.read_text(encoding="utf-8")
-    assert set(re.findall(r"`make ([a-z-]+)", text)) <= make_targets()
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= make_targets()
     known = "simulate inspect prepare verify convert fit validate test predict bench".split()
     assert set(re.findall(r"ptycho-torch ([a-z]+)\b", text)) <= set(known)
 
