@@ -1,0 +1,38 @@
+"""The parts, by letter; each has ``run(bench) -> Part``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Part
+from benchmarks.parts import (
+    disk,
+    first_batch,
+    floor,
+    gpu,
+    grouping,
+    memory,
+    patches,
+    peers,
+    reference_call,
+    throughput,
+    training,
+)
+
+PARTS: MappingProxyType[str, Callable[[Bench], Part]] = MappingProxyType(
+    {
+        "a": first_batch.run,
+        "b": throughput.run,
+        "c": floor.run,
+        "d": peers.run,
+        "e": patches.run,
+        "f": memory.run,
+        "g": disk.run,
+        "h": grouping.run,
+        "i": training.run,
+        "r": reference_call.run,
+        "gpu": gpu.run,
+    }
+)

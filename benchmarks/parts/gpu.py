@@ -1,0 +1,146 @@
+"""What the device allows, and what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.bench import Bench, data_module
+from benchmarks.figures import Part, Target
+from benchmarks.measure import in_turns, quotient
+from benchmarks.trainer import fit
+from ptycho_torch import ObjectFit
+from ptycho_torch.assembly import cut_patches, gather_scaled, padded_object
+
+COPY = "device-to-device copy"
+
+
+def run(bench: Bench) -> Part:
+    part = Part("gpu", "On the GPU")
+    if not torch.cuda.is_available():
+        return part
+    device = torch.device("cuda")
+    for batch_size in bench.pick((64, 1024, 4096), (64,)):
+        _assembly(bench, part, device, batch_size, is_target=batch_size == bench.pick(1024, 64))
+    _patches(bench, part, device)
+    _step(bench, part)
+    return part
+
+
+def _finished(work: Callable[[], object]) -> Callable[[], object]:
+    def until_done() -> object:
+        result = work()
+        torch.cuda.synchronize()
+        return result
+
+    return until_done
+
+
+def _assembly(
+    bench: Bench, part: Part, device: torch.device, batch_size: int, *, is_target: bool
+) -> None:
+    M, N = bench.pick((10_000, 64), (200, 16))
+    data = data_module(bench.scan(M, N), batch_size=batch_size)
+    dataset = data.dataset("train")
+    frames = dataset.bank.copy_to(device)
+    generator = torch.Generator().manual_seed(0)
+    nn = torch.from_numpy(dataset.index.nn_indices).long()
+    chosen = nn[torch.randint(len(nn), (batch_size,), generator=generator)].to(device)
+    scale = torch.full((batch_size,), 0.5, device=device)
+    count = bench.pick(100, 3)
+    rows = chosen.flatten()
+    out = torch.empty((len(rows), N, N), device=device)
+    # Another place for every copy: a batch that stays in the device's cache proves nothing.
+    places = (
+        torch.randint(len(frames) - len(rows) + 1, (count,), generator=generator).tolist()
+        if (len(frames) > len(rows))
+        else [0] * count
+    )
+    source = frames if len(frames) >= len(rows) else torch.empty_like(out)
+
+    def copies() -> None:
+        for place in places:
+            out.copy_(source[place : place + len(rows)])
+
+    def gathers() -> None:
+        for _ in range(count):
+            torch.index_select(frames, 0, rows, out=out)
+
+    def assembled() -> None:
+        for _ in range(count):
+            gather_scaled(frames, chosen, scale, counts=False)
+
+    works = {COPY: copies, "index_select(out=)": gathers, "X assembly": assembled}
+    seconds = in_turns(
+        {name: _finished(work) for name, work in works.items()}, bench.repetitions(11), warm_ups=3
+    )
+    # Read and written, as a device's bandwidth is counted.
+    moved = 2 * count * rows.numel() * N * N * 4 / 1e9
+    case = f"N = {N}, C = 4, B = {batch_size}"
+    for name, values in seconds.items():
+        part.rate(
+            name, case, values, moved, "GB/s", None if name == COPY else (COPY, seconds[COPY])
+        )
+    if is_target:
+        share = quotient(seconds[COPY], seconds["X assembly"]).median
+        part.targets.append(
+            Target(f"device-resident assembly, {case}, of {COPY}", ">=", 0.6, share)
+        )
+
+
+def _patches(bench: Bench, part: Part, device: torch.device) -> None:
+    N, count = bench.pick((64, 4096), (16, 32))
+    generator = torch.Generator().manual_seed(0)
+    obj = torch.rand((600 + N, 600 + N, 2), generator=generator)
+    padded, margin = padded_object(torch.view_as_complex(obj).to(device), N)
+    origins = (torch.rand((count // 4, 4, 2), generator=generator) * 598 + N // 2).to(device)
+    scan_id = torch.zeros(len(origins), dtype=torch.int64, device=device)
+
+    def cut() -> Tensor:
+        return cut_patches((padded,), margin, scan_id, origins, N)
+
+    seconds = in_turns({"patches": _finished(cut)}, bench.repetitions(11), warm_ups=3)
+    part.rate("patches", f"N = {N}, {count} at a time", seconds["patches"], count, "patches/s")
+
+
+class _Resident:
+    """The same batch, again and again."""
+
+    def __init__(self, batch: Any, count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.batch] * self.count)
+
+
+def _step(bench: Bench, part: Part) -> None:
+    M, N, batch_size = bench.pick((10_000, 64, 64), (200, 16, 16))
+    data = data_module(bench.scan(M, N), batch_size=batch_size)
+    dataset = data.dataset("train")
+    batch = dataset.__getitems__(list(range(batch_size))).to("cuda")
+    names = ("one resident batch", "frames on the device", "frames sent")
+    steps: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(bench.repetitions(5)):
+        for name in names:
+            model = ObjectFit()
+            source: Any = _Resident(batch, len(dataset) // batch_size)
+            if name == names[0]:
+                model.initialize(data.object_shape, data.initial_probe)
+            else:
+                residency = "device" if name == names[1] else "host"
+                source = data_module(bench.scan(M, N), batch_size=batch_size, residency=residency)
+            steps[name].append(fit(model, source, accelerator="gpu").step)
+    case = f"ObjectFit, N = {N}, C = 4, B = {batch_size}"
+    for name in names:
+        against = None if name == names[0] else (names[0], steps[names[0]])
+        part.duration(f"step, {name}", case, steps[name], against, unit="ms")
+    slower = quotient(steps[names[1]], steps[names[0]]).median
+    part.targets.append(
+        Target(f"step, frames on the device, {case}, of {names[0]}", "<=", 1.02, slower)
+    )

@@ -1,0 +1,72 @@
+"""Synthetic scans, made once a run; their numbers mean nothing, their sizes do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ptycho_torch import RawData
+
+OBJECT_SIDE = 600
+"""Pixels around which positions are spread; an object has a frame's side more."""
+
+
+@dataclass
+class Shelf:
+    """Scans in one directory, by number of frames and side."""
+
+    root: Path
+    _made: dict[tuple[int, int], Path] = field(default_factory=dict)
+
+    def scan(self, M: int, N: int) -> Path:
+        """A canonical NPZ of M frames of N x N pixels with an object, in a folder of its own."""
+        if (M, N) not in self._made:
+            folder = self.root / f"M{M}_N{N}"
+            folder.mkdir()
+            self._made[M, N] = synthetic_scan(M, N).to_file(folder / "scan.npz")
+        return self._made[M, N]
+
+
+def synthetic_scan(M: int, N: int, object_side: int | None = None) -> RawData:
+    """Random frames at random positions inside a random object."""
+    random = np.random.default_rng(M + N)
+    side = OBJECT_SIDE + N if object_side is None else object_side
+    x, y = random.uniform(N // 2, side - N // 2 - 2, size=(2, M))
+    return RawData.from_coords_without_pc(
+        x,
+        y,
+        random.random((M, N, N), dtype=np.float32),
+        _complex(random, N, N),
+        None,
+        _complex(random, side, side),
+    )
+
+
+def remove_caches(scan: Path) -> None:
+    """Remove what was kept beside a scan."""
+    for found in scan.parent.iterdir():
+        if found != scan:
+            found.unlink()
+
+
+def drop_pages(folder: Path) -> None:
+    """Drop the files of a folder from the page cache; no process may have them mapped."""
+    for found in folder.iterdir():
+        descriptor = os.open(found, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder and below."""
+    return sum(found.stat().st_size for found in folder.rglob("*") if found.is_file())
+
+
+def _complex(random: np.random.Generator, *shape: int) -> np.ndarray:
+    return (random.random(shape) + 1j * random.random(shape)).astype(np.complex64)

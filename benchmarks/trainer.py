@@ -1,0 +1,69 @@
+"""A quiet Trainer, and where the time of its steps went."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.profilers import SimpleProfiler
+
+_FETCH = "[_TrainingEpochLoop].train_dataloader_next"
+_EPOCH = "run_training_epoch"
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Of an epoch: seconds a step, seconds of it spent waiting for the batch."""
+
+    step: float
+    wait: float
+
+    @property
+    def share(self) -> float:
+        """Share of the step spent waiting."""
+        return self.wait / self.step
+
+
+def fit(model: LightningModule, data: Any, **options: Any) -> StepTimes:
+    """Train two epochs and measure the second: in the first everything is met for the first time.
+
+    Parameters
+    ----------
+    data
+        A data module, or a loader.
+    options
+        Of the Trainer.
+    """
+    profiler = SimpleProfiler()
+    source = "datamodule" if hasattr(data, "train_dataloader") else "train_dataloaders"
+    options.setdefault("accelerator", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(
+            max_epochs=2,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            profiler=profiler,
+            **options,
+        )
+        trainer.fit(model, **{source: data})
+    fetched = profiler.recorded_durations[_FETCH]
+    epochs = profiler.recorded_durations[_EPOCH]
+    # An epoch asks once more than it has batches, or as often, depending on what it knows of
+    # their number.
+    asked = len(fetched) // 2
+    steps = int(trainer.global_step // 2) or int(trainer.num_training_batches)
+    return StepTimes(step=epochs[1] / steps, wait=sum(fetched[asked:]) / steps)
+
+
+def silence() -> None:
+    """Lightning announces devices and tips; a report is no place for them."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
