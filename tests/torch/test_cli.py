@@ -402,13 +402,30 @@ def test_a_folder_that_cannot_be_written_is_one_line(folder, capsys):
     assert_one_line(capsys.readouterr().err, "file")
 
 
+def interruptible():
+    """Undo what a shell does to its background jobs: it has them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interruption_is_one_line_and_leaves_nothing(folder):
-    command = [sys.executable, "-m", "ptycho_torch.cli"]
-    command += ["simulate", "out.npz", "--frames", "20000", "--size", "128"]
+    code = """
+import sys
+import ptycho_torch.data.simulate
+from ptycho_torch.cli import main
+print("started", flush=True)
+sys.exit(main(["simulate", "out.npz", "--frames", "20000", "--size", "64"]))
+"""
     process = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", code],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+        preexec_fn=interruptible,
     )
-    time.sleep(1.5)
+    assert process.stdout.readline() == "started\n"
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=30)[1]
     assert process.returncode == 130
@@ -428,6 +445,7 @@ def test_an_interrupted_fit_says_so_in_its_code(folder, number, code):
         stderr=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "xdg")},
+        preexec_fn=interruptible,
     )
     deadline = time.monotonic() + 120
     while not list(folder.rglob("config.yaml")) and time.monotonic() < deadline:
