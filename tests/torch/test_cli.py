@@ -407,7 +407,7 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_interruption_is_one_line_and_leaves_nothing(folder):
+def test_interruption_is_one_line_and_leaves_nothing(folder, request):
     code = """
 import sys
 import ptycho_torch.data.simulate
@@ -424,6 +424,7 @@ sys.exit(main(["simulate", "out.npz", "--frames", "20000", "--size", "64"]))
         env={"PYTHONPATH": str(ROOT)},
         preexec_fn=interruptible,
     )
+    request.addfinalizer(process.kill)
     assert process.stdout.readline() == "started\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -434,7 +435,7 @@ sys.exit(main(["simulate", "out.npz", "--frames", "20000", "--size", "64"]))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_fit_says_so_in_its_code(folder, number, code):
+def test_an_interrupted_fit_says_so_in_its_code(folder, request, number, code):
     pytest.importorskip("lightning", reason="torch is not installed: fit")
     write_config(folder)
     command = [sys.executable, "-m", "ptycho_torch.cli", "fit", "--config", "fit.yaml"]
@@ -447,6 +448,7 @@ def test_an_interrupted_fit_says_so_in_its_code(folder, number, code):
         env={"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "xdg")},
         preexec_fn=interruptible,
     )
+    request.addfinalizer(process.kill)
     deadline = time.monotonic() + 120
     while not list(folder.rglob("config.yaml")) and time.monotonic() < deadline:
         time.sleep(0.2)
