@@ -56,7 +56,7 @@ def test_epochs_come_in_order_and_whole(workers: int) -> None:
     batches = loader(Counted(10), num_workers=workers, persistent_workers=workers > 0)
     for _ in range(2):
         assert list(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert threads() == 0
+    assert wait_for(lambda: threads() == 0)
 
 
 def test_items_are_finished_by_the_thread() -> None:
@@ -88,7 +88,7 @@ def test_an_error_reaches_the_loop_at_its_place() -> None:
         next(iterator)
     with pytest.raises(StopIteration):
         next(iterator)
-    assert threads() == 0
+    assert wait_for(lambda: threads() == 0)
 
 
 def test_a_loop_left_in_the_middle_leaves_no_thread() -> None:
