@@ -3,8 +3,7 @@
 The scan is test data of the Python package tike (BSD-3-Clause, UChicago Argonne LLC) and comes in
 its source distribution, which pip downloads and does not run. The file taken out of it is converted
 to ``datasets/siemens_star.npz``: counts become amplitude, the zero frequency moves to the centre,
-corner positions (row, column) become centre positions x, y. The origin of positions is free where
-no object is given; it is moved so that every patch lies at non-negative pixels.
+corner positions (row, column) become centre positions x, y, counted from just before the first.
 
     python datasets/fetch_siemens_star.py [OUT.npz]
 """
@@ -27,7 +26,6 @@ REQUIREMENT = "tike==0.0.0"
 MEMBER = "tike-0.0.0/tests/data/siemens-star-small.npz.bz2"
 MEMBER_BYTES_AT_MOST = 64 * 2**20
 SOURCE = "tike 0.0.0 source distribution (BSD-3-Clause, UChicago Argonne LLC)"
-MARGIN_PX = 2
 REFERENCE = "data/aps_velociprobe_siemens.npz"
 # Two float32 square roots, and two float32 scalings of the probe, may differ by a unit in the last
 # place or two; positions are sums of float32 numbers and small integers.
@@ -40,7 +38,8 @@ def main(out: Path) -> int:
         print(f"{out}: there already")
     else:
         packed = _unpack(_download())
-        raw = _from_origin(read_scan(packed, format="tike"))
+        raw = read_scan(packed, format="tike")
+        raw.metadata["provenance"] = SOURCE
         raw.to_file(out)
         print(f"{out}: {len(raw)} frames of {raw.N} x {raw.N}, from {MEMBER}")
     data = os.environ.get("PTYCHO_TORCH_DATA")
@@ -76,21 +75,9 @@ def _unpack(archive: Path) -> Path:
     return target
 
 
-def _from_origin(raw: RawData) -> RawData:
-    """The same scan with positions counted from MARGIN_PX before the first patch."""
-    low = raw.N // 2 + MARGIN_PX
-    x, y = (coords - coords.min() + low for coords in (raw.xcoords, raw.ycoords))
-    metadata = {
-        **raw.metadata,
-        "provenance": SOURCE,
-        "origin": "moved: smallest position = N/2 + 2",
-    }
-    return RawData(x, y, x, y, raw.frames, raw.probeGuess, raw.scan_index, metadata=metadata)
-
-
 def _compare(out: Path, reference: Path) -> int:
     """Compare with an independent conversion of the same measurement, array by array."""
-    ours, theirs = RawData.from_file(out), RawData.from_file(reference)
+    ours, theirs = RawData.from_file(out), RawData.from_file(reference, sidecar="off")
     code = 0
     print(f"compared with {reference}:")
     for name in ("xcoords", "ycoords", "diff3d", "probeGuess"):

@@ -419,11 +419,12 @@ def test_tike_lacking_a_key_is_refused(tmp_path: Path) -> None:
 
 
 def measured(name: str) -> Path:
-    folder = os.environ.get("PTYCHO_TORCH_DATA")
-    path = Path(folder or "nowhere") / name
-    if not path.is_file():
-        pytest.skip(f"no measured scan: {name} is not in the folder PTYCHO_TORCH_DATA names")
-    return path
+    downloads = Path(__file__).parents[2] / "datasets" / "download"
+    folders = [Path(os.environ.get("PTYCHO_TORCH_DATA", "nowhere")) / "data", downloads]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    pytest.skip(f"no measured scan: {name} is in none of {', '.join(map(str, folders))}")
 
 
 def test_measured_siemens_star_opens_as_amplitude() -> None:
