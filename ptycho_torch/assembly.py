@@ -181,7 +181,7 @@ def gather_scaled(frames: Tensor, inverse: Tensor, scale: Tensor, *, counts: boo
         float32, (B, N, N, C), a view of contiguous (B, C, N, N).
     """
     groups, channels = inverse.shape
-    weights = scale.repeat_interleave(channels)
+    weights = scale[:, None].expand(-1, channels).reshape(-1)
     if frames.device.type == "cpu" and frames.dtype == torch.float32 and not counts:
         # A bag of one weighted row: gather and scale in one pass, the same product bit for bit.
         X = embedding_bag(

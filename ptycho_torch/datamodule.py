@@ -45,6 +45,9 @@ Residency = Literal["auto", "device", "host"]
 Stage = Literal["train", "val", "test", "predict"]
 ScanPaths = str | list[str]
 
+INLINE_BYTES = 8 * 2**20
+"""Larger batches, and those with object patches, are built by a thread, one ahead."""
+
 DEVICE_SHARE = 0.5
 """``residency="auto"`` keeps frames on the device when they fit in this share of free memory."""
 
@@ -167,8 +170,6 @@ class PtychoDataModule(LightningDataModule):
         self._residents: set[tuple[int, torch.device]] = set()
         self._device_tables: dict[tuple[int, torch.device], DeviceTables] = {}
 
-    # -- what models ask for -----------------------------------------------------------------
-
     @property
     def N(self) -> int:
         """Pixels along a frame's side."""
@@ -190,8 +191,6 @@ class PtychoDataModule(LightningDataModule):
         if stage not in self._datasets:
             self._build(stage)
         return self._datasets[stage]
-
-    # -- Lightning's hooks -------------------------------------------------------------------
 
     def prepare_data(self) -> None:
         """Group every scan and write its caches, in one process."""
@@ -225,7 +224,7 @@ class PtychoDataModule(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> GroupLoader:
-        """Every group exactly once, in the order of the scans."""
+        """Every group exactly once, in order."""
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
@@ -273,8 +272,6 @@ class PtychoDataModule(LightningDataModule):
         tables = self._tables_on(self._stage(), batch.inverse.device, resident=resident)
         return assemble(batch, tables)
 
-    # -- wiring ------------------------------------------------------------------------------
-
     def _open(self, scans: Scans) -> PtychoDataset:
         return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
 
@@ -306,8 +303,9 @@ class PtychoDataModule(LightningDataModule):
         if self.assemble_on == "auto":
             source = Indices(dataset, read=self.num_workers > 0)
             finish = dataset.__getitems__
+        resident = unassembled and self._is_resident(stage, device)
         if unassembled:
-            selections = Selections(dataset, gather=not self._is_resident(stage, device))
+            selections = Selections(dataset, gather=not resident)
             if self.assemble_on == "device":
                 source = selections
             else:
@@ -331,7 +329,12 @@ class PtychoDataModule(LightningDataModule):
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
         loader.finish = finish
+        loader.ahead = not resident and self._takes_long(dataset)
         return loader
+
+    def _takes_long(self, dataset: PtychoDataset) -> bool:
+        X_bytes = 4 * self.batch_size * dataset.grouping.channels * dataset.N**2
+        return dataset.ground_truth != "none" or X_bytes > INLINE_BYTES
 
     def _device(self) -> torch.device:
         if self.trainer is None:

@@ -327,6 +327,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
                 rows = scan_id == scan
                 files[rows] = self.scans[scan].file_indices(nn[rows])
             nn = files
+        if len(self.scans) == 1:
+            return nn
         numbers: NDArray[np.integer] = nn + self.bank.starts[scan_id][:, None]
         return numbers
 

@@ -25,7 +25,7 @@ def same(batch: Any) -> Any:
 
 
 class GroupLoader(DataLoader[Any]):
-    """A DataLoader that finishes its batches in a thread, one ahead of the loop.
+    """A DataLoader that may finish its batches in a thread, one ahead of the loop.
 
     The empty state tells Lightning that a run may be resumed in the middle of an epoch; the place
     itself is in :meth:`PtychoDataModule.state_dict`, which survives another number of workers or
@@ -34,16 +34,23 @@ class GroupLoader(DataLoader[Any]):
     Attributes
     ----------
     finish
-        What the thread makes of each item of the DataLoader: the identity unless set.
+        What becomes of each item of the DataLoader: the identity unless set.
+    ahead
+        Let a thread do it, one batch ahead; else it is done when the loop asks for a batch, which
+        is faster for batches that take less time than two threads need to hand them over.
     """
 
     finish: Callable[[Any], Any] = staticmethod(same)
+    ahead: bool = True
     _builder: _Builder | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self._builder is not None:
             # Workers that persist are asked by one thread at a time.
             self._builder.end()
+            self._builder = None
+        if not self.ahead:
+            return map(self.finish, super().__iter__())
         self._builder = _Builder(super().__iter__(), self.finish)
         return _BuiltAhead(self._builder)
 

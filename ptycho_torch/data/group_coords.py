@@ -30,7 +30,10 @@ def centred_coords(
         ``<prefix>_nn`` (B, 1, 2, C), (x, y) on axis 2; ``<prefix>_offsets`` (B, 1, 2, 1), their
         mean over C; ``<prefix>_relative`` (B, 1, 2, C) = -(nn - offsets). dtype of ``x``.
     """
-    nn = np.stack([x[nn_indices], y[nn_indices]], axis=1)[:, None]
+    groups, channels = nn_indices.shape
+    nn = np.empty((groups, 1, 2, channels), dtype=np.result_type(x, y))
+    nn[:, 0, 0] = x[nn_indices]
+    nn[:, 0, 1] = y[nn_indices]
     offsets = nn.mean(axis=3, keepdims=True)
     return {
         f"{prefix}_nn": nn,

@@ -244,10 +244,14 @@ class RawData(ScanArrays):
 
     def grouped_coords(self, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
         """The six ``coords_*`` arrays of groups; nn_indices (B, C), results (B, 1, 2, C or 1)."""
-        return {
-            **centred_coords("coords", self.xcoords, self.ycoords, nn_indices),
-            **centred_coords("coords_start", self.xcoords_start, self.ycoords_start, nn_indices),
-        }
+        measured = centred_coords("coords", self.xcoords, self.ycoords, nn_indices)
+        if self.xcoords_start is self.xcoords and self.ycoords_start is self.ycoords:
+            start = {name.replace("coords", "coords_start"): v for name, v in measured.items()}
+        else:
+            start = centred_coords(
+                "coords_start", self.xcoords_start, self.ycoords_start, nn_indices
+            )
+        return {**measured, **start}
 
     def grouped_arrays(
         self,

@@ -164,8 +164,13 @@ class ScanArrays:
         chosen.__dict__.update(self.__dict__)
         chosen.sample_indices = self.file_indices(keep).astype(np.int64)
         chosen._subsample_name = None
-        for name in ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index"):
+        for name in ("xcoords", "ycoords", "scan_index"):
             setattr(chosen, name, getattr(self, name)[keep])
+        for axis in "xy":
+            start, measured = getattr(self, f"{axis}coords_start"), getattr(self, f"{axis}coords")
+            # Start positions that were the measured ones by default still are.
+            kept = getattr(chosen, f"{axis}coords") if start is measured else start[keep]
+            setattr(chosen, f"{axis}coords_start", kept)
         return chosen
 
     def frame_energies(self) -> NDArray[np.float64]:

@@ -113,3 +113,14 @@ def test_the_order_in_force_at_the_first_request_counts() -> None:
     iterator = iter(batches)
     order.reverse()
     assert next(iterator) == [1, 0]
+
+
+def test_without_building_ahead_nothing_runs_before_it_is_asked_for() -> None:
+    dataset = Counted(40)
+    batches = loader(dataset)
+    batches.ahead = False
+    batches.finish = sum
+    iterator = iter(batches)
+    assert [next(iterator), next(iterator)] == [6, 22]
+    assert dataset.built == 2
+    assert threads() == 0
