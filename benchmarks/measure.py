@@ -6,10 +6,11 @@ Knows nothing of what is measured.
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,8 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        ordered = sorted(values)
-        if len(ordered) == 1:
-            return cls(ordered[0], ordered[0], ordered[0], 1)
-        low, median, high = statistics.quantiles(ordered, n=4, method="inclusive")
-        return cls(median, low, high, len(ordered))
+        low, median, high = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
+        return cls(median, low, high, len(values))
 
 
 def seconds_of(work: Callable[[], object]) -> float:
