@@ -7,6 +7,8 @@ expect, so both ``except PtychoTorchError`` and ``except ValueError`` work. A me
 
 from __future__ import annotations
 
+_LONGEST_PART = 400
+
 
 class PtychoTorchError(Exception):
     """Base of everything ptycho_torch raises on purpose."""
@@ -62,6 +64,21 @@ def describe(file: object, field: str, found: object, expected: object, action: 
     action
         What the user can do about it, without the final stop.
     """
-    where = f"{file}: " if file is not None else ""
-    line = f"{where}{field} is {found}; expected {expected}."
-    return f"{line} {action}." if action else line
+    where = f"{_printable(file)}: " if file is not None else ""
+    line = f"{where}{_short(field)} is {_short(found)}; expected {_short(expected)}."
+    return f"{line} {_short(action)}." if action else line
+
+
+def _printable(text: object) -> str:
+    """Text as one line that a terminal shows and does not obey: names come from hostile files."""
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _short(text: object) -> str:
+    line = _printable(text)
+    if len(line) <= _LONGEST_PART:
+        return line
+    return f"{line[: _LONGEST_PART // 2]} ... {line[-_LONGEST_PART // 4 :]}"

@@ -19,6 +19,9 @@ from ptycho_torch.data.frames import Frames
 
 AnyArray = NDArray[Any]
 
+FARTHEST_PX = 2.0**31
+"""No object is that large, and sums of such positions stay finite."""
+
 
 def checked_frames(diff3d: object, path: Path | None) -> Frames:
     """Diffraction frames from an array (M, N, N), or as they are."""
@@ -39,6 +42,17 @@ def checked_coordinates(
         array = array.astype(np.float64)
     checked = check_array(array, spec("scan", name), sizes, path)
     check_finite(checked, name, path)
+    farthest = float(np.abs(checked).max())
+    if farthest > FARTHEST_PX:
+        raise ScanError(
+            describe(
+                path,
+                name,
+                f"up to {farthest:g} px from the origin",
+                f"at most {FARTHEST_PX:g} px",
+                "Give positions in object pixels",
+            )
+        )
     return checked
 
 

@@ -32,6 +32,8 @@ from ptycho_torch.data.zip_members import (
 AxisOrder = Literal["frames_first", "frames_last"]
 
 BLOCK_BYTES = 1 << 20
+MODERATE_BYTES = 256 << 20
+"""What may be unpacked into memory at once from a file of any size, however small."""
 
 
 def disk_axes(header: NpyHeader, order: AxisOrder) -> tuple[int, ...]:
@@ -201,7 +203,10 @@ def member_source(path: Path, field: str, *, order: AxisOrder = "frames_first") 
         header = open_array(stream, member, path)[0]
         start = locate(stream, member, path) if member.method == STORED else None
     offset = None if start is None else start + header.size
-    return _checked(path, state, field, member, header, offset, order)
+    source = _checked(path, state, field, member, header, offset, order)
+    # Blocks are read a frame at a time, at least.
+    require_moderate(member, source.data_bytes // source.disk_shape[0], state.size, path)
+    return source
 
 
 def npy_source(path: Path) -> StackSource:
@@ -232,6 +237,38 @@ def open_array(stream: BinaryIO, member: ZipMember, file: object) -> tuple[NpyHe
             f"{header.data_bytes} bytes",
         )
     return header, numbers
+
+
+def require_moderate(member: ZipMember, nbytes: int, file_bytes: int, file: object) -> None:
+    """Refuse a compressed member that would take far more memory than its file takes disk.
+
+    Parameters
+    ----------
+    member
+        The member; stored ones are as large as they say.
+    nbytes
+        Bytes of it that will be in memory at once.
+    file_bytes
+        Size of the archive.
+    file
+        Named in messages.
+
+    Raises
+    ------
+    ScanFileError
+        More than twice the archive, and more than :data:`MODERATE_BYTES`.
+    """
+    most = max(MODERATE_BYTES, 2 * file_bytes)
+    if member.method != STORED and nbytes > most:
+        raise ScanFileError(
+            describe(
+                file,
+                f"{member.key} size",
+                f"{nbytes} bytes, unpacked from {member.compressed_size}",
+                f"at most {most} bytes",
+                "If that is meant, write it with np.savez",
+            )
+        )
 
 
 def _state(stream: BinaryIO) -> FileState:

@@ -20,11 +20,11 @@ from ptycho_torch.data.errors import (
     PtychoTorchError,
     ScanError,
     ScanFileError,
-    ScanFileNotFoundError,
     describe,
 )
 from ptycho_torch.data.frame_stack import FrameStack
 from ptycho_torch.data.groups_cache_file import broken_members
+from ptycho_torch.data.mapped_file import state_of
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.readers import ScanFields, read_fields
 from ptycho_torch.data.sidecar import require_whole
@@ -59,9 +59,7 @@ def verify_path(
     """
     file = Path(path)
     try:
-        if not file.exists():
-            expected = "a scan, a groups cache or a sidecar"
-            raise ScanFileNotFoundError(describe(file, "file", "missing", expected))
+        state_of(file)
         if file.name.endswith(".groups_cache.npz"):
             return _cache_faults(file, _scan_of_cache(file, measurement))
         if file.name.endswith(SIDECAR_SUFFIX):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptycho_torch.data import stack_source
 from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
@@ -26,6 +28,7 @@ from ptycho_torch.data.errors import (
     ScanKeyError,
 )
 from ptycho_torch.data.frame_stack import FrameStack
+from ptycho_torch.data.raw_data import read_scan
 from ptycho_torch.data.readers import ScanFields, format_names, read_fields
 
 M, N = 20, 8
@@ -441,3 +444,58 @@ def test_measured_tike_scan_equals_its_canonical_form() -> None:
     assert np.array_equal(raw.xcoords, canonical.xcoords)
     assert np.array_equal(raw.ycoords, canonical.ycoords)
     assert np.abs(raw.probeGuess - canonical.probeGuess).max() < 1e-5
+
+
+def test_names_in_hostile_files_stay_one_short_printable_line(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a\nb\x1b[2J.npy", b"")
+        archive.writestr("x" * 60_000, b"")
+    message = refusal(path, ScanKeyError)
+    assert message.isprintable() and len(message) < 2000
+    assert "a\\nb\\x1b[2J" in message
+
+
+def test_small_array_that_unpacks_to_far_more_than_the_file_is_refused(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_source, "MODERATE_BYTES", 1 << 20)
+    objects = np.zeros((600, 600), np.complex64)
+    message = refusal(write(compressed=True, objectGuess=objects), ScanFileError)
+    assert "objectGuess size is 2880000 bytes, unpacked from" in message
+    assert "np.savez" in message
+    assert read_fields(write(objectGuess=objects)).objectGuess is not None, "stored is as large"
+    monkeypatch.setattr(stack_source, "MODERATE_BYTES", 4 << 20)
+    assert read_fields(write(compressed=True, objectGuess=objects)).objectGuess is not None
+
+
+def test_frame_that_unpacks_to_far_more_than_the_file_is_refused(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_source, "MODERATE_BYTES", 1 << 20)
+    frames = np.zeros((M, 600, 600), np.float32)
+    message = refusal(write(compressed=True, diff3d=frames, Y=None), ScanFileError)
+    assert "diff3d size is 1440000 bytes, unpacked from" in message
+
+
+@pytest.mark.parametrize("far", [1e308, -1e10])
+def test_positions_no_object_can_hold_are_refused(write: Callable[..., Path], far: float) -> None:
+    positions = scan_arrays()["xcoords"].copy()
+    positions[3] = far
+    with pytest.raises(ScanError, match=r"xcoords is up to 1e.* px from the origin"):
+        read_scan(write(xcoords=positions))
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_scan_that_cannot_be_reached_is_refused_in_one_line(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path, genuine = write(), os.stat
+
+    def refuse(place: object, **options: Any) -> os.stat_result:
+        if str(place) == str(path):
+            raise OSError(code, os.strerror(code))
+        return genuine(place, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert f"unreadable ({os.strerror(code)})" in refusal(path, ScanFileError)

@@ -6,6 +6,7 @@ entry in the contract.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from ptycho_torch.data.contract import ArraySpec, check_array, check_finite
 from ptycho_torch.data.errors import ScanError, ScanKeyError, describe
 from ptycho_torch.data.mapped_file import opened
 from ptycho_torch.data.npy_header import NpyHeader
-from ptycho_torch.data.stack_source import open_array
+from ptycho_torch.data.stack_source import open_array, require_moderate
 from ptycho_torch.data.zip_members import ZipMember, read_directory
 
 AnyArray = NDArray[np.generic]
@@ -37,6 +38,7 @@ class Archive:
 
     def __init__(self, stream: BinaryIO, file: object) -> None:
         self._stream = stream
+        self._file_bytes = stream.seek(0, os.SEEK_END)
         self.file = file
         self.members: Mapping[str, ZipMember] = read_directory(stream, file)
 
@@ -54,7 +56,7 @@ class Archive:
             )
 
     def _keys(self) -> str:
-        names = [repr(name)[1:-1] for name in list(self.members)[:12]]
+        names = list(self.members)[:12]
         more = ", ..." if len(self.members) > len(names) else ""
         return "the keys " + ", ".join(names) + more if names else "no keys"
 
@@ -68,6 +70,7 @@ class Archive:
         Memory grows with the bytes that are really there, never by what a header declares.
         """
         header, numbers = open_array(self._stream, self.members[key], self.file)
+        require_moderate(self.members[key], header.data_bytes, self._file_bytes, self.file)
         raw = bytearray()
         for block in numbers.blocks():
             raw += block

@@ -16,9 +16,9 @@ from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
     ScanFileError,
-    ScanFileNotFoundError,
     describe,
 )
+from ptycho_torch.data.mapped_file import state_of
 from ptycho_torch.data.readers import npz, tike
 from ptycho_torch.data.readers.fields import ScanFields
 
@@ -84,10 +84,7 @@ def read_fields(path: str | Path, format: str = "auto", **options: Any) -> ScanF
     if not isinstance(path, str | Path):
         raise OptionTypeError(describe(None, "path", type(path).__name__, "text or a Path"))
     place = Path(path)
-    if not place.exists():
-        raise ScanFileNotFoundError(
-            describe(place, "file", "missing", "a scan file", "Check the path")
-        )
+    state_of(place)
     reader = _by_name(format) if format != "auto" else _by_content(place)
     unknown = sorted(set(options) - set(reader.options))
     if unknown:
