@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import damage, growth, hostile, kill, restarts, storage, together
+from . import damage, growth, hostile, interrupts, kill, restarts, storage, together
 from .record import Outcome
 
 Experiment = Callable[[Path, int, int], Outcome]
@@ -28,6 +28,8 @@ EXPERIMENTS: dict[str, tuple[Experiment, int, int]] = {
     "coverage": (restarts.coverage, 12, 2),
     "cycles": (growth.open_and_close, 200, 30),
     "epochs": (growth.epochs, 20, 3),
+    "interrupt-prepare": (interrupts.prepare, 40, 5),
+    "interrupt-fit": (interrupts.fit, 20, 4),
     "hostile-scans": (hostile.mutated_scans, 20_000, 400),
     "hostile-caches": (hostile.mutated_caches, 5_000, 100),
 }

@@ -20,7 +20,9 @@ FILE_CALLS = frozenset(
 def server() -> ForkServerContext:
     """The context of the server; the first process it starts starts it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ptycho_torch.datamodule", "scipy.spatial", "filelock"])
+    context.set_forkserver_preload(
+        ["ptycho_torch.cli.training", "ptycho_torch.data.verification", "filelock"]
+    )
     return context
 
 
