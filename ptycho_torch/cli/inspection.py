@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ptycho_torch.cli.scans import grouping_config, open_scan
 from ptycho_torch.data import grouping, groups_cache
 from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.errors import OptionError, describe
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.raw_data import RawData
 
@@ -23,6 +25,8 @@ SAMPLE_FRAMES = 8
 def inspect(options: argparse.Namespace) -> None:
     """Print what the scan is; draw it where ``--png`` asks for it."""
     config = grouping_config(options)
+    if options.png is not None:
+        _require_picture_path(options.png, options.scan)
     raw = open_scan(options.scan, options.measurement)
     groups = group_indices(raw, config)
     rows = {
@@ -46,6 +50,22 @@ def inspect(options: argparse.Namespace) -> None:
 
         save_scan_figure(raw, options.png, nn_indices=groups)
         print(f"  {'picture':<10} {options.png}")
+
+
+def _require_picture_path(png: Path, scan: Path) -> None:
+    """Refuse, before any work, a picture that cannot be drawn or would replace something else."""
+    from ptycho_torch.plotting import require_matplotlib
+
+    found = ""
+    if png.suffix.lower() != ".png":
+        found = repr(png.suffix)
+    elif png.is_dir():
+        found = "a directory"
+    elif png.exists() and scan.exists() and png.samefile(scan):
+        found = "the scan itself"
+    if found:
+        raise OptionError(describe(png, "--png", found, "a picture's name, ending in .png"))
+    require_matplotlib()
 
 
 def probe_width_px(probe: NDArray[np.complexfloating]) -> float:
