@@ -163,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("scan", type=Path, metavar="IN")
     command.add_argument("out", type=Path, metavar="OUT.npz")
     command.add_argument("--format", default="auto", help="format of IN; 'auto' judges the file")
+    _add_reading(command)
     _add_overwrite(command)
 
     for name, help in TRAINING.items():

@@ -41,7 +41,10 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _refuse_existing(options.out, options.overwrite)
-    raw = read_scan(options.scan, format=options.format)
+    raw = open_scan(options.scan, options.measurement, format=options.format)
+    # A copy has checksums of its own, which would vouch for bytes that the original's disown.
+    with _byte_bar(f"{options.scan.name}: frames") as progress:
+        raw.frames.verify(progress)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     raw.to_file(options.out)
     _say_written(options.out, raw)

@@ -147,6 +147,35 @@ def test_inspect_draws_the_picture_asked_for(folder):
     assert Path("pictures/scan.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("png", "word"),
+    [
+        ("scan.npz", ".png"),
+        ("notes.txt", ".png"),
+        ("linked.png", "the scan itself"),
+        ("folder.png", "a directory"),
+    ],
+)
+def test_inspect_refuses_a_picture_over_the_scan_or_another_file(folder, capsys, png, word):
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    (folder / "linked.png").symlink_to("scan.npz")
+    (folder / "folder.png").mkdir()
+    before = listing(folder)
+    assert main(["inspect", "scan.npz", "--png", png]) == WRONG_USAGE
+    captured = capsys.readouterr()
+    assert_one_line(captured.err, png, word)
+    assert captured.out == ""
+    assert listing(folder) == before
+
+
+def test_inspect_asks_for_matplotlib_before_it_prints(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["inspect", "scan.npz", "--png", "scan.png"]) == WRONG_USAGE
+    captured = capsys.readouterr()
+    assert_one_line(captured.err, "matplotlib", "pip install")
+    assert captured.out == ""
+
+
 def test_inspect_makes_no_sidecar_of_a_compressed_scan(folder, fields):
     np.savez_compressed("packed.npz", **fields)
     before = listing(folder)
@@ -187,6 +216,29 @@ def test_measurement_says_what_integers_mean(folder, fields, capsys):
     assert "counts" in line
     assert main(["inspect", "counts.npz", "--measurement", "counts"]) == DONE
     assert "uint16, counts" in capsys.readouterr().out
+
+
+def test_convert_takes_the_measurement_that_its_refusal_asks_for(folder, fields, capsys):
+    counts = np.round(fields["diff3d"] ** 2).astype(np.uint16)
+    np.savez("counts.npz", **{**fields, "diff3d": counts})
+    assert main(["convert", "counts.npz", "out.npz"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "measurement='counts'", "--measurement counts")
+    assert main(["convert", "counts.npz", "out.npz", "--measurement", "counts"]) == DONE
+    written = RawData.from_file("out.npz").diff3d
+    np.testing.assert_allclose(written, np.sqrt(counts.astype(np.float32)), rtol=1e-6)
+
+
+def test_convert_refuses_frames_that_are_damaged(folder, fields, capsys):
+    content = bytearray(Path("scan.npz").read_bytes())
+    # In the middle of the stored frames; still a plausible amplitude.
+    place = content.find(fields["diff3d"][FRAMES // 2].tobytes())
+    assert place > 0
+    content[place] ^= 0x01
+    Path("scan.npz").write_bytes(content)
+    before = listing(folder)
+    assert main(["convert", "scan.npz", "out.npz"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "scan.npz", "diff3d")
+    assert listing(folder) == before
 
 
 def test_verify_tells_good_from_bad(folder, fields, capsys):

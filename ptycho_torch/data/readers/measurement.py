@@ -64,7 +64,8 @@ def _refuse_counts(frames: Frames, sample: NDArray[Any]) -> None:
             frames.field,
             found,
             "to be told which",
-            "Pass measurement='counts' or measurement='amplitude'",
+            "Pass measurement='counts' or measurement='amplitude'; on the command line "
+            "--measurement counts or --measurement amplitude",
         )
     )
 
