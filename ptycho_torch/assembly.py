@@ -36,6 +36,8 @@ class FrameSelection:
         Where object patches are cut, (x, y), float32, (B, C, 2); None without them.
     patches
         Ready-made ground-truth patches, each once like ``frames``, complex64, (U, N, N), or None.
+    stage
+        Which of a data module's datasets the groups are of.
     """
 
     frames: Tensor | None
@@ -48,6 +50,7 @@ class FrameSelection:
     scale: Tensor
     origins: Tensor | None = None
     patches: Tensor | None = None
+    stage: str = ""
 
     def __len__(self) -> int:
         return len(self.inverse)

@@ -29,7 +29,8 @@ class PtychoBatch(TensorClass):
     local_offsets
         Centre - measured position, float64, (B, 1, 2, C), object pixels.
     nn_indices
-        Frame indices within the scan, int64, (B, C).
+        Frame indices within the scan, int64, (B, C); of a scan of which ``n_subsample`` frames are
+        used, within these: its ``sample_indices`` lead back to the file.
     scan_id
         Which of the dataset's scans, int64, (B,).
     probe

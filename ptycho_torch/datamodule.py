@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -194,9 +194,9 @@ class PtychoDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Group every scan and write its caches, in one process."""
-        for scans in self.scans.values():
-            if scans is not None:
-                self._open(scans).prepare()
+        opened = [self._open(scans) for scans in self.scans.values() if scans is not None]
+        for dataset in opened:
+            dataset.prepare()
 
     def setup(self, stage: str) -> None:
         """Open the scans of a stage."""
@@ -228,7 +228,7 @@ class PtychoDataModule(LightningDataModule):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: seed, epoch, and samples consumed in it by all ranks together."""
+        """Where training stands: seed, epoch, and samples all ranks consumed in it."""
         return {"seed": self.seed, **self._progress.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -257,7 +257,7 @@ class PtychoDataModule(LightningDataModule):
         """Copy a batch; the probe, one a scan, is copied once and expanded again."""
         if isinstance(batch, FrameSelection):
             return batch.to(device, non_blocking=True)
-        if isinstance(batch, PtychoBatch) and device.type != "cpu":
+        if isinstance(batch, PtychoBatch) and device.type != "cpu" and self.trainer is not None:
             probes = self._tables_on(self._stage(), device, resident=False).probes
             moved = batch.exclude("probe").to(device, non_blocking=True)
             moved.probe = probe_of_groups(probes, moved.scan_id)
@@ -269,7 +269,8 @@ class PtychoDataModule(LightningDataModule):
         if not isinstance(batch, FrameSelection):
             return batch
         resident = batch.frames is None
-        tables = self._tables_on(self._stage(), batch.inverse.device, resident=resident)
+        stage = cast("Stage", batch.stage)
+        tables = self._tables_on(stage, batch.inverse.device, resident=resident)
         return assemble(batch, tables)
 
     def _open(self, scans: Scans) -> PtychoDataset:
@@ -305,7 +306,7 @@ class PtychoDataModule(LightningDataModule):
             finish = dataset.__getitems__
         resident = unassembled and self._is_resident(stage, device)
         if unassembled:
-            selections = Selections(dataset, gather=not resident)
+            selections = Selections(dataset, stage, gather=not resident)
             if self.assemble_on == "device":
                 source = selections
             else:
@@ -329,12 +330,10 @@ class PtychoDataModule(LightningDataModule):
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
         loader.finish = finish
-        loader.ahead = not resident and self._takes_long(dataset)
-        return loader
-
-    def _takes_long(self, dataset: PtychoDataset) -> bool:
+        loader.before_epoch = dataset.check_unchanged
         X_bytes = 4 * self.batch_size * dataset.grouping.channels * dataset.N**2
-        return dataset.ground_truth != "none" or X_bytes > INLINE_BYTES
+        loader.ahead = not resident and (dataset.ground_truth != "none" or X_bytes > INLINE_BYTES)
+        return loader
 
     def _device(self) -> torch.device:
         if self.trainer is None:

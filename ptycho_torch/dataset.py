@@ -141,6 +141,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self.ground_truth = resolve_ground_truth(ground_truth, self.scans)
         self._index: GroupIndex | None = None
         self._tables: DeviceTables | None = None
+        self._numbers: tuple[NDArray[np.integer], ...] | None = None
 
     @property
     def N(self) -> int:
@@ -182,16 +183,24 @@ class PtychoDataset(Dataset[PtychoBatch]):
         )
         return part
 
-    def regrouped(self, scans: Sequence[RawData]) -> PtychoDataset:
-        """A dataset with the same options of other scans, such as parts of these; not cached."""
-        return PtychoDataset(
-            scans,
+    def regrouped(self, parts: Sequence[NDArray[np.integer]]) -> PtychoDataset:
+        """A dataset with the same options of some frames of every scan, grouped anew; not cached.
+
+        Parameters
+        ----------
+        parts
+            Frames of every scan, by index; batches show these numbers as ``nn_indices``.
+        """
+        part = PtychoDataset(
+            [scan.choose(keep) for scan, keep in zip(self.scans, parts, strict=True)],
             grouping=self.grouping.replace(n_subsample=None, subsample_seed=None),
             ground_truth=self.ground_truth,
             patch_positions=self.patch_positions,
             cache="off",
             normalization=self.normalization,
         )
+        part._numbers = tuple(parts)
+        return part
 
     def __len__(self) -> int:
         return len(self.index.nn_indices)
@@ -244,12 +253,23 @@ class PtychoDataset(Dataset[PtychoBatch]):
             local_offsets=torch.from_numpy(
                 coords["coords_relative"].astype(np.float64, copy=False)
             ),
-            nn_indices=torch.from_numpy(nn.astype(np.int64, copy=False)),
+            nn_indices=torch.from_numpy(self._shown(nn, scan_id)),
             scan_id=torch.from_numpy(scan_id),
             scale=torch.from_numpy(self.index.scales[scan_id]),
             origins=None if origins is None else torch.from_numpy(origins),
             patches=patches,
         )
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were replaced or cut short since they were opened.
+
+        Raises
+        ------
+        ScanFileError
+            Naming the file; reading a map of a truncated file would end the process.
+        """
+        for scan in self.scans:
+            scan.frames.check_unchanged()
 
     def read_ahead(self, indices: Sequence[int] | NDArray[np.integer]) -> None:
         """Bring the frames of a batch from disk into the page cache, copying nothing."""
@@ -297,12 +317,6 @@ class PtychoDataset(Dataset[PtychoBatch]):
         )
 
     def _group(self) -> GroupIndex:
-        if (
-            self.ground_truth == "object"
-            and self.patch_positions == "reference"
-            and self.grouping.channels > 1
-        ):
-            warn_mirrored()
         grouped = [scan.group(self.grouping, self.cache) for scan in self.scans]
         energies = [entry.frame_energies[entry.nn_indices] for entry in grouped]
         if self.normalization == "all":
@@ -312,11 +326,27 @@ class PtychoDataset(Dataset[PtychoBatch]):
                 intensity_scale(entry.frame_energies, entry.nn_indices, self.N, scan.path)
                 for entry, scan in zip(grouped, self.scans, strict=True)
             ]
+        if (
+            self.ground_truth == "object"
+            and self.patch_positions == "reference"
+            and self.grouping.channels > 1
+        ):
+            warn_mirrored()
         return GroupIndex(
             np.concatenate([entry.nn_indices for entry in grouped]),
             np.repeat(np.arange(len(grouped)), [len(entry.nn_indices) for entry in grouped]),
             np.array(scales, dtype=np.float32),
         )
+
+    def _shown(self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers that batches show for frames: of a part of a scan, those of the scan."""
+        if self._numbers is None:
+            return nn.astype(np.int64, copy=False)
+        shown = np.empty(nn.shape, dtype=np.int64)
+        for scan in np.unique(scan_id):
+            rows = scan_id == scan
+            shown[rows] = self._numbers[scan][nn[rows]]
+        return shown
 
     def _frame_numbers(
         self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]

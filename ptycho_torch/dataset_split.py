@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionError, describe
-from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.split import region_of_frames, scattered_frames, split_groups
 from ptycho_torch.dataset import PtychoDataset
 
@@ -83,11 +82,9 @@ def _by_region(whole: PtychoDataset, val_fraction: float, seed: int) -> Pair:
 
 
 def _by_frames(whole: PtychoDataset, val_fraction: float, seed: int) -> Pair:
-    parts: tuple[list[RawData], list[RawData]] = ([], [])
-    for scan in whole.scans:
-        part = scattered_frames(scan.n_frames, (val_fraction,), seed)
-        for number, scans in enumerate(parts):
-            scans.append(scan.choose(np.flatnonzero(part == number)))
-    train, val = (whole.regrouped(scans) for scans in parts)
+    parts = [scattered_frames(scan.n_frames, (val_fraction,), seed) for scan in whole.scans]
+    train, val = (
+        whole.regrouped([np.flatnonzero(part == number) for part in parts]) for number in (0, 1)
+    )
     every: NDArray[Any] = np.arange(len(val))
     return train, val.subset(every, scales=train.index.scales)

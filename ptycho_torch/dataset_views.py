@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch.utils.data import Dataset
 
@@ -13,15 +14,16 @@ from ptycho_torch.dataset import PtychoDataset
 class Selections(Dataset[FrameSelection]):
     """A dataset seen before its assembly: workers hand over indices and frames."""
 
-    def __init__(self, dataset: PtychoDataset, *, gather: bool) -> None:
+    def __init__(self, dataset: PtychoDataset, stage: str, *, gather: bool) -> None:
         self.dataset = dataset
+        self.stage = stage
         self.gather = gather
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, indices: Sequence[int]) -> FrameSelection:
-        return self.dataset.select(indices, gather=self.gather)
+        return replace(self.dataset.select(indices, gather=self.gather), stage=self.stage)
 
 
 class Indices(Dataset[Sequence[int]]):

@@ -38,10 +38,13 @@ class GroupLoader(DataLoader[Any]):
     ahead
         Let a thread do it, one batch ahead; else it is done when the loop asks for a batch, which
         is faster for batches that take less time than two threads need to hand them over.
+    before_epoch
+        Called when an epoch starts, to look once whether its data are still there.
     """
 
     finish: Callable[[Any], Any] = staticmethod(same)
     ahead: bool = True
+    before_epoch: Callable[[], None] | None = None
     _builder: _Builder | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -49,6 +52,8 @@ class GroupLoader(DataLoader[Any]):
             # Workers that persist are asked by one thread at a time.
             self._builder.end()
             self._builder = None
+        if self.before_epoch is not None:
+            self.before_epoch()
         if not self.ahead:
             return map(self.finish, super().__iter__())
         self._builder = _Builder(super().__iter__(), self.finish)

@@ -112,13 +112,15 @@ class GroupingConfig:
                     describe(None, name, repr(getattr(self, name)), "True or False")
                 )
         pool = self.neighbor_pool_size if self.enable_oversampling else None
-        if max(self.neighbor_count, pool or 0) < self.channels:
+        # Groups of a list of all groups may hold their own position beside its K neighbours.
+        itself = 1 if self.strategy == "group_first" else 0
+        if max(self.neighbor_count + itself, pool or 0) < self.channels:
             raise OptionError(
                 describe(
                     None,
                     "neighbor_count",
                     self.neighbor_count,
-                    f">= gridsize**2 = {self.channels}",
+                    f">= {self.channels - itself} for gridsize**2 = {self.channels}",
                     "Raise neighbor_count or lower gridsize",
                 )
             )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.config import check_integer, check_seed
 from ptycho_torch.data.contract import check_array, check_finite, spec
+from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.frame_stack import FrameStack
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.scan_checks import (
@@ -175,4 +176,7 @@ class ScanArrays:
 
     def frame_energies(self) -> NDArray[np.float64]:
         """Sum of amplitude ** 2 of every frame, float64, shape (M,); reads every frame once."""
-        return normalization.frame_energies(self.frames, self.sample_indices)
+        energies = normalization.frame_energies(self.frames, self.sample_indices)
+        if not energies.any():
+            raise ScanError(describe(self.path, "diff3d", "zero in every frame", "some signal"))
+        return energies

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, groups_cache
 from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.grouping import GroupingRequest
 
@@ -70,9 +71,20 @@ def group_scan(
     OptionError
         The request cannot be met by this scan.
     ScanError
-        A frame holds NaN, infinity or negative values.
+        Fewer positions than frames in a group, or a frame holds NaN, infinity or negative values.
     """
-    request = GroupingRequest.from_config(config, len(xcoords))
+    if len(xcoords) < config.channels:
+        raise ScanError(
+            describe(
+                frames.path,
+                "the number of positions",
+                len(xcoords),
+                f"at least {config.channels} for groups of gridsize**2",
+            )
+        )
+    request = None
+    if config.strategy != "group_first":
+        request = GroupingRequest.from_config(config, len(xcoords))
     if cache == "off" or scan_path is None:
         groups = _draw(xcoords, ycoords, request, config, None)
         return ScanGroups(groups, energies())
@@ -106,17 +118,18 @@ def group_scan(
 def _draw(
     xcoords: FloatArray,
     ycoords: FloatArray,
-    request: GroupingRequest,
+    request: GroupingRequest | None,
     config: GroupingConfig,
     entry: groups_cache.CachedGroups | None,
 ) -> NDArray[np.integer]:
-    if config.strategy == "group_first":
+    if request is None:
         every = (
             grouping.legacy_groups(xcoords, ycoords, config.gridsize, config.neighbor_count)
             if entry is None
             else entry.all_groups
         )
-        return grouping.group_first(every, request.n_groups, config.seed)
+        count = len(xcoords) if config.n_groups is None else config.n_groups
+        return grouping.group_first(every, count, config.seed)
     # The table holds exactly K neighbours; a pool of another size asks the tree itself.
     fits = entry is not None and request.table_neighbors == config.neighbor_count
     table = entry.neighbor_table if entry is not None and fits else None

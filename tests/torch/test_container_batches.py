@@ -66,7 +66,7 @@ def assert_equal_to_container(batch: Any, raw: RawData, case: dict[str, Any]) ->
             close = np.abs(got - want)
         assert close.max() <= 2e-7, name
     if batch.Y is not None:
-        assert np.abs(batch.Y.cpu().numpy() - np.asarray(container.Y)).max() <= 2.5e-7
+        assert np.abs(batch.Y.cpu().numpy() - np.asarray(container.Y)).max() <= 2e-7
 
 
 def check_every_case(records: Records, folder: Path, device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,18 @@ torch = pytest.importorskip("torch", reason="torch is not installed: PtychoDataM
 
 from lightning.pytorch import LightningModule, Trainer  # noqa: E402
 
-from ptycho_torch import GroupingConfig, PtychoDataModule, simulate_scan  # noqa: E402
+from ptycho_torch import (  # noqa: E402
+    GroupingConfig,
+    PtychoDataModule,
+    PtychoDataset,
+    simulate_scan,
+)
 from ptycho_torch.batch import PtychoBatch  # noqa: E402
-from ptycho_torch.data.errors import OptionError  # noqa: E402
+from ptycho_torch.data.errors import (  # noqa: E402
+    OptionError,
+    ScanFileError,
+    ScanFileNotFoundError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +106,12 @@ class TestLoops:
         ]
         assert not len(np.intersect1d(*[part.numpy() for part in numbers]))
         assert min(len(train), len(val)) > 0
+        scan = train.scans[0] if split == "region" else PtychoDataset(scan_file).scans[0]
+        for part, used in zip((train, val), numbers, strict=True):
+            batch = part.__getitems__(range(len(part)))
+            assert torch.equal(batch.nn_indices.unique(), used)
+            x, y = scan.xcoords[batch.nn_indices], scan.ycoords[batch.nn_indices]
+            np.testing.assert_allclose(batch.positions, np.stack([x, y], axis=-1), rtol=1e-12)
         np.testing.assert_array_equal(train.index.scales, val.index.scales)
 
     def test_without_a_split_validation_is_the_training_scan(self, scan_file: Path) -> None:
@@ -249,3 +265,39 @@ def test_frames_that_live_on_the_device_are_copied_once_and_only_indices_travel(
             assert selection.frames is None
             assert torch.isfinite(data.on_after_batch_transfer(selection, 0).X).all()
     assert len(copies) == 1
+
+
+@pytest.mark.parametrize("residency", ["host", "device"])
+def test_batches_of_another_scan_get_its_probe_and_object_without_a_trainer(
+    scan_file: Path, tmp_path: Path, residency: str
+) -> None:
+    other = simulate_scan(n_frames=260, N=16, object_size=100, photons=1e3, seed=8)
+    options: dict[str, Any] = {
+        "patch_positions": "scan",
+        "val": str(other.to_file(tmp_path / "o.npz")),
+    }
+    plain = PtychoDataModule(str(scan_file), **options)
+    data = PtychoDataModule(str(scan_file), assemble_on="device", residency=residency, **options)
+    for wanted, selection in zip(plain.val_dataloader(), data.val_dataloader(), strict=True):
+        batch = data.on_after_batch_transfer(selection, 0)
+        for name in ("X", "Y", "probe", "nn_indices"):
+            assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
+
+
+def test_a_file_cut_short_or_replaced_is_noticed_when_an_epoch_starts(tmp_path: Path) -> None:
+    path = simulate_scan(n_frames=60, N=16, object_size=60, seed=1).to_file(tmp_path / "s.npz")
+    data = PtychoDataModule(str(path), split="none", ground_truth="none")
+    loader = data.train_dataloader()
+    assert sum(len(batch) for batch in loader) == 60
+    with open(path, "r+b") as handle:
+        handle.truncate(2000)
+    with pytest.raises(ScanFileError, match=r"s\.npz"):
+        iter(loader)
+
+
+def test_no_scan_is_grouped_before_all_of_them_open(scan_file: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(scan_file, tmp_path / "train.npz"))
+    data = PtychoDataModule(str(copy), test=str(tmp_path / "absent.npz"))
+    with pytest.raises(ScanFileNotFoundError, match=r"absent\.npz"):
+        data.prepare_data()
+    assert [path.name for path in tmp_path.iterdir()] == ["train.npz"]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from ptycho_torch import GroupingConfig, PtychoDataset, RawData, simulate_scan  # noqa: E402
 from ptycho_torch.data import grouping as grouping_room  # noqa: E402
-from ptycho_torch.data.errors import ScanError, ScanFileNotFoundError  # noqa: E402
+from ptycho_torch.data.errors import OptionError, ScanError, ScanFileNotFoundError  # noqa: E402
 from ptycho_torch.data.patches import MirroredPatchesWarning  # noqa: E402
 
 
@@ -260,3 +260,42 @@ def test_scans_of_different_sides_are_refused(tmp_path: Path) -> None:
         simulate_scan(n_frames=30, N=N, object_size=80, seed=1).to_file(tmp_path / f"s{N}.npz")
     with pytest.raises(ScanError, match=r"s32\.npz: diff3d shape .* expected \(M, 16, 16\)"):
         PtychoDataset(str(tmp_path / "s*.npz"))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(100, 100), (10_000, None), (None, 90)])
+def test_groups_chosen_first_are_as_many_as_there_are_whatever_the_frames(
+    scan_file: Path, count: int | None, expected: int | None
+) -> None:
+    config = GroupingConfig(strategy="group_first", neighbor_count=4, n_groups=count)
+    dataset = PtychoDataset(scan_file, grouping=config, patch_positions="scan")
+    raw = dataset.scans[0]
+    every = grouping_room.legacy_groups(raw.xcoords, raw.ycoords, 2, 4)
+    assert len(every) > 100
+    assert len(dataset) == (len(every) if expected is None else expected)
+    rows = {tuple(row) for row in every.tolist()}
+    assert {tuple(row) for row in dataset.index.nn_indices.tolist()} <= rows
+
+
+def test_groups_chosen_first_may_hold_their_own_position(scan_file: Path) -> None:
+    config = GroupingConfig(strategy="group_first", neighbor_count=3, n_groups=20)
+    dataset = PtychoDataset(scan_file, grouping=config, patch_positions="scan")
+    assert dataset.index.nn_indices.shape == (20, 4)
+    with pytest.raises(OptionError, match="neighbor_count is 2; expected >= 3"):
+        GroupingConfig(strategy="group_first", neighbor_count=2)
+    with pytest.raises(OptionError, match="neighbor_count is 3; expected >= 4"):
+        GroupingConfig(neighbor_count=3)
+
+
+def test_frames_without_signal_and_scans_of_too_few_are_refused_before_a_cache(
+    tmp_path: Path,
+) -> None:
+    raw = simulate_scan(n_frames=30, N=8, object_size=40, seed=1)
+    dark = RawData.from_coords_without_pc(
+        raw.xcoords, raw.ycoords, np.zeros_like(raw.diff3d), raw.probeGuess, None
+    ).to_file(tmp_path / "dark.npz")
+    few = raw.choose(np.arange(3)).to_file(tmp_path / "few.npz")
+    with pytest.raises(ScanError, match=r"dark\.npz: diff3d is zero in every frame"):
+        PtychoDataset(dark).prepare()
+    with pytest.raises(ScanError, match=r"few\.npz: the number of positions is 3; expected at"):
+        PtychoDataset(few).prepare()
+    assert not list(tmp_path.glob("*.groups_cache.npz"))
