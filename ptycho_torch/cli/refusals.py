@@ -71,9 +71,10 @@ def _explain_value(message: str, where: str | None, prefix: str) -> str:
             return _explain_value(inner, where, inside)
         return describe(where, f"{field}.class_path", repr(found[1]), _flat(inner).rstrip("."))
     given = re.search(r"(?:Given value|Got value): (.*)", message)
-    wanted = re.findall(r"Expected (?:an? )?(<class '[^']+'>|[^\n.]+)", message)
+    wanted = re.findall(r"Expected (?:an? )?(<class '[^']+'>|typing\.[^\n]+?\]|[^\n.]+)", message)
     if given and wanted:
         names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
+        names = [re.sub(r"typing\.Literal\[(.+)\]$", r"one of \1", name) for name in names]
         names = ["null" if name == "NoneType" else name for name in names]
         return describe(where, field, given[1], " or ".join(dict.fromkeys(names)))
     reason = _flat(message)
