@@ -13,6 +13,7 @@ import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,8 +21,14 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
 from ptycho_torch.cli.refusals import config_files, explain
-from ptycho_torch.data.errors import OptionError, OptionTypeError, PtychoTorchError
+from ptycho_torch.data.errors import (
+    OptionError,
+    OptionTypeError,
+    PtychoTorchError,
+    describe,
+)
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.report import ReconstructionReport
 
@@ -33,6 +40,7 @@ CHATTER = (
     "\N{ELECTRIC LIGHT BULB}",
 )
 COMMANDS = ("fit", "validate", "test", "predict")
+LIMITS = MappingProxyType({"validate": "val", "test": "test", "predict": "predict"})
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -86,7 +94,10 @@ class PtychoCLI(LightningCLI):
         Raises
         ------
         OptionError
-            One line for whatever jsonargparse refuses.
+            One line for whatever jsonargparse refuses, and for a pass that would run no batch or an
+            untrained model.
+        ScanFileError
+            The checkpoint is none.
         """
         self._files = config_files(args)
         try:
@@ -94,6 +105,8 @@ class PtychoCLI(LightningCLI):
         except argparse.ArgumentError as error:
             keys = known_keys(parser, args[0])
             raise OptionError(explain(str(error), self._files, keys)) from error
+        command = self.config["subcommand"]
+        self._require_work(command, self.config[command])
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.
@@ -107,6 +120,31 @@ class PtychoCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, OptionTypeError, MisconfigurationException) as error:
             raise _in_file(error, self._files) from error
+
+        if self.subcommand == "predict":
+            self._predictions = WritePredictions()
+            cast("Any", self.trainer).callbacks.append(self._predictions)
+
+    def _require_work(self, command: str, config: Any) -> None:
+        where = self._files or None
+        if command in LIMITS:
+            field = f"limit_{LIMITS[command]}_batches"
+            limit = config["trainer"][field]
+            if config["ckpt_path"] is None:
+                found = "missing, so the model is untrained"
+                action = "For a trained model, pass --ckpt_path FILE"
+                raise OptionError(describe(where, "ckpt_path", found, "a checkpoint", action))
+            if limit == 0:
+                found = f"{limit}, so {command} does nothing"
+                action = f"Add --trainer.{field}=1.0"
+                raise OptionError(describe(where, f"trainer.{field}", found, "above 0", action))
+        if config["ckpt_path"] is not None:
+            # Before Lightning opens it, which ends in a traceback for anything else.
+            check_checkpoint(config["ckpt_path"])
+
+    def after_predict(self) -> None:
+        """Say where the predictions lie."""
+        print(f"predictions: {self._predictions.path}")
 
     def after_fit(self) -> None:
         """Say how good the reconstruction is and where it lies."""

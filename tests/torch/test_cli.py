@@ -281,8 +281,21 @@ def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
     assert json.loads(Path("out/metrics.json").read_text())["epochs"] == 2
     checkpoint = next(Path("out/logs").rglob("*.ckpt"))
     stamp = Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns
-    for command in ("validate", "predict"):
-        assert main([command, "--config", "fit.yaml", "--ckpt_path", str(checkpoint)]) == DONE
+    again = ["--config", "fit.yaml", "--ckpt_path", str(checkpoint), "--trainer.default_root_dir=p"]
+    assert (
+        main(["validate", *again, "--trainer.limit_val_batches=1.0", "--data.val=scan.npz"]) == DONE
+    )
+    capsys.readouterr()
+    assert main(["predict", *again]) == DONE
+    assert "predictions: p/predictions.npz" in capsys.readouterr().out
+    with np.load("p/predictions.npz") as predictions:
+        groups = predictions["nn_indices"]
+        assert groups.shape == (FRAMES, 4)
+        assert predictions["patches"].shape == (FRAMES, 4, SIDE, SIDE)
+        assert predictions["patches"].dtype == np.complex64
+        raw = RawData.from_file("scan.npz")
+        positions = np.stack([raw.xcoords, raw.ycoords], axis=-1)[groups]
+        np.testing.assert_allclose(predictions["positions_px"], positions, rtol=1e-6)
     assert Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns == stamp
 
 
@@ -383,9 +396,17 @@ CONFIG_FAULTS = {
     "unknown trainer key": ({"trainer": "  max_epoch: 3"}, ["trainer.max_epoch", "max_epochs"]),
     "unknown model key": ({"model": "    learnrate: 1"}, ["model", "learnrate", "unknown"]),
     "wrong type": ({"data": "  num_workers: many"}, ["data.num_workers", "many", "int"]),
+    "unknown choice": (
+        {"data": "  residency: banana"},
+        ["data.residency", "banana", "one of 'auto', 'device', 'host'"],
+    ),
+    "unknown choice of a model": (
+        {"model": "    schedule: banana"},
+        ["schedule", "banana", "one of 'constant', 'cosine'"],
+    ),
     "contradiction": (
         {"data": "  grouping: {gridsize: 3, neighbor_count: 4}"},
-        ["neighbor_count", "4", ">= gridsize**2 = 9"],
+        ["neighbor_count", "4", "gridsize**2 = 9"],
     ),
 }
 
@@ -420,6 +441,42 @@ def test_a_wrong_fit_command_is_one_line_and_writes_nothing(folder, capsys, argu
     err = capsys.readouterr().err
     assert_one_line(err, *words)
     assert str(folder) not in err
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_model_without_a_checkpoint_is_refused(folder, capsys, command):
+    pytest.importorskip("lightning", reason="torch is not installed: fit")
+    write_config(folder)
+    before = listing(folder)
+    assert main([command, "--config", "fit.yaml"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "fit.yaml", "pass --ckpt_path")
+    assert listing(folder) == before
+
+
+def test_validate_with_no_batches_says_so(folder, capsys):
+    pytest.importorskip("lightning", reason="torch is not installed: fit")
+    write_config(folder)
+    assert main(["validate", "--config", "fit.yaml", "--ckpt_path", "any.ckpt"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "fit.yaml", "trainer.limit_val_batches", "0")
+
+
+@pytest.mark.parametrize("content", ["text", "empty", "no state", "absent", "folder"])
+def test_a_junk_checkpoint_is_one_line_that_names_it(folder, capsys, content):
+    torch = pytest.importorskip("torch", reason="torch is not installed: checkpoints")
+    pytest.importorskip("lightning", reason="lightning is not installed: fit")
+    write_config(folder)
+    file = folder / "junk.ckpt"
+    if content == "no state":
+        torch.save({"a": 1}, file)
+    elif content == "folder":
+        file.mkdir()
+    elif content != "absent":
+        file.write_text("junk" if content == "text" else "", encoding="utf-8")
+    before = listing(folder)
+    arguments = ["predict", "--config", "fit.yaml", "--ckpt_path", "junk.ckpt"]
+    assert main(arguments) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "junk.ckpt", "checkpoint")
     assert listing(folder) == before
 
 

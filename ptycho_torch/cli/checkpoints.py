@@ -1,0 +1,112 @@
+"""What a trained model is read from and what it predicts: a checkpoint in, ``predictions.npz`` out.
+
+Checkpoints are opened before anything is built, so that junk is one line and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_torch.data.atomic_file import atomic_write
+from ptycho_torch.data.errors import (
+    OptionError,
+    ScanFileError,
+    ScanFileNotFoundError,
+    describe,
+)
+
+# Lightning finds the file of these by itself.
+_WORDS = ("best", "last", "hpc")
+_REQUIRED = ("state_dict", "pytorch-lightning_version")
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Refuse what is no checkpoint of Lightning's.
+
+    Parameters
+    ----------
+    path
+        The file; a word or an address that Lightning resolves is left to it.
+
+    Raises
+    ------
+    ScanFileError, ScanFileNotFoundError
+        Missing, unreadable, or something else.
+    """
+    if str(path) in _WORDS or ":" in str(path):
+        return
+    expected = "a checkpoint written by fit"
+    if not Path(path).exists():
+        raise ScanFileNotFoundError(describe(path, "file", "missing", expected))
+    try:
+        # Mapped: the weights are not read twice.
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except OSError as error:
+        found = f"unreadable ({error.strerror or error})"
+        raise ScanFileError(describe(path, "file", found, expected)) from error
+    except pickle.UnpicklingError as error:
+        found = "broken, or holds more than tensors and plain values, which is never unpickled"
+        raise ScanFileError(describe(path, "file", found, expected)) from error
+    except (ArithmeticError, AttributeError, EOFError, ImportError, LookupError) as error:
+        raise ScanFileError(describe(path, "file", "broken", expected)) from error
+    except (RuntimeError, TypeError, ValueError, struct.error) as error:
+        raise ScanFileError(describe(path, "file", "broken", expected)) from error
+    for key in _REQUIRED:
+        if not isinstance(content, Mapping) or key not in content:
+            raise ScanFileError(describe(path, "file", f"without {key}", expected))
+
+
+class WritePredictions(pl.Callback):
+    """Write what a model predicts to ``<default_root_dir>/predictions.npz``, an array for each key.
+
+    Batches are joined along their first axis. With several processes each writes its own groups,
+    to ``predictions.<rank>.npz``.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's arrays."""
+        named = {"predictions": outputs} if isinstance(outputs, Tensor) else outputs
+        if not isinstance(named, Mapping) or not all(
+            isinstance(value, Tensor) and value.ndim for value in named.values()
+        ):
+            expected = "a tensor, or a dict of tensors, with the batch on the first axis"
+            found = type(outputs).__name__
+            raise OptionError(describe(None, "the result of predict_step", found, expected))
+        for name, value in named.items():
+            self._parts[str(name)].append(value.detach().cpu().numpy())
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the file."""
+        rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = Path(trainer.default_root_dir) / f"predictions{rank}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {
+            name: np.concatenate(parts) for name, parts in self._parts.items()
+        }
+        with atomic_write(path) as handle:
+            np.savez(handle, **arrays)
+        self._parts.clear()
+        self.path = path
