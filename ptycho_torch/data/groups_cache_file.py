@@ -322,14 +322,12 @@ def own_key(path: Path) -> CacheKey | None:
                 if name in members:
                     read = MemberStream(stream, members[name], path).read
                     count = (*read_npy_header(read, path, name).shape, 0)[0]
-        return CacheKey(
-            str(found["dataset_checksum"]),
-            str(found.get("positions_digest", "")),
-            count,
-            int(found["gridsize"]),
-            int(found["overlap_factor"]),
-        )
-    except (OSError, PtychoTorchError, ValueError, KeyError, OverflowError):
+        gridsize, neighbors = int(found["gridsize"]), int(found["overlap_factor"])
+        if gridsize < 1 or neighbors < 0:
+            return None
+        checksum, digest = str(found["dataset_checksum"]), str(found.get("positions_digest", ""))
+        return CacheKey(checksum, digest, count, gridsize, neighbors)
+    except (OSError, PtychoTorchError, ValueError, TypeError, KeyError, OverflowError):
         return None
 
 

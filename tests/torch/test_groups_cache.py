@@ -548,6 +548,13 @@ class TestVerify:
         np.savez(tmp_path / "other.npz", a=np.zeros(3))
         assert "not a groups cache" in verify(tmp_path / "other.npz")[0]
 
+    @pytest.mark.parametrize("gridsize", [0, -2, 2j, np.nan, 10**300])
+    def test_gridsize_that_is_none_is_a_fault(self, gridsize, tmp_path):
+        with np.load(GOLDEN / "b_jitter.g2k4.groups_cache.npz") as file:
+            np.savez(tmp_path / "v.npz", **{**file, "gridsize": np.array(gridsize)})
+        (fault,) = verify(tmp_path / "v.npz", *positions("b_jitter"))
+        assert "not a groups cache" in fault
+
     @pytest.mark.parametrize("name", NONSENSE)
     def test_nonsense_the_reference_accepts_is_a_fault(self, name, tmp_path):
         with np.load(GOLDEN / "b_jitter.g2k4.groups_cache.npz") as file:
