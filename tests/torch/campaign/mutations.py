@@ -76,7 +76,11 @@ def read_base(content: bytes) -> Base:
             for entry in archive.infolist()
         ]
     with np.load(io.BytesIO(content)) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+        # Members that are no arrays come as bytes.
+        read = ((name, archive[name]) for name in archive.files)
+        arrays = {name: array for name, array in read if isinstance(array, np.ndarray)}
+    if not arrays:
+        raise ValueError("no arrays")
     return Base(content, members, arrays)
 
 
