@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from ptycho_torch.cli.scans import grouping_config, open_scan
 from ptycho_torch.data import grouping, groups_cache
+from ptycho_torch.data.atomic_file import user_cache_directory
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.errors import OptionError, ScanFileError, describe
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.raw_data import RawData
 
@@ -27,10 +29,11 @@ def inspect(options: argparse.Namespace) -> None:
     config = grouping_config(options)
     if options.png is not None:
         _require_picture_path(options.png, options.scan)
-    raw = open_scan(options.scan, options.measurement)
+    # With Y, which is then held to the contract too; only its header is read.
+    raw = open_scan(options.scan, options.measurement, use_file_Y=True)
     groups = group_indices(raw, config)
     rows = {
-        "contract": "kept: names, shapes, dtypes, positions (every frame: ptycho-torch verify)",
+        "contract": _contract(raw),
         "frames": _frames(raw),
         "positions": _positions(raw),
         "step": f"{nearest_step(raw.xcoords, raw.ycoords):.2f} px to the nearest neighbour, median",
@@ -97,6 +100,14 @@ def nearest_step(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     return float(np.median(np.hypot(x[nearest] - x, y[nearest] - y)))
 
 
+def _contract(raw: RawData) -> str:
+    """What has been checked by now: opening a scan refuses whatever breaks the contract."""
+    checked = ["names", "shapes", "dtypes", "positions", "a sample of frames"]
+    if raw.has_ready_patches:
+        checked.append("shape and dtype of Y")
+    return f"kept: {', '.join(checked)} (every byte: ptycho-torch verify)"
+
+
 def _frames(raw: RawData) -> str:
     frames, sides = raw.frames, " x ".join(map(str, raw.frames.shape))
     size = math.prod(frames.shape) * frames.dtype.itemsize / 2**20
@@ -150,8 +161,20 @@ def _describe_groups(groups: NDArray[np.integer] | None, config: GroupingConfig)
 def _cache(raw: RawData, config: GroupingConfig) -> str:
     if raw.path is None:
         return "none"
-    path = groups_cache.cache_path(raw.path, config.gridsize, config.neighbor_count)
-    return str(path) if path.is_file() else "none yet: ptycho-torch prepare writes it"
+    beside = groups_cache.cache_path(raw.path, config.gridsize, config.neighbor_count)
+    faults = []
+    places = [beside]
+    with suppress(ScanFileError):
+        places.append(user_cache_directory(beside.parent) / beside.name)
+    for path in places:
+        if path.is_file():
+            fault = "; ".join(groups_cache.verify(path, raw.xcoords, raw.ycoords))
+            if not fault:
+                return str(path)
+            faults.append(fault)
+    if faults:
+        return f"not usable: {'; '.join(faults)}"
+    return "none yet: ptycho-torch prepare writes it"
 
 
 def _array(array: NDArray[np.generic]) -> str:
