@@ -13,11 +13,12 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import get_args
+from typing import TextIO, get_args
 
 from ptycho_torch import __version__
 from ptycho_torch.data.config import Measurement
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command = _command(arguments)
-        with _log_to_stderr():
+        with _log_to_stderr(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             command()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else DONE
@@ -213,6 +215,19 @@ class _log_to_stderr:
     def __exit__(self, *error: object) -> None:
         self._logger.removeHandler(self._handler)
         self._logger.setLevel(self._level)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line for the user; where in the code a warning was raised helps nobody here."""
+    text = " ".join(str(message).split())
+    print(f"ptycho-torch: warning: {text}", file=sys.stderr if file is None else file)
 
 
 def _fault(message: object, code: int) -> int:

@@ -24,7 +24,7 @@ from ptycho_torch.data.verification import verify_path
 
 def simulate(options: argparse.Namespace) -> None:
     """Write a simulated scan."""
-    _refuse_existing(options.out, options.overwrite)
+    _check_out(options.out, options.overwrite)
     raw = simulate_scan(
         n_frames=options.frames,
         N=options.size,
@@ -33,19 +33,17 @@ def simulate(options: argparse.Namespace) -> None:
         n_modes=options.modes,
         seed=options.seed,
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     raw.to_file(options.out)
     _say_written(options.out, raw)
 
 
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
-    _refuse_existing(options.out, options.overwrite)
+    _check_out(options.out, options.overwrite)
     raw = open_scan(options.scan, options.measurement, format=options.format)
     # A copy has checksums of its own, which would vouch for bytes that the original's disown.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     raw.to_file(options.out)
     _say_written(options.out, raw)
 
@@ -123,9 +121,14 @@ def grouping_config(options: argparse.Namespace) -> GroupingConfig:
     return GroupingConfig(gridsize=options.gridsize, neighbor_count=neighbors)
 
 
-def _refuse_existing(out: Path, overwrite: bool) -> None:
+def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix != ".npz":
         raise OptionError(describe(out, "OUT", repr(out.suffix), "a name ending in .npz"))
+    folder = out.parent
+    if not folder.is_dir():
+        # Never made: a misspelt folder would hide the file.
+        found = "no directory" if folder.exists() else "missing"
+        raise OptionError(describe(folder, "folder of OUT", found, "a directory"))
     if out.exists() and not overwrite:
         raise OptionError(
             describe(out, "OUT", "there already", "a new file", "Add --overwrite to replace it")

@@ -84,9 +84,9 @@ data:
 
 
 def test_simulate_writes_a_canonical_scan(folder, capsys):
-    code = main(["simulate", "new/sim.npz", "--frames", "30", "--size", "16", "--seed", "5"])
+    code = main(["simulate", "sim.npz", "--frames", "30", "--size", "16", "--seed", "5"])
     assert code == DONE
-    raw = RawData.from_file("new/sim.npz")
+    raw = RawData.from_file("sim.npz")
     again = simulate_scan(n_frames=30, N=16, seed=5)
     np.testing.assert_array_equal(raw.diff3d, again.diff3d)
     np.testing.assert_array_equal(raw.objectGuess, again.objectGuess)
@@ -181,6 +181,41 @@ def test_inspect_makes_no_sidecar_of_a_compressed_scan(folder, fields):
     before = listing(folder)
     assert main(["inspect", "packed.npz"]) == DONE
     assert listing(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda y: y.real.copy(), "float"),
+        (lambda y: y[:-1], str(FRAMES - 1)),
+        (lambda y: y[:, 1:, 1:], str(SIDE - 1)),
+    ],
+)
+def test_inspect_does_not_call_a_wrong_y_kept(folder, fields, capsys, wrong, found):
+    patches = np.ones((FRAMES, SIDE, SIDE), np.complex64)
+    np.savez_compressed("right.npz", **fields, Y=patches)
+    before = listing(folder)
+    assert main(["inspect", "right.npz"]) == DONE
+    assert re.search(r"contract +kept: .*\bY\b", capsys.readouterr().out)
+    assert listing(folder) == before
+    np.savez("wrong.npz", **fields, Y=wrong(patches))
+    assert main(["inspect", "wrong.npz"]) == DATA_AT_FAULT
+    captured = capsys.readouterr()
+    assert_one_line(captured.err, "wrong.npz", "Y", found, "expected")
+    assert captured.out == ""
+
+
+def test_inspect_tells_a_cache_that_fits_from_one_that_does_not(folder, fields, capsys):
+    assert main(["prepare", "scan.npz"]) == DONE
+    capsys.readouterr()
+    assert main(["inspect", "scan.npz"]) == DONE
+    assert re.search(r"cache +scan\.g2k6\.groups_cache\.npz\n", capsys.readouterr().out)
+    np.savez("scan.npz", **{**fields, "xcoords": fields["xcoords"] + 1})
+    assert main(["inspect", "scan.npz"]) == DONE
+    assert re.search(r"cache +not usable: scan\.g2k6.* of other positions", capsys.readouterr().out)
+    Path("scan.g2k6.groups_cache.npz").write_bytes(b"foreign")
+    assert main(["inspect", "scan.npz"]) == DONE
+    assert re.search(r"cache +not usable: scan\.g2k6", capsys.readouterr().out)
 
 
 def test_inspect_works_on_fewer_frames_than_a_group_has(folder, fields, capsys):
@@ -367,7 +402,7 @@ def assert_one_line(err: str, *words: str) -> None:
 def test_a_broken_scan_is_one_line_and_writes_nothing(folder, fields, capsys, fault, command):
     breaking, field, found = BROKEN[fault]
     np.savez("scan.npz", **breaking(fields))
-    arguments = {"convert": ["scan.npz", "new/out.npz"], "fit": ["--config", "fit.yaml"]}
+    arguments = {"convert": ["scan.npz", "out.npz"], "fit": ["--config", "fit.yaml"]}
     if command == "fit":
         pytest.importorskip("lightning", reason="torch is not installed: fit")
         write_config(folder)
@@ -381,7 +416,7 @@ def test_a_broken_scan_is_one_line_and_writes_nothing(folder, fields, capsys, fa
 @pytest.mark.parametrize("command", ["inspect", "prepare", "convert", "verify"])
 def test_a_missing_scan_is_one_line(folder, capsys, command):
     before = listing(folder)
-    out = ["new/out.npz"] if command == "convert" else []
+    out = ["out.npz"] if command == "convert" else []
     assert main([command, "absent.npz", *out]) == DATA_AT_FAULT
     assert_one_line(capsys.readouterr().err, "absent.npz", "missing", "expected")
     assert listing(folder) == before
@@ -507,8 +542,39 @@ def test_wrong_usage_ends_in_code_2_and_writes_nothing(folder, capsys, arguments
 
 def test_a_folder_that_cannot_be_written_is_one_line(folder, capsys):
     (folder / "file").write_text("", encoding="utf-8")
-    assert main(["simulate", "file/out.npz", "--frames", "9", "--size", "16"]) == DATA_AT_FAULT
-    assert_one_line(capsys.readouterr().err, "file")
+    assert main(["simulate", "file/out.npz", "--frames", "9", "--size", "16"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "file", "a directory")
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc: a folder that nobody can write")
+    assert main(["simulate", "/proc/out.npz", "--frames", "9", "--size", "16"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "/proc")
+
+
+def test_a_warning_is_one_line(folder, capsys, monkeypatch):
+    import warnings
+
+    from ptycho_torch.cli import scans
+
+    def warn_and_work(*arguments, **options):
+        warnings.warn("beware of\nthe dog", UserWarning, stacklevel=2)
+        return simulate_scan(*arguments, **options)
+
+    monkeypatch.setattr(scans, "simulate_scan", warn_and_work)
+    shown = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["simulate", "out.npz", "--frames", "9", "--size", "16"]) == DONE
+    assert capsys.readouterr().err == "ptycho-torch: warning: beware of the dog\n"
+    assert warnings.showwarning is shown
+
+
+@pytest.mark.parametrize("command", ["simulate", "convert"])
+def test_a_folder_that_is_not_there_is_not_made(folder, capsys, command):
+    before = listing(folder)
+    source = ["scan.npz"] if command == "convert" else []
+    assert main([command, *source, "typo/out.npz"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "typo", "missing", "expected")
+    assert listing(folder) == before
 
 
 def interruptible():
