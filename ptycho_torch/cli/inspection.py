@@ -60,12 +60,14 @@ def _require_picture_path(png: Path, scan: Path) -> None:
     from ptycho_torch.plotting import require_matplotlib
 
     found = ""
-    if png.suffix.lower() != ".png":
-        found = repr(png.suffix)
-    elif png.is_dir():
+    # A link's target is what would be replaced.
+    target = png.resolve()
+    if png.is_dir():
         found = "a directory"
     elif png.exists() and scan.exists() and png.samefile(scan):
         found = "the scan itself"
+    elif png.suffix.lower() != ".png" or target.suffix.lower() != ".png":
+        found = repr(target.name)
     if found:
         raise OptionError(describe(png, "--png", found, "a picture's name, ending in .png"))
     require_matplotlib()
