@@ -13,6 +13,9 @@ ifneq ($(wildcard ../shared/.),)
 export PTYCHO_TORCH_DATA ?= $(abspath ../shared)
 endif
 
+# The pinned versions start at Python 3.11; an older one gets the newest that still supports it.
+PINS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
+
 # What the package needs short of torch, lightning, tensordict and jsonargparse, and the test tools.
 NOTORCH_DEPENDENCIES := numpy scipy filelock tqdm matplotlib h5py pytest hypothesis
 
@@ -45,16 +48,16 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 		|| { echo '$(PYTHON) is older than 3.10; name another: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@echo 'installing into $(VENV) (torch is large: minutes on a first run)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) install -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(PIP) install $(PINS) -e '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python $(PIP) install -c constraints.txt -e '.[docs]'
+	$(BIN)/python $(PIP) install $(PINS) -e '.[docs]'
 	@touch $@
 
 $(NOTORCH)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NOTORCH)
-	$(NOTORCH)/bin/python $(PIP) install -c constraints.txt $(NOTORCH_DEPENDENCIES)
+	$(NOTORCH)/bin/python $(PIP) install $(PINS) $(NOTORCH_DEPENDENCIES)
 	$(NOTORCH)/bin/python $(PIP) install --no-deps -e .
 	@! $(NOTORCH)/bin/python -c 'import torch' 2>/dev/null \
 		|| { echo '$(NOTORCH) can import torch: remove it and try again' >&2; exit 1; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,7 +151,8 @@ def test_inspect_draws_the_picture_asked_for(folder):
 @pytest.mark.parametrize(
     ("png", "word"),
     [
-        ("scan.npz", ".png"),
+        ("scan.npz", "the scan itself"),
+        ("other.png", "notes.txt"),
         ("notes.txt", ".png"),
         ("linked.png", "the scan itself"),
         ("folder.png", "a directory"),
@@ -159,6 +161,7 @@ def test_inspect_draws_the_picture_asked_for(folder):
 def test_inspect_refuses_a_picture_over_the_scan_or_another_file(folder, capsys, png, word):
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     (folder / "linked.png").symlink_to("scan.npz")
+    (folder / "other.png").symlink_to("notes.txt")
     (folder / "folder.png").mkdir()
     before = listing(folder)
     assert main(["inspect", "scan.npz", "--png", png]) == WRONG_USAGE
@@ -680,3 +683,24 @@ def test_inspect_groups_as_the_dataset_does(folder):
     np.testing.assert_array_equal(
         group_indices(raw, config), raw.group(config, cache="off").nn_indices
     )
+
+
+# -- how it is installed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "pinned"), [("3, 10, 4", False), ("3, 11, 0", True)])
+def test_make_pins_versions_only_where_they_exist(folder, version, pinned):
+    if shutil.which("make") is None or not (ROOT / "Makefile").is_file():
+        pytest.skip("make or the Makefile is absent: installation")
+    python = folder / "python"
+    pretend = f"import sys; sys.version_info = ({version}); exec(sys.argv[1])"
+    python.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{pretend}' \"$2\"\n")
+    python.chmod(0o755)
+    variables = [f"PYTHON={python}", f"VENV={folder}/venv", f"NOTORCH={folder}/notorch"]
+    command = ["make", "-n", "-C", str(ROOT), "install", "test-notorch", *variables]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    installs = [
+        line for line in text.splitlines() if " install " in line and "--no-deps" not in line
+    ]
+    assert len(installs) == 2
+    assert all(("-c constraints.txt" in line) is pinned for line in installs)
