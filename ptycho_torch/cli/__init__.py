@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,6 +28,13 @@ from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
     PtychoTorchError,
+)
+
+# How torch says that the machine has no more to give; it has no exception of its own for the CPU.
+_EXHAUSTED = re.compile(
+    r"can't allocate memory|out of memory|can't start new thread"
+    r"|DataLoader worker .* (killed by signal|exited unexpectedly)",
+    re.DOTALL,
 )
 
 DONE, DATA_AT_FAULT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -78,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fault(f"{where}{error.strerror or error}", DATA_AT_FAULT)
     except MemoryError as error:
         return _fault(f"out of memory: {error}".removesuffix(": "), DATA_AT_FAULT)
+    except RuntimeError as error:
+        if _EXHAUSTED.search(str(error)) is None:
+            raise
+        return _fault(f"out of memory or processes: {error}"[:400], DATA_AT_FAULT)
     return DONE
 
 

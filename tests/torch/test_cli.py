@@ -704,3 +704,33 @@ def test_make_pins_versions_only_where_they_exist(folder, version, pinned):
     ]
     assert len(installs) == 2
     assert all(("-c constraints.txt" in line) is pinned for line in installs)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 69222400 bytes.\nframe #0: somewhere\n",
+        "CUDA out of memory. Tried to allocate 20.00 MiB",
+        "can't start new thread",
+        "DataLoader worker (pid 7) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 7) exited unexpectedly",
+    ],
+)
+def test_exhausted_machine_is_one_line(folder, monkeypatch, capsys, message):
+    def exhausted(options):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("ptycho_torch.cli.scans.prepare", exhausted)
+    assert main(["prepare", "scan.npz"]) == DATA_AT_FAULT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ptycho-torch: out of memory or processes: ")
+
+
+def test_other_runtime_error_is_a_mistake_of_ours_and_shows_its_traceback(folder, monkeypatch):
+    def mistaken(options):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr("ptycho_torch.cli.scans.prepare", mistaken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        main(["prepare", "scan.npz"])
