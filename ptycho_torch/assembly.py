@@ -5,6 +5,7 @@ The same code on CPU and CUDA. No I/O, no options, no loop over samples; knows t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -13,6 +14,13 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ptycho_torch.batch import PtychoBatch
+from ptycho_torch.buffers import BufferPool
+
+BLOCK_BYTES = 2 * 2**20
+"""Bytes of X gathered and scaled at a time, so that the second pass finds them in the cache."""
+
+ONE_PASS_BYTES = 8 * 2**20
+"""Batches of X up to this size are gathered and scaled in one pass, into fresh memory."""
 
 PATCHES_PER_BLOCK = 64
 """Patches cut at a time: their windows stay in the processor's cache at N = 64."""
@@ -107,7 +115,9 @@ class DeviceTables:
         )
 
 
-def assemble(selection: FrameSelection, tables: DeviceTables) -> PtychoBatch:
+def assemble(
+    selection: FrameSelection, tables: DeviceTables, pool: BufferPool | None = None
+) -> PtychoBatch:
     """Gather, scale and lay out one batch on the device its tensors are on.
 
     Parameters
@@ -116,6 +126,8 @@ def assemble(selection: FrameSelection, tables: DeviceTables) -> PtychoBatch:
         Indices and frames of B groups.
     tables
         What the dataset's batches share, on the same device.
+    pool
+        Where the memory of X and Y comes from, on the CPU.
 
     Returns
     -------
@@ -126,14 +138,19 @@ def assemble(selection: FrameSelection, tables: DeviceTables) -> PtychoBatch:
     if frames is None:
         raise ValueError("the selection holds no frames; expected them there or in the tables")
     groups, channels = selection.inverse.shape
-    X = gather_scaled(frames, selection.inverse, selection.scale, counts=tables.counts)
+    X = gather_scaled(frames, selection.inverse, selection.scale, counts=tables.counts, pool=pool)
     Y: Tensor | None = None
     if selection.patches is not None:
         chosen = selection.patches.index_select(0, selection.inverse.flatten())
         Y = chosen.view(groups, channels, *chosen.shape[1:]).permute(0, 2, 3, 1)
     elif selection.origins is not None:
         Y = cut_patches(
-            tables.objects, tables.margin, selection.scan_id, selection.origins, frames.shape[-1]
+            tables.objects,
+            tables.margin,
+            selection.scan_id,
+            selection.origins,
+            frames.shape[-1],
+            pool,
         )
     return PtychoBatch(
         X=X,
@@ -164,7 +181,14 @@ def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
     return probes[scan_id]
 
 
-def gather_scaled(frames: Tensor, inverse: Tensor, scale: Tensor, *, counts: bool) -> Tensor:
+def gather_scaled(
+    frames: Tensor,
+    inverse: Tensor,
+    scale: Tensor,
+    *,
+    counts: bool,
+    pool: BufferPool | None = None,
+) -> Tensor:
     """X of every group: scale * float32(amplitude).
 
     Parameters
@@ -177,6 +201,8 @@ def gather_scaled(frames: Tensor, inverse: Tensor, scale: Tensor, *, counts: boo
         float32, (B,).
     counts
         Take the square root.
+    pool
+        Where the memory of large batches comes from, on the CPU.
 
     Returns
     -------
@@ -184,23 +210,37 @@ def gather_scaled(frames: Tensor, inverse: Tensor, scale: Tensor, *, counts: boo
         float32, (B, N, N, C), a view of contiguous (B, C, N, N).
     """
     groups, channels = inverse.shape
+    rows = inverse.flatten()
     weights = scale[:, None].expand(-1, channels).reshape(-1)
-    if frames.device.type == "cpu" and frames.dtype == torch.float32 and not counts:
+    on_cpu = frames.device.type == "cpu"
+    shape = (len(rows), *frames.shape[1:])
+    nbytes = 4 * math.prod(shape)
+    if on_cpu and nbytes > ONE_PASS_BYTES:
+        X = torch.empty(shape) if pool is None else pool.take(shape)
+        step = max(1, BLOCK_BYTES * len(rows) // nbytes)
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
+            _scale(frames.index_select(0, rows[block]), weights[block], counts, out=X[block])
+    elif on_cpu and frames.dtype == torch.float32 and not counts:
         # A bag of one weighted row: gather and scale in one pass, the same product bit for bit.
         X = embedding_bag(
-            inverse.view(-1, 1),
+            rows.view(-1, 1),
             frames.view(len(frames), -1),
             per_sample_weights=weights.view(-1, 1),
             mode="sum",
         )
     else:
-        X = frames.index_select(0, inverse.flatten())
-        if counts or X.dtype == torch.float64:
-            X = X.to(torch.float32)
-        if counts:
-            _sqrt_(X)
-        X = X * weights.view(-1, 1, 1)
+        X = _scale(frames.index_select(0, rows), weights, counts)
     return X.view(groups, channels, *frames.shape[1:]).permute(0, 2, 3, 1)
+
+
+def _scale(gathered: Tensor, weights: Tensor, counts: bool, out: Tensor | None = None) -> Tensor:
+    """Weight * float32(amplitude) of stored frames (L, N, N)."""
+    if counts or gathered.dtype == torch.float64:
+        gathered = gathered.to(torch.float32)
+    if counts:
+        _sqrt_(gathered)
+    return torch.mul(gathered, weights.view(-1, 1, 1), out=out)
 
 
 def _sqrt_(values: Tensor) -> None:
@@ -216,7 +256,12 @@ def _sqrt_(values: Tensor) -> None:
 
 
 def cut_patches(
-    objects: tuple[Tensor, ...], margin: int, scan_id: Tensor, origins: Tensor, N: int
+    objects: tuple[Tensor, ...],
+    margin: int,
+    scan_id: Tensor,
+    origins: Tensor,
+    N: int,
+    pool: BufferPool | None = None,
 ) -> Tensor:
     """Ground-truth patches of every group, bilinear in the objects, zero outside.
 
@@ -232,6 +277,8 @@ def cut_patches(
         Where pixel (N // 2, N // 2) of each patch sits, (x, y), float32, (B, C, 2).
     N
         Pixels along a patch's side.
+    pool
+        Where the memory of Y comes from, on the CPU.
 
     Returns
     -------
@@ -240,7 +287,7 @@ def cut_patches(
     """
     groups, channels = origins.shape[:2]
     if len(objects) == 1:
-        patches = _cut_one(objects[0], margin, origins.reshape(-1, 2), N)
+        patches = _cut_one(objects[0], margin, origins.reshape(-1, 2), N, pool)
     else:
         patches = origins.new_empty((groups, channels, N, N), dtype=torch.complex64)
         for index, obj in enumerate(objects):
@@ -251,7 +298,9 @@ def cut_patches(
     return patches.view(groups, channels, N, N).permute(0, 2, 3, 1)
 
 
-def _cut_one(obj: Tensor, margin: int, origins: Tensor, N: int) -> Tensor:
+def _cut_one(
+    obj: Tensor, margin: int, origins: Tensor, N: int, pool: BufferPool | None = None
+) -> Tensor:
     """Patches of one object, complex64, (L, N, N), at origins (L, 2)."""
     height, width = obj.shape
     # Rows of interleaved real and imaginary parts: a step of one column is a step of two numbers,
@@ -268,7 +317,11 @@ def _cut_one(obj: Tensor, margin: int, origins: Tensor, N: int) -> Tensor:
     corner = first.long() + (margin - N // 2)
     columns = corner[:, 0].clamp(0, windows.shape[1] - 1)
     rows = corner[:, 1].clamp(0, windows.shape[0] - 1)
-    out = torch.empty((len(origins), N, 2 * N), dtype=torch.float32, device=obj.device)
+    shape = (len(origins), N, 2 * N)
+    if pool is not None and obj.device.type == "cpu":
+        out = pool.take(shape)
+    else:
+        out = torch.empty(shape, dtype=torch.float32, device=obj.device)
     step = PATCHES_PER_BLOCK if obj.device.type == "cpu" else max(1, len(origins))
     for start in range(0, len(origins), step):
         block = slice(start, start + step)

@@ -45,9 +45,6 @@ Residency = Literal["auto", "device", "host"]
 Stage = Literal["train", "val", "test", "predict"]
 ScanPaths = str | list[str]
 
-INLINE_BYTES = 8 * 2**20
-"""Larger batches, and those with object patches, are built by a thread, one ahead."""
-
 DEVICE_SHARE = 0.5
 """``residency="auto"`` keeps frames on the device when they fit in this share of free memory."""
 
@@ -331,8 +328,6 @@ class PtychoDataModule(LightningDataModule):
         )
         loader.finish = finish
         loader.before_epoch = dataset.check_unchanged
-        X_bytes = 4 * self.batch_size * dataset.grouping.channels * dataset.N**2
-        loader.ahead = not resident and (dataset.ground_truth != "none" or X_bytes > INLINE_BYTES)
         return loader
 
     def _device(self) -> torch.device:

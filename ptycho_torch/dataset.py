@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from ptycho_torch.assembly import DeviceTables, FrameSelection, assemble, padded_object
 from ptycho_torch.batch import PtychoBatch
+from ptycho_torch.buffers import BufferPool
 from ptycho_torch.data.config import (
     GroundTruth,
     GroupingConfig,
@@ -141,6 +142,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self.ground_truth = resolve_ground_truth(ground_truth, self.scans)
         self._index: GroupIndex | None = None
         self._tables: DeviceTables | None = None
+        self._pool = BufferPool()
         self._numbers: tuple[NDArray[np.integer], ...] | None = None
 
     @property
@@ -213,7 +215,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
 
     def __getitems__(self, indices: Sequence[int] | NDArray[np.integer]) -> PtychoBatch:
         """A batch of groups: what a DataLoader asks for, with the identity as ``collate_fn``."""
-        return assemble(self.select(indices, gather=self.tables.frames is None), self.tables)
+        selection = self.select(indices, gather=self.tables.frames is None)
+        return assemble(selection, self.tables, self._pool)
 
     def select(
         self, indices: Sequence[int] | NDArray[np.integer], *, gather: bool = True

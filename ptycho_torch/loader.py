@@ -6,8 +6,10 @@ the one in use is built by a thread of this process while the loop computes. Kno
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,10 @@ from torch.utils.data import DataLoader
 
 AHEAD = 1
 """Batches that wait, finished, for the loop; one more is being built, one is in use."""
+
+WORTH_A_THREAD_S = 0.001
+"""A loop that computes this long between batches gets a thread that builds the next meanwhile; for
+a faster one, handing a batch from thread to thread would take longer than building it."""
 
 _WAIT_S = 0.1
 
@@ -25,7 +31,7 @@ def same(batch: Any) -> Any:
 
 
 class GroupLoader(DataLoader[Any]):
-    """A DataLoader that may finish its batches in a thread, one ahead of the loop.
+    """A DataLoader that finishes its batches in a thread, one ahead of a loop that computes.
 
     The empty state tells Lightning that a run may be resumed in the middle of an epoch; the place
     itself is in :meth:`PtychoDataModule.state_dict`, which survives another number of workers or
@@ -35,15 +41,11 @@ class GroupLoader(DataLoader[Any]):
     ----------
     finish
         What becomes of each item of the DataLoader: the identity unless set.
-    ahead
-        Let a thread do it, one batch ahead; else it is done when the loop asks for a batch, which
-        is faster for batches that take less time than two threads need to hand them over.
     before_epoch
         Called when an epoch starts, to look once whether its data are still there.
     """
 
     finish: Callable[[Any], Any] = staticmethod(same)
-    ahead: bool = True
     before_epoch: Callable[[], None] | None = None
     _builder: _Builder | None = None
 
@@ -54,8 +56,6 @@ class GroupLoader(DataLoader[Any]):
             self._builder = None
         if self.before_epoch is not None:
             self.before_epoch()
-        if not self.ahead:
-            return map(self.finish, super().__iter__())
         self._builder = _Builder(super().__iter__(), self.finish)
         return _BuiltAhead(self._builder)
 
@@ -82,15 +82,25 @@ class _Builder:
         self._finish = finish
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=AHEAD)
         self._stop = threading.Event()
+        self._handed_over = math.inf
         self._thread = threading.Thread(target=self._run, name="ptycho-torch-loader", daemon=True)
 
     def next(self) -> Any:
         """The next item, or an :class:`_End`."""
         if self._thread.ident is None:
-            # Started on the first request: what the loop sets up until then, such as the
-            # sampler's epoch, is in force.
+            computed_s = time.perf_counter() - self._handed_over
+            if computed_s < WORTH_A_THREAD_S:
+                item = self._build()
+                self._handed_over = time.perf_counter()
+                return item
             self._thread.start()
         return self._ready.get()
+
+    def _build(self) -> Any:
+        try:
+            return self._finish(next(self._items))
+        except StopIteration:
+            return _End(None)
 
     def stop(self) -> None:
         """Build no more."""
@@ -103,14 +113,14 @@ class _Builder:
             self._thread.join()
 
     def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            for item in self._items:
-                if not self._put(self._finish(item)):
-                    return
-        except BaseException as raised:  # handed to the loop, which raises it
-            error = raised
-        self._put(_End(error))
+        item: Any = None
+        while not isinstance(item, _End):
+            try:
+                item = self._build()
+            except BaseException as raised:  # handed to the loop, which raises it
+                item = _End(raised)
+            if not self._put(item):
+                return
 
     def _put(self, item: Any) -> bool:
         while not self._stop.is_set():
@@ -132,7 +142,11 @@ class _BuiltAhead(Iterator[Any]):
     def __next__(self) -> Any:
         if self._done:
             raise StopIteration
-        item = self._builder.next()
+        try:
+            item = self._builder.next()
+        except BaseException:
+            self._done = True
+            raise
         if isinstance(item, _End):
             self._done = True
             self._builder.end()

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: assembly needs it")
 
 from ptycho_torch.assembly import cut_patches, gather_scaled, padded_object  # noqa: E402
+from ptycho_torch.buffers import BufferPool  # noqa: E402
 from ptycho_torch.data.patches import object_patches  # noqa: E402
 
 DEVICES = [
@@ -22,7 +23,13 @@ DEVICES = [
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "u4", "f2", "f4", "f8"])
 @pytest.mark.parametrize("counts", [False, True])
-def test_gathered_X_has_the_bits_of_numpy(device: str, dtype: str, counts: bool) -> None:
+@pytest.mark.parametrize("blocks", [False, True])
+def test_gathered_X_has_the_bits_of_numpy(
+    device: str, dtype: str, counts: bool, blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if blocks:
+        monkeypatch.setattr("ptycho_torch.assembly.ONE_PASS_BYTES", 0)
+        monkeypatch.setattr("ptycho_torch.assembly.BLOCK_BYTES", 3 * 8 * 8 * 4)
     rng = np.random.default_rng(0)
     frames = (rng.random((20, 8, 8)) * 200).astype(dtype)
     nn = rng.integers(0, 20, (5, 4))
@@ -34,6 +41,7 @@ def test_gathered_X_has_the_bits_of_numpy(device: str, dtype: str, counts: bool)
         torch.from_numpy(nn).to(device),
         torch.from_numpy(scale).to(device),
         counts=counts,
+        pool=BufferPool() if blocks else None,
     )
     assert X.dtype == torch.float32
     np.testing.assert_array_equal(X.cpu().numpy(), expected.transpose(0, 2, 3, 1))

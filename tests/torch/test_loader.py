@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from typing import Any
@@ -38,6 +39,12 @@ def loader(dataset: Counted, **options: Any) -> GroupLoader:
     return GroupLoader(dataset, batch_size=4, collate_fn=same, **options)
 
 
+@pytest.fixture
+def computing_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loop counts as one that computes between batches."""
+    monkeypatch.setattr("ptycho_torch.loader.WORTH_A_THREAD_S", -math.inf)
+
+
 def threads() -> int:
     return sum(thread.name == "ptycho-torch-loader" for thread in threading.enumerate())
 
@@ -51,6 +58,7 @@ def wait_for(condition: Any, seconds: float = 5.0) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("computing_loop")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_epochs_come_in_order_and_whole(workers: int) -> None:
     batches = loader(Counted(10), num_workers=workers, persistent_workers=workers > 0)
@@ -59,6 +67,7 @@ def test_epochs_come_in_order_and_whole(workers: int) -> None:
     assert wait_for(lambda: threads() == 0)
 
 
+@pytest.mark.usefixtures("computing_loop")
 def test_items_are_finished_by_the_thread() -> None:
     batches = loader(Counted(8))
     seen: list[str] = []
@@ -72,6 +81,7 @@ def test_items_are_finished_by_the_thread() -> None:
     assert set(seen) == {"ptycho-torch-loader"}
 
 
+@pytest.mark.usefixtures("computing_loop")
 def test_no_more_is_built_than_one_waiting_and_one_in_hand() -> None:
     dataset = Counted(400)
     iterator = iter(loader(dataset))
@@ -81,6 +91,7 @@ def test_no_more_is_built_than_one_waiting_and_one_in_hand() -> None:
     assert dataset.built == 2 + AHEAD
 
 
+@pytest.mark.usefixtures("computing_loop")
 def test_an_error_reaches_the_loop_at_its_place() -> None:
     iterator = iter(loader(Counted(12, fail_at=5)))
     assert next(iterator) == [0, 1, 2, 3]
@@ -91,6 +102,7 @@ def test_an_error_reaches_the_loop_at_its_place() -> None:
     assert wait_for(lambda: threads() == 0)
 
 
+@pytest.mark.usefixtures("computing_loop")
 def test_a_loop_left_in_the_middle_leaves_no_thread() -> None:
     batches = loader(Counted(400))
     for _ in range(5):
@@ -100,6 +112,7 @@ def test_a_loop_left_in_the_middle_leaves_no_thread() -> None:
     assert wait_for(lambda: threads() == 0)
 
 
+@pytest.mark.usefixtures("computing_loop")
 def test_persistent_workers_serve_a_new_epoch_after_one_that_was_left() -> None:
     batches = loader(Counted(40), num_workers=2, persistent_workers=True)
     for _batch in batches:
@@ -107,6 +120,7 @@ def test_persistent_workers_serve_a_new_epoch_after_one_that_was_left() -> None:
     assert [index for batch in batches for index in batch] == list(range(40))
 
 
+@pytest.mark.usefixtures("computing_loop")
 def test_the_order_in_force_at_the_first_request_counts() -> None:
     order = [0, 1]
     batches = GroupLoader(Counted(2), batch_size=2, sampler=order, collate_fn=same)
@@ -115,12 +129,30 @@ def test_the_order_in_force_at_the_first_request_counts() -> None:
     assert next(iterator) == [1, 0]
 
 
-def test_without_building_ahead_nothing_runs_before_it_is_asked_for() -> None:
+def test_a_loop_that_computes_nothing_gets_its_batches_without_a_thread() -> None:
     dataset = Counted(40)
     batches = loader(dataset)
-    batches.ahead = False
     batches.finish = sum
     iterator = iter(batches)
     assert [next(iterator), next(iterator)] == [6, 22]
     assert dataset.built == 2
     assert threads() == 0
+
+
+def test_a_loop_that_computes_gets_the_rest_of_its_batches_from_a_thread() -> None:
+    dataset = Counted(40)
+    iterator = iter(loader(dataset))
+    first = next(iterator)
+    time.sleep(0.05)
+    assert [first, next(iterator)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert wait_for(lambda: dataset.built == 3 + AHEAD)
+    assert [index for batch in iterator for index in batch] == list(range(8, 40))
+
+
+def test_an_error_ends_the_epoch_without_a_thread_too() -> None:
+    iterator = iter(loader(Counted(12, fail_at=5)))
+    assert next(iterator) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="frame 5 is bad"):
+        next(iterator)
+    with pytest.raises(StopIteration):
+        next(iterator)
