@@ -29,21 +29,23 @@ def _one_size(bench: Bench, part: Part, M: int, N: int, *, is_target: bool) -> N
     scan, child = bench.scan(M, N), bench.child
     cases = list(product((False, True), (False, True)))
     total: dict[tuple[bool, bool], list[float]] = {case: [] for case in cases}
-    opening = []
+    opening: dict[bool, list[float]] = {False: [], True: []}
     child.call("first_batch", scan=str(scan), batch_size=BATCH)
     for _ in range(bench.repetitions(5)):
         # Without a cache first: each of these runs leaves one for those that want it.
         for cached, cold in cases:
             result = _first_batch(child, scan, cached=cached, cold=cold)
             total[cached, cold].append(result["total"])
-            opening.append(result["open"])
+            opening[cold].append(result["open"])
     size = f"M = {M:,}, N = {N}"
     against = ("no cache, warm", total[False, False])
     for (cached, cold), seconds in total.items():
         case = f"{size}, {'with' if cached else 'no'} cache, {'cold' if cold else 'warm'} pages"
         itself = (cached, cold) == (False, False)
         part.duration("open + group + first batch", case, seconds, None if itself else against)
-    part.duration("of that: open", size, opening, unit="ms")
+    for cold, seconds in opening.items():
+        case = f"{size}, {'cold' if cold else 'warm'} pages"
+        part.duration("of that: open", case, seconds, unit="ms")
     if is_target:
         for cached, limit in ((False, 0.5), (True, 0.1)):
             what = f"open + group + first batch, {size}, {'with' if cached else 'no'} cache"

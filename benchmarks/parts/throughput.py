@@ -13,7 +13,7 @@ from benchmarks.figures import Part
 from benchmarks.floors import Floor
 from benchmarks.measure import in_turns
 
-EPOCH_BYTES = 400 << 20
+EPOCH_BYTES = 256 << 20
 """Bytes of X that an epoch aims at: long enough that its start does not count."""
 
 
