@@ -13,6 +13,7 @@ from benchmarks.figures import Part, Target
 from benchmarks.floors import Floor
 from benchmarks.measure import in_turns, quotient
 from ptycho_torch.assembly import assemble, gather_scaled
+from ptycho_torch.buffers import BufferPool
 
 BARE = "index_select(out=)"
 
@@ -46,14 +47,18 @@ def _one(bench: Bench, part: Part, M: int, N: int, batch_size: int, *, is_target
 
         return work
 
+    pool = BufferPool()  # as a dataset has it
+
     def gathered(selection: Any) -> Any:
-        return gather_scaled(floor.frames, selection.inverse, selection.scale, counts=False)
+        return gather_scaled(
+            floor.frames, selection.inverse, selection.scale, counts=False, pool=pool
+        )
 
     works: dict[str, Callable[[], object]] = {
         "memcpy": floor.copy,
         BARE: floor.gather,
         "X assembly": each(gathered, selections),
-        "whole batch from a selection": each(lambda item: assemble(item, tables), selections),
+        "whole batch from a selection": each(lambda item: assemble(item, tables, pool), selections),
         "dataset[...]": each(dataset.__getitems__, [b.tolist() for b in floor.batches]),
         "torch DataLoader, 0 workers": lambda: sum(len(batch) for batch in plain),
         "data module's loader, 0 workers": lambda: sum(len(batch) for batch in loader),

@@ -14,6 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Part, Target
 from benchmarks.measure import in_turns
 from ptycho_torch.assembly import cut_patches, padded_object
+from ptycho_torch.buffers import BufferPool
 from ptycho_torch.data.patches import object_patches
 
 CHANNELS = 4
@@ -40,8 +41,10 @@ def _one(bench: Bench, part: Part, N: int, count: int) -> None:
     planes = torch.view_as_real(obj_tensor).permute(2, 0, 1)[None].contiguous()
     grid = _grid(torch.from_numpy(positions), N, side)
 
+    pool = BufferPool()  # as a dataset has it
+
     def ours() -> Tensor:
-        return cut_patches((padded,), margin, scan_id, origins, N)
+        return cut_patches((padded,), margin, scan_id, origins, N, pool)
 
     def sampled() -> Tensor:
         found = _sample(planes, _grid(torch.from_numpy(positions), N, side))
