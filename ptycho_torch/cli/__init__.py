@@ -30,11 +30,18 @@ from ptycho_torch.data.errors import (
     PtychoTorchError,
 )
 
-# How torch says that the machine has no more to give; it has no exception of its own for the CPU.
-_EXHAUSTED = re.compile(
-    r"can't allocate memory|out of memory|can't start new thread"
-    r"|DataLoader worker .* (killed by signal|exited unexpectedly)",
-    re.DOTALL,
+# What torch says where it has no exception of its own: the machine has no more to give, or another
+# rank, which tells its own fault, has gone.
+_CIRCUMSTANCES = (
+    (
+        re.compile(
+            r"can't allocate memory|out of memory|can't start new thread"
+            r"|DataLoader worker .* (killed by signal|exited unexpectedly)",
+            re.DOTALL,
+        ),
+        "out of memory or processes",
+    ),
+    (re.compile(r"Connection (closed|reset) by peer|Broken pipe"), "another rank ended"),
 )
 
 DONE, DATA_AT_FAULT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -87,9 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _fault(f"out of memory: {error}".removesuffix(": "), DATA_AT_FAULT)
     except RuntimeError as error:
-        if _EXHAUSTED.search(str(error)) is None:
-            raise
-        return _fault(f"out of memory or processes: {error}"[:400], DATA_AT_FAULT)
+        for pattern, circumstance in _CIRCUMSTANCES:
+            if pattern.search(str(error)):
+                return _fault(f"{circumstance}: {error}"[:400], DATA_AT_FAULT)
+        raise
     return DONE
 
 

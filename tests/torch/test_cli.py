@@ -707,24 +707,30 @@ def test_make_pins_versions_only_where_they_exist(folder, version, pinned):
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("message", "start"),
     [
-        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
-        "you tried to allocate 69222400 bytes.\nframe #0: somewhere\n",
-        "CUDA out of memory. Tried to allocate 20.00 MiB",
-        "can't start new thread",
-        "DataLoader worker (pid 7) is killed by signal: Killed. ",
-        "DataLoader worker (pid(s) 7) exited unexpectedly",
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 69222400 bytes.\nframe #0: somewhere\n",
+            "out of memory",
+        ),
+        ("CUDA out of memory. Tried to allocate 20.00 MiB", "out of memory"),
+        ("can't start new thread", "out of memory or processes"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "out of memory or processes"),
+        ("DataLoader worker (pid(s) 7) exited unexpectedly", "out of memory or processes"),
+        ("[gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:2701", "another rank ended"),
     ],
 )
-def test_exhausted_machine_is_one_line(folder, monkeypatch, capsys, message):
-    def exhausted(options):
+def test_circumstances_that_torch_calls_runtime_errors_are_one_line(
+    folder, monkeypatch, capsys, message, start
+):
+    def fail(options):
         raise RuntimeError(message)
 
-    monkeypatch.setattr("ptycho_torch.cli.scans.prepare", exhausted)
+    monkeypatch.setattr("ptycho_torch.cli.scans.prepare", fail)
     assert main(["prepare", "scan.npz"]) == DATA_AT_FAULT
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("ptycho-torch: out of memory or processes: ")
+    assert line.startswith(f"ptycho-torch: {start}")
 
 
 def test_other_runtime_error_is_a_mistake_of_ours_and_shows_its_traceback(folder, monkeypatch):
