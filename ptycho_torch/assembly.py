@@ -19,7 +19,7 @@ from ptycho_torch.buffers import BufferPool
 BLOCK_BYTES = 2 * 2**20
 """Bytes of X gathered and scaled at a time, so that the second pass finds them in the cache."""
 
-ONE_PASS_BYTES = 8 * 2**20
+ONE_PASS_BYTES = 24 * 2**20
 """Batches of X up to this size are gathered and scaled in one pass, into fresh memory."""
 
 PATCHES_PER_BLOCK = 64
