@@ -40,7 +40,7 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    raw = open_scan(options.scan, options.measurement, format=options.format)
+    raw = open_scan(options.scan, options.measurement, format=options.format, use_file_Y=True)
     # A copy has checksums of its own, which would vouch for bytes that the original's disown.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)

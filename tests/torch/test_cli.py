@@ -256,6 +256,15 @@ def test_measurement_says_what_integers_mean(folder, fields, capsys):
     assert "uint16, counts" in capsys.readouterr().out
 
 
+def test_convert_keeps_ready_made_patches(folder, fields):
+    shape = fields["diff3d"].shape
+    patches = np.random.default_rng(0).random((2, *shape)).astype("f4")
+    np.savez("patches.npz", Y=patches[0] + 1j * patches[1], **fields)
+    assert main(["convert", "patches.npz", "out.npz"]) == DONE
+    with np.load("out.npz") as written, np.load("patches.npz") as given:
+        np.testing.assert_array_equal(written["Y"], given["Y"])
+
+
 def test_convert_takes_the_measurement_that_its_refusal_asks_for(folder, fields, capsys):
     counts = np.round(fields["diff3d"] ** 2).astype(np.uint16)
     np.savez("counts.npz", **{**fields, "diff3d": counts})
