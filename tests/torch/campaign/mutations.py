@@ -38,8 +38,8 @@ HEADERS = [
     b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}\n" * 20,
 ]  # fmt: skip
 NAMES = [
-    "../../../nowhere/escaped.npy", "/nowhere/escaped.npy", "diff3d", "xcoords.npy", "a" * 60000, "",
-    "\x00.npy", "a\nb\x1b[2J.npy", "..\\x.npy", "Ωmega.npy",
+    "../../../nowhere/escaped.npy", "/nowhere/escaped.npy", "diff3d", "xcoords.npy", "a" * 60000,
+    "", "\x00.npy", "a\nb\x1b[2J.npy", "..\\x.npy", "Ωmega.npy",
     "probeGuess.npy.npy", "_metadata.npy", "Y.npy", "dir/",
 ]  # fmt: skip
 TEXTS = [
