@@ -28,7 +28,7 @@ judge = $(BIN)/python -c 'import json, sys; value = json.load(open("$(1)/metrics
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo real test test-notorch lint types stairs check bench docs clean
+.PHONY: help install demo real test test-notorch lint types stairs check bench campaign docs clean
 
 help:
 	@echo 'make install       the package and its tools, in .venv'
@@ -38,6 +38,7 @@ help:
 	@echo 'make test-notorch  the tests that need no torch, in an environment without torch (.venv-notorch)'
 	@echo 'make check         formatting, lint, types, import stairs, make test, make test-notorch'
 	@echo 'make bench         benchmarks'
+	@echo 'make campaign      faults on purpose: kills, races, damage, hostile files; about half an hour'
 	@echo 'make docs          the documentation: docs/_build/html/index.html'
 	@echo 'make clean         remove environments, outputs, simulated and downloaded scans'
 
@@ -97,6 +98,9 @@ check: lint types stairs test test-notorch
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+campaign: install
+	$(BIN)/python -m tests.torch.campaign
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m ptycho_torch.data.contract_page docs/contract.md
