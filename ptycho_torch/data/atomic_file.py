@@ -1,8 +1,7 @@
-"""Files that appear whole or not at all, and one builder at a time.
+"""Files that appear whole or not at all.
 
 Owns: writing under a temporary name and renaming, clearing temporaries that dead processes left,
-the build lock, and where caches go whose own directory cannot be written. Must not know what
-the files hold.
+and where caches go whose own directory cannot be written. Must not know what the files hold.
 """
 
 from __future__ import annotations
@@ -18,31 +17,16 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
-from ptycho_torch.data.errors import (
-    CacheLockTimeoutError,
-    PtychoTorchError,
-    ScanFileError,
-    describe,
-)
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+from ptycho_torch.data.errors import PtychoTorchError, ScanFileError, describe
 
 logger = logging.getLogger(__name__)
 
-LOCK_TIMEOUT_S = 600.0
-"""Seconds that :func:`build_lock` waits for another builder unless told otherwise."""
-
-_WAIT_REPORT_S = 30.0
 _FOREIGN_TEMPORARY_AGE_S = 24 * 3600.0
-# Network file systems may keep written bytes to themselves for half a minute.
-_NAMELESS_LOCK_AGE_S = 120.0
 _TEMPORARY = re.compile(
     r"\.ptycho-torch-(?P<place>[0-9a-f]{12})-(?P<pid>\d{1,10})-(?P<start>\d{1,20})-[0-9a-f]{8}\.tmp"
 )
-_NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 @contextlib.contextmanager
@@ -91,7 +75,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, PtychoTorchError):
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         raise
 
 
@@ -116,48 +100,6 @@ def remove_stale_temporaries(directory: Path) -> None:
                 if stale:
                     Path(entry.path).unlink()
                     logger.info("removed %s, left by a process that died", entry.path)
-
-
-@contextlib.contextmanager
-def build_lock(target: str | os.PathLike[str], timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold the right to build ``target``: one process or thread at a time, on one or many machines.
-
-    The lock is a file beside ``target``, removed at the end. The kernel releases it when its
-    process dies; on file systems without kernel locks the mere existence of a file is the lock,
-    which the next process on the same machine takes over from a dead one. After the wait another
-    process may have built the target: look again before building.
-
-    Parameters
-    ----------
-    target
-        The file to be built; need not exist.
-    timeout_s
-        Seconds to wait for another holder. While waiting, a log line names the holder.
-
-    Raises
-    ------
-    CacheLockTimeoutError
-        Another process held the lock all the time; the message names it.
-    ScanFileError
-        The lock file cannot be made: no such directory, or no permission to write in it.
-    """
-    path = Path(os.path.realpath(target))
-    if not path.parent.is_dir():  # filelock would make it
-        raise ScanFileError(describe(path.parent, "directory", "missing", "there"))
-    try:
-        lock = _acquire(path, timeout_s)
-    except PtychoTorchError:
-        raise
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    try:
-        yield
-    finally:
-        # Removed while held: a waiter that then gets the lock of the removed file notices it and
-        # starts over. Left in place, it would shut out other users of a shared directory.
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()
-        lock.release()
 
 
 def user_cache_directory(preferred: Path) -> Path:
@@ -205,7 +147,7 @@ def writable_cache_directory(preferred: Path) -> Path:
             fallback.mkdir(mode=0o700, parents=True, exist_ok=True)
             _try_writing(fallback)
         except OSError as error:
-            raise _cannot_write(fallback, error) from error
+            raise cannot_write(fallback, error) from error
         logger.info("%s: %s; caches go to %s", preferred, refused.strerror or refused, fallback)
         return fallback
 
@@ -226,11 +168,15 @@ def require_write_permission(directory: Path) -> None:
 
 def _try_writing(directory: Path) -> None:
     probe = directory / _temporary_name()
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    probe.unlink()
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
-def _cannot_write(path: str | os.PathLike[str], error: OSError) -> ScanFileError:
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> ScanFileError:
+    """The one-line form of an operating system error while writing."""
     reason = error.strerror or str(error)
     return ScanFileError(
         describe(
@@ -241,87 +187,6 @@ def _cannot_write(path: str | os.PathLike[str], error: OSError) -> ScanFileError
             "What was there before is untouched",
         )
     )
-
-
-def _acquire(path: Path, timeout_s: float) -> BaseFileLock:
-    from filelock import FileLock, SoftFileLock, Timeout
-
-    lock: BaseFileLock = FileLock(
-        path.with_name(f".{path.name}.lock"), fallback_to_soft=False, poll_interval=0.02
-    )
-    deadline = time.monotonic() + timeout_s
-    wait_s = 0.0
-    nameless: tuple[int, int] | None = None
-    nameless_since = 0.0
-    while True:
-        try:
-            lock.acquire(timeout=max(0.0, wait_s))
-        except Timeout as error:
-            holder = _read_holder(lock.lock_file)
-            if time.monotonic() >= deadline:
-                raise CacheLockTimeoutError(
-                    describe(
-                        path,
-                        "build lock",
-                        f"held by {holder} for more than {timeout_s:g} s",
-                        "a build that ends",
-                        f"Wait for it, end that process, or remove {lock.lock_file} if it is gone",
-                    )
-                ) from error
-            logger.info("waiting for %s, which %s is building", path, holder)
-            wait_s = min(_WAIT_REPORT_S, deadline - time.monotonic())
-            if isinstance(lock, SoftFileLock):
-                found = _nameless_lock(lock.lock_file)
-                if found is None or found != nameless:
-                    nameless, nameless_since = found, time.monotonic()
-                elif time.monotonic() - nameless_since >= _NAMELESS_LOCK_AGE_S:
-                    # Two waiters may do this at once, and then both build: the same file twice.
-                    logger.info("%s: its maker died before it wrote its name", lock.lock_file)
-                    with contextlib.suppress(OSError):
-                        Path(lock.lock_file).unlink()
-        except OSError as error:
-            if isinstance(lock, SoftFileLock) or error.errno not in _NO_FLOCK:
-                raise
-            with contextlib.suppress(OSError):
-                if Path(lock.lock_file).stat().st_size == 0:
-                    Path(lock.lock_file).unlink()
-            logger.info("%s: no kernel locks here (%s); using a lock file", path, error.strerror)
-            lock = SoftFileLock(path.with_name(f".{path.name}.soft.lock"), poll_interval=0.02)
-        else:
-            if not isinstance(lock, SoftFileLock):
-                _write_holder(lock.lock_file)
-            return lock
-
-
-def _nameless_lock(lock_file: str) -> tuple[int, int] | None:
-    """What tells an empty lock file from another; None when it is not there or not empty.
-
-    Its maker died between making it and writing its name, and filelock never takes over what has
-    no name.
-    """
-    try:
-        status = os.lstat(lock_file)
-    except OSError:
-        return None
-    return None if status.st_size else (status.st_ino, status.st_ctime_ns)
-
-
-def _write_holder(lock_file: str) -> None:
-    """Say who holds the lock, in the form filelock's soft lock has: process id, then host."""
-    with contextlib.suppress(OSError), Path(lock_file).open("r+b") as handle:
-        handle.write(f"{os.getpid()}\n{socket.gethostname()}\n".encode(errors="replace"))
-        handle.truncate()
-
-
-def _read_holder(lock_file: str) -> str:
-    try:
-        with Path(lock_file).open("rb") as handle:
-            lines = handle.read(1024).decode(errors="replace").split("\n")
-    except OSError:
-        lines = []
-    if len(lines) < 3 or not lines[0].isdigit():
-        return "an unknown process"
-    return f"host {lines[1]}, pid {lines[0]}"
 
 
 def _temporary_name() -> str:

@@ -24,12 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.atomic_file import (
-    LOCK_TIMEOUT_S,
-    build_lock,
-    require_write_permission,
-    user_cache_directory,
-)
+from ptycho_torch.data.atomic_file import require_write_permission, user_cache_directory
+from ptycho_torch.data.build_lock import LOCK_TIMEOUT_S, build_lock
 from ptycho_torch.data.errors import OptionError, ScanError, ScanFileError, describe
 from ptycho_torch.data.groups_cache_file import (
     FORMAT_VERSION,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, groups_cache
+from ptycho_torch.data.build_lock import build_timeout_s
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.frames import Frames
@@ -111,6 +112,7 @@ def group_scan(
         K=config.neighbor_count,
         policy=cache,
         build=build,
+        timeout_s=build_timeout_s(frames.nbytes),
     )
     return ScanGroups(_draw(xcoords, ycoords, request, config, entry), entry.frame_energies)
 

@@ -15,12 +15,8 @@ from typing import IO
 
 import numpy as np
 
-from ptycho_torch.data.atomic_file import (
-    LOCK_TIMEOUT_S,
-    atomic_write,
-    build_lock,
-    writable_cache_directory,
-)
+from ptycho_torch.data.atomic_file import atomic_write, writable_cache_directory
+from ptycho_torch.data.build_lock import build_lock, build_timeout_s
 from ptycho_torch.data.errors import ScanFileError, describe
 from ptycho_torch.data.sidecar import (
     Sidecar,
@@ -37,8 +33,6 @@ from ptycho_torch.data.stack_source import StackSource
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-# Processes wait for a builder as long as the slowest inflating disk may need.
-SLOWEST_BYTES_PER_S = 10e6
 
 
 def build_sidecar(
@@ -64,7 +58,7 @@ def build_sidecar(
         Another process builds it and did not finish in time.
     """
     path = _place(source, policy) / sidecar_name(source)
-    with build_lock(path, LOCK_TIMEOUT_S + source.data_bytes / SLOWEST_BYTES_PER_S):
+    with build_lock(path, build_timeout_s(source.data_bytes)):
         # Whoever looked before already reported what is wrong with it.
         built = read_sidecar(path, source, report=False)
         if built is None:

@@ -13,14 +13,14 @@ import cache_cases
 import filelock
 import pytest
 
-from ptycho_torch.data import atomic_file
+from ptycho_torch.data import build_lock as locks
 from ptycho_torch.data.atomic_file import (
     atomic_write,
-    build_lock,
     remove_stale_temporaries,
     user_cache_directory,
     writable_cache_directory,
 )
+from ptycho_torch.data.build_lock import build_lock
 from ptycho_torch.data.errors import CacheLockTimeoutError, ScanFileError
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -191,8 +191,8 @@ class TestBuildLock:
     ):
         monkeypatch.setattr("fcntl.flock", None)
         cache_cases.without_flock()
-        monkeypatch.setattr(atomic_file, "_WAIT_REPORT_S", 0.05)
-        monkeypatch.setattr(atomic_file, "_NAMELESS_LOCK_AGE_S", 0.3)
+        monkeypatch.setattr(locks, "_WAIT_REPORT_S", 0.05)
+        monkeypatch.setattr(locks, "_NAMELESS_LOCK_AGE_S", 0.3)
         marker = tmp_path / ".a.bin.soft.lock"
         marker.touch()
         with caplog.at_level("INFO"), build_lock(tmp_path / "a.bin", 60):
