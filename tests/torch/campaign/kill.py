@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.data import atomic_file
+from ptycho_torch.data import build_lock
 
 from .processes import at_file_call, call, server
 from .record import Outcome
@@ -85,7 +85,7 @@ def open_again(path: str, kernel_locks: bool) -> tuple[str, list[str], int]:
     if not kernel_locks:
         without_kernel_locks()
         # The two minutes of a real run, in short.
-        atomic_file._WAIT_REPORT_S, atomic_file._NAMELESS_LOCK_AGE_S = 0.2, 1.0
+        build_lock._WAIT_REPORT_S, build_lock._NAMELESS_LOCK_AGE_S = 0.2, 1.0
     with listening() as log:
         return batches_digest(Path(path)), log.warnings, log.builds()
 

@@ -66,9 +66,15 @@ def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...
 
 
 def at_file_call(
-    number: int, act: Callable[[], None], names: frozenset[str] = FILE_CALLS
+    number: int,
+    act: Callable[[], None],
+    names: frozenset[str] = FILE_CALLS,
+    moment: str = "c_call",
 ) -> Callable[[], int]:
-    """Do something just before this process's ``number``-th file operation, counted from 1.
+    """Do something at this process's ``number``-th file operation, counted from 1.
+
+    ``moment`` is ``"c_call"``, just before it, or ``"c_return"``, just after it: there Python looks
+    for signals.
 
     Returns
     -------
@@ -79,7 +85,7 @@ def at_file_call(
 
     def hook(frame: types.FrameType, event: str, argument: Any) -> None:
         nonlocal seen
-        if event != "c_call" or getattr(argument, "__name__", "") not in names:
+        if event != moment or getattr(argument, "__name__", "") not in names:
             return
         owner = getattr(argument, "__self__", None)
         system = isinstance(owner, types.ModuleType) and owner.__name__ in ("posix", "fcntl", "io")

@@ -24,6 +24,7 @@ from .scans import CACHE_NAME, SIDECAR_NAME, batches_digest, listening, write_sc
 
 FIGURE = "one-line error or right batches, old files intact"
 NOBODY = 65534
+CTRL_C = -1
 CALLS = FILE_CALLS | {"read", "readinto", "seek", "stat", "fstat", "lstat", "scandir"}
 Prints = dict[str, str]
 
@@ -76,11 +77,23 @@ def forbidden(folder: Path, rounds: int, seed: int) -> Outcome:
 def broken_calls(folder: Path, stride: int, seed: int) -> Outcome:
     """EIO, ENOSPC and EACCES from each single file operation of prepare and of writing a scan."""
     outcome = Outcome("EIO, ENOSPC, EACCES at each file operation, once", FIGURE, 0, seed)
-    for task in _TASKS[:2]:
-        for code in (errno.EIO, errno.ENOSPC, errno.EACCES):
-            for compressed in (False, True):
-                _break_each(outcome, folder / "scans", task, code, compressed, stride, seed)
+    for code in (errno.EIO, errno.ENOSPC, errno.EACCES):
+        _break_all(outcome, folder, code, stride)
     return outcome
+
+
+def interrupted_calls(folder: Path, stride: int, seed: int) -> Outcome:
+    """Ctrl-C just after each single file operation of prepare and of writing a scan."""
+    figure = "right batches or nothing, no temporary, old files intact"
+    outcome = Outcome("Ctrl-C after each file operation, once", figure, 0, seed)
+    _break_all(outcome, folder, CTRL_C, stride)
+    return outcome
+
+
+def _break_all(outcome: Outcome, folder: Path, code: int, stride: int) -> None:
+    for task in _TASKS:
+        for compressed in (False, True):
+            _break_each(outcome, folder / "scans", task, code, compressed, stride)
 
 
 def _break_each(
@@ -90,13 +103,12 @@ def _break_each(
     code: int,
     compressed: bool,
     stride: int,
-    seed: int,
 ) -> None:
-    for number in range(1 + seed % stride, 1000, stride):
+    for number in range(1 + outcome.seed % stride, 1000, stride):
         shutil.rmtree(place, ignore_errors=True)
         scan, truth = _old_and_new(place, compressed, number)
         before = _prints(place)
-        label = f"{task.__name__}, file call {number}, {errno.errorcode[code]}"
+        label = f"{task.__name__}, file call {number}, {errno.errorcode.get(code, 'Ctrl-C')}"
         outcome.rounds += 1
         arguments = (task, str(scan), str(place.parent / "cache"), None, number, code)
         reached = _judge(outcome, label, before, place, truth, arguments)
@@ -120,7 +132,8 @@ def _judge(
         last = [line.strip() for line in lines if "/ptycho_torch/" in line][-1:]
         outcome.failures.append(f"{label}: {lines[-1]} {last}")
         return 1000
-    outcome.seen["refused in one line" if error else "done"] += 1
+    what = "interrupted" if error == "interrupted" else "refused in one line"
+    outcome.seen[what if error else "done"] += 1
     outcome.check("\n" not in error, f"{label}: not one line: {error}")
     outcome.check(not digest or digest in truth, f"{label}: wrong batches")
     outcome.check(all("\n" not in s for s in warnings), f"{label}: {warnings}")
@@ -155,14 +168,19 @@ def _under_fault(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     def fail() -> None:
+        if code == CTRL_C:
+            raise KeyboardInterrupt
         raise OSError(code, os.strerror(code))
 
-    stop = at_file_call(number, fail, CALLS) if code else (lambda: 0)
+    moment = "c_return" if code == CTRL_C else "c_call"
+    stop = at_file_call(number, fail, CALLS, moment) if code else (lambda: 0)
     with listening() as log:
         try:
             digest, error = task(Path(scan)), ""
         except PtychoTorchError as refused:
             digest, error = "", str(refused)
+        except KeyboardInterrupt:
+            digest, error = "", "interrupted"
         finally:
             calls = stop()
     return digest, error, log.warnings, calls

@@ -1,0 +1,28 @@
+"""Two ranks on one machine (gloo, CPU), and runs that are taken up again on other ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: ranks are torch's")
+pytest.importorskip("lightning", reason="lightning is not installed: it starts the ranks")
+
+from campaign import restarts
+
+
+def test_two_ranks_cover_an_epoch_and_share_no_sample(tmp_path: Path) -> None:
+    outcome = restarts.coverage(tmp_path, 2, 1)
+    assert not outcome.failures, outcome.failures
+    assert outcome.seen["train epochs"] == 4
+
+
+def test_killed_run_resumes_with_other_workers_at_the_same_sample(tmp_path: Path) -> None:
+    outcome = restarts.resume(tmp_path, 1, 1)
+    assert not outcome.failures, outcome.failures
+
+
+def test_stopped_run_resumes_on_other_ranks_at_the_same_sample(tmp_path: Path) -> None:
+    outcome = restarts.resume_on_ranks(tmp_path, 2, 1)
+    assert not outcome.failures, outcome.failures
