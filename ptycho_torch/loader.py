@@ -7,10 +7,10 @@ the one in use is built by a thread of this process while the loop computes. Kno
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -21,8 +21,6 @@ AHEAD = 1
 WORTH_A_THREAD_S = 0.001
 """A loop that computes this long between batches gets a thread that builds the next meanwhile; for
 a faster one, handing a batch from thread to thread would take longer than building it."""
-
-_WAIT_S = 0.1
 
 
 def same(batch: Any) -> Any:
@@ -52,7 +50,7 @@ class GroupLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self._builder is not None:
             # Workers that persist are asked by one thread at a time.
-            self._builder.end()
+            self._builder.stop(wait=True)
             self._builder = None
         if self.before_epoch is not None:
             self.before_epoch()
@@ -67,69 +65,73 @@ class GroupLoader(DataLoader[Any]):
         """Nothing to load."""
 
 
-class _End:
-    """What the thread sends last: the exception that ended it, or None."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
 class _Builder:
-    """The thread that builds: at most ``AHEAD`` + 1 items before they are asked for."""
+    """Items finished where they are asked for, or by a thread at most ``AHEAD`` + 1 before that.
+
+    The thread is an executor's: the interpreter waits for it on its way out. A thread that still
+    computes when the interpreter is gone takes the process down with it.
+    """
 
     def __init__(self, items: Iterator[Any], finish: Callable[[Any], Any]) -> None:
         self._items = items
         self._finish = finish
-        self._ready: queue.Queue[Any] = queue.Queue(maxsize=AHEAD)
-        self._stop = threading.Event()
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[Any]] = deque()
         self._handed_over = math.inf
-        self._thread = threading.Thread(target=self._run, name="ptycho-torch-loader", daemon=True)
+        self._over = False
 
     def next(self) -> Any:
-        """The next item, or an :class:`_End`."""
-        if self._thread.ident is None:
+        """The next item.
+
+        Raises
+        ------
+        StopIteration
+            There is none.
+        """
+        if self._thread is None:
             computed_s = time.perf_counter() - self._handed_over
             if computed_s < WORTH_A_THREAD_S:
                 item = self._build()
                 self._handed_over = time.perf_counter()
-                return item
-            self._thread.start()
-        return self._ready.get()
+                return _unless_end(item)
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="ptycho-torch-loader")
+            self._submit(self._thread)
+        item = self._pending.popleft().result() if self._pending else _End
+        if item is not _End:
+            self._submit(self._thread)
+        return _unless_end(item)
+
+    def stop(self, *, wait: bool) -> None:
+        """Build no more; wait until the thread is gone, or not."""
+        self._over = True
+        self._pending.clear()
+        if self._thread is not None:
+            self._thread.shutdown(wait=wait, cancel_futures=True)
+
+    def _submit(self, thread: ThreadPoolExecutor) -> None:
+        while len(self._pending) < AHEAD + 1:
+            self._pending.append(thread.submit(self._build))
 
     def _build(self) -> Any:
+        """The next item; from the end or an error on, ``_End``, which a future can carry."""
+        if self._over:
+            return _End
         try:
             return self._finish(next(self._items))
-        except StopIteration:
-            return _End(None)
+        except BaseException as ended:
+            self._over = True
+            if isinstance(ended, StopIteration):
+                return _End
+            raise
 
-    def stop(self) -> None:
-        """Build no more."""
-        self._stop.set()
 
-    def end(self) -> None:
-        """Build no more, and wait until the thread is gone."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+_End = object()
 
-    def _run(self) -> None:
-        item: Any = None
-        while not isinstance(item, _End):
-            try:
-                item = self._build()
-            except BaseException as raised:  # handed to the loop, which raises it
-                item = _End(raised)
-            if not self._put(item):
-                return
 
-    def _put(self, item: Any) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._ready.put(item, timeout=_WAIT_S)
-            except queue.Full:
-                continue
-            return True
-        return False
+def _unless_end(item: Any) -> Any:
+    if item is _End:
+        raise StopIteration
+    return item
 
 
 class _BuiltAhead(Iterator[Any]):
@@ -137,23 +139,13 @@ class _BuiltAhead(Iterator[Any]):
 
     def __init__(self, builder: _Builder) -> None:
         self._builder = builder
-        self._done = False
 
     def __next__(self) -> Any:
-        if self._done:
-            raise StopIteration
         try:
-            item = self._builder.next()
+            return self._builder.next()
         except BaseException:
-            self._done = True
+            self._builder.stop(wait=False)
             raise
-        if isinstance(item, _End):
-            self._done = True
-            self._builder.end()
-            if item.error is not None:
-                raise item.error
-            raise StopIteration
-        return item
 
     def __del__(self) -> None:
-        self._builder.stop()
+        self._builder.stop(wait=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -52,7 +54,7 @@ def idle_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def threads() -> int:
-    return sum(thread.name == "ptycho-torch-loader" for thread in threading.enumerate())
+    return sum(thread.name.startswith("ptycho-torch-loader") for thread in threading.enumerate())
 
 
 def wait_for(condition: Any, seconds: float = 5.0) -> bool:
@@ -84,7 +86,7 @@ def test_items_are_finished_by_the_thread() -> None:
 
     batches.finish = finish
     assert list(batches) == [6, 22]
-    assert set(seen) == {"ptycho-torch-loader"}
+    assert set(seen) == {"ptycho-torch-loader_0"}
 
 
 @pytest.mark.usefixtures("computing_loop")
@@ -164,3 +166,32 @@ def test_an_error_ends_the_epoch_without_a_thread_too() -> None:
         next(iterator)
     with pytest.raises(StopIteration):
         next(iterator)
+
+
+LEAVES_EARLY = """
+import sys, time
+import torch
+from torch.utils.data import Dataset
+from ptycho_torch.loader import GroupLoader, same
+
+class Heavy(Dataset):
+    def __len__(self):
+        return 1000
+    def __getitems__(self, indices):
+        # Outside the interpreter's lock for long, as a gather of frames is.
+        rows = torch.zeros(2000, 1, dtype=torch.long)
+        return torch.nn.functional.embedding_bag(rows, torch.ones(1, 4096), mode="sum")
+
+batches = iter(GroupLoader(Heavy(), batch_size=4, collate_fn=same))
+next(batches)
+time.sleep(0.01)
+next(batches)
+sys.exit(7)
+"""
+
+
+def test_a_program_may_end_while_its_next_batch_is_being_built() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVES_EARLY], check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (7, "")
