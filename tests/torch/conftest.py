@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
+from campaign.processes import server
 from hypothesis import settings
 
 # Timings of single examples vary with the machine's load; the example count bounds the whole.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+if find_spec("torch"):
+    # Before anything starts the fork server: what it imports later is imported in every process.
+    server()
 
 
 @pytest.fixture(scope="session", autouse=True)
