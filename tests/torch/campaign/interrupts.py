@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import random
 import shutil
@@ -49,8 +50,11 @@ def command(arguments: list[str], folder: str, started: Any) -> None:
     output = os.open("../output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    faulthandler.enable()
     started.send(time.monotonic())
     code = main(arguments)
+    # What an interruption would end from here on is the harness.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     started.send(time.monotonic())
     sys.exit(code)
 

@@ -18,12 +18,11 @@ import numpy as np
 from ptycho_torch.data.errors import PtychoTorchError
 from ptycho_torch.data.verification import verify_path
 
-from .processes import FILE_CALLS, at_file_call, call
+from .processes import FILE_CALLS, at_file_call, call, obey_permissions
 from .record import Outcome
 from .scans import CACHE_NAME, SIDECAR_NAME, batches_digest, listening, write_scan
 
 FIGURE = "one-line error or right batches, old files intact"
-NOBODY = 65534
 CTRL_C = -1
 CALLS = FILE_CALLS | {"read", "readinto", "seek", "stat", "fstat", "lstat", "scandir"}
 Prints = dict[str, str]
@@ -54,9 +53,6 @@ def full_disk(folder: Path, rounds: int, seed: int) -> Outcome:
 def forbidden(folder: Path, rounds: int, seed: int) -> Outcome:
     """EACCES: as a user who may not write beside the scan, nor (every other time) anywhere."""
     outcome = Outcome("EACCES: no permission to write", FIGURE, rounds, seed)
-    if os.geteuid() != 0:
-        outcome.seen["without another user: mode bits alone"] = rounds
-    os.chmod(folder, 0o755)
     for number in range(rounds):
         compressed, home = bool(number % 2), number % 4 < 2
         place = folder / f"{number}"
@@ -160,10 +156,7 @@ def _under_fault(
     """Runs in a process of its own: digest, error, warnings, file calls."""
     os.environ["XDG_CACHE_HOME"] = cache
     if limit == -1:
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+        obey_permissions()
     elif limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
