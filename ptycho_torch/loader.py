@@ -65,6 +65,10 @@ class GroupLoader(DataLoader[Any]):
         """Nothing to load."""
 
 
+class _End:
+    """Stands, as a class, where there is no item any more: a future cannot carry StopIteration."""
+
+
 class _Builder:
     """Items finished where they are asked for, or by a thread at most ``AHEAD`` + 1 before that.
 
@@ -113,7 +117,7 @@ class _Builder:
             self._pending.append(thread.submit(self._build))
 
     def _build(self) -> Any:
-        """The next item; from the end or an error on, ``_End``, which a future can carry."""
+        """The next item; from the end or an error on, ``_End``."""
         if self._over:
             return _End
         try:
@@ -123,9 +127,6 @@ class _Builder:
             if isinstance(ended, StopIteration):
                 return _End
             raise
-
-
-_End = object()
 
 
 def _unless_end(item: Any) -> Any:
