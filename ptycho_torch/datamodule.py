@@ -5,10 +5,7 @@ Wires scans, split, loaders and devices together; every piece of work is done by
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -16,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ptycho_torch.assembly import DeviceTables, FrameSelection, assemble, probe_of_groups
+from ptycho_torch.assembly import FrameSelection, assemble, probe_of_groups
 from ptycho_torch.batch import PtychoBatch
 from ptycho_torch.data.config import (
     GroundTruth,
@@ -35,18 +32,13 @@ from ptycho_torch.dataset_split import Split, split_dataset
 from ptycho_torch.dataset_views import Indices, Selections
 from ptycho_torch.loader import GroupLoader, same
 from ptycho_torch.progress import EpochProgress
+from ptycho_torch.residency import DeviceCopies, Residency
 from ptycho_torch.sampler import EpochSampler
 from ptycho_torch.scans import Scans, scan_object_shape
 
-logger = logging.getLogger(__name__)
-
 AssembleOn = Literal["auto", "device", "worker"]
-Residency = Literal["auto", "device", "host"]
 Stage = Literal["train", "val", "test", "predict"]
 ScanPaths = str | list[str]
-
-DEVICE_SHARE = 0.5
-"""``residency="auto"`` keeps frames on the device when they fit in this share of free memory."""
 
 
 class PtychoDataModule(LightningDataModule):
@@ -164,8 +156,7 @@ class PtychoDataModule(LightningDataModule):
         }
         self._datasets: dict[Stage, PtychoDataset] = {}
         self._progress = EpochProgress()
-        self._residents: set[tuple[int, torch.device]] = set()
-        self._device_tables: dict[tuple[int, torch.device], DeviceTables] = {}
+        self._copies = DeviceCopies()
 
     @property
     def N(self) -> int:
@@ -255,7 +246,7 @@ class PtychoDataModule(LightningDataModule):
         if isinstance(batch, FrameSelection):
             return batch.to(device, non_blocking=True)
         if isinstance(batch, PtychoBatch) and device.type != "cpu" and self.trainer is not None:
-            probes = self._tables_on(self._stage(), device, resident=False).probes
+            probes = self._copies.tables(self.dataset(self._stage()), device, resident=False).probes
             moved = batch.exclude("probe").to(device, non_blocking=True)
             moved.probe = probe_of_groups(probes, moved.scan_id)
             return moved
@@ -266,9 +257,10 @@ class PtychoDataModule(LightningDataModule):
         if not isinstance(batch, FrameSelection):
             return batch
         resident = batch.frames is None
-        stage = cast("Stage", batch.stage)
-        tables = self._tables_on(stage, batch.inverse.device, resident=resident)
-        return assemble(batch, tables)
+        dataset = self.dataset(cast("Stage", batch.stage))
+        return assemble(
+            batch, self._copies.tables(dataset, batch.inverse.device, resident=resident)
+        )
 
     def _open(self, scans: Scans) -> PtychoDataset:
         return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
@@ -301,7 +293,7 @@ class PtychoDataModule(LightningDataModule):
         if self.assemble_on == "auto":
             source = Indices(dataset, read=self.num_workers > 0)
             finish = dataset.__getitems__
-        resident = unassembled and self._is_resident(stage, device)
+        resident = unassembled and self._copies.holds(dataset, device, self.residency)
         if unassembled:
             selections = Selections(dataset, stage, gather=not resident)
             if self.assemble_on == "device":
@@ -342,49 +334,6 @@ class PtychoDataModule(LightningDataModule):
         if trainer.testing:
             return "test"
         return "predict" if trainer.predicting else "val"
-
-    def _is_resident(self, stage: Stage, device: torch.device) -> bool:
-        """Whether the frames live on the device; if so, they are there when this returns."""
-        bank = self.dataset(stage).bank
-        if (id(bank), device) in self._residents:
-            return True
-        if self.residency == "host" or (self.residency == "auto" and device.type != "cuda"):
-            return False
-        if self.residency == "auto":
-            free, _ = torch.cuda.mem_get_info(device)
-            fits = bank.nbytes <= DEVICE_SHARE * free
-            logger.info(
-                "frames need %.2f GiB of %.2f GiB free on %s: they %s",
-                bank.nbytes / 2**30,
-                free / 2**30,
-                device,
-                "live on the device" if fits else "are sent batch by batch",
-            )
-            if not fits:
-                return False
-        try:
-            self._tables_on(stage, device, resident=True)
-        except torch.OutOfMemoryError:
-            warnings.warn(
-                f"frames of {bank.nbytes / 2**30:.2f} GiB do not fit on {device}: they are sent "
-                "batch by batch; residency='host' chooses that from the start",
-                stacklevel=2,
-            )
-            return False
-        self._residents.add((id(bank), device))
-        return True
-
-    def _tables_on(self, stage: Stage, device: torch.device, *, resident: bool) -> DeviceTables:
-        dataset = self.dataset(stage)
-        # Training and validation groups of one scan share its bank, so they share the tables.
-        key = (id(dataset.bank), device)
-        if key not in self._device_tables:
-            self._device_tables[key] = dataset.make_tables().to(device)
-        tables = self._device_tables[key]
-        if resident and tables.frames is None:
-            tables = replace(tables, frames=dataset.bank.copy_to(device))
-            self._device_tables[key] = tables
-        return tables
 
 
 def _pinned(select: Callable[[Any], FrameSelection], device: torch.device) -> Callable[[Any], Any]:
