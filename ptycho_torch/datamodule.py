@@ -28,7 +28,7 @@ from ptycho_torch.data.config import (
 from ptycho_torch.data.errors import OptionError, describe
 from ptycho_torch.data.split import check_fractions
 from ptycho_torch.dataset import PtychoDataset
-from ptycho_torch.dataset_split import Split, split_dataset
+from ptycho_torch.dataset_split import Part, Split, split_dataset
 from ptycho_torch.dataset_views import Indices, Selections
 from ptycho_torch.loader import GroupLoader, same
 from ptycho_torch.progress import EpochProgress
@@ -50,9 +50,9 @@ class PtychoDataModule(LightningDataModule):
         Scans to train on: a path, a glob pattern, or a list; from Python also
         :class:`~ptycho_torch.RawData`.
     val, test, predict
-        Scans for the other stages. Without ``val``, validation groups are split off ``train``;
-        without ``test`` and ``predict``, those stages use all groups of the validation part and of
-        ``train`` respectively.
+        Scans for the other stages. Without ``val``, validation groups are split off ``train``,
+        and with ``test_fraction`` so are test groups. Else, without ``test`` and ``predict``, those
+        stages use all groups for validation and all of ``train`` respectively.
     batch_size
         Groups in a batch, on each rank.
     num_workers
@@ -60,11 +60,13 @@ class PtychoDataModule(LightningDataModule):
     grouping
         How positions become groups.
     split
-        How validation is split off: ``"region"`` (a strip at one end of each scan; groups across
-        its border are dropped), ``"frames"`` (frames drawn at random, each part grouped on its
-        own) or ``"none"``: validate on the training groups. The first two share no frame.
+        How validation and test are split off: ``"region"`` (strips at one end of each scan; groups
+        across their borders are dropped), ``"frames"`` (frames drawn at random, each part grouped
+        on its own) or ``"none"``: validate on the training groups. The first two share no frame.
     val_fraction
-        Share of the frames for validation.
+        Share of the frames for validation; 0: validate on the training groups.
+    test_fraction
+        Share of the frames for a test part of ``train``; 0: there is none.
     seed
         Seed of the order of training samples and of the split.
     ground_truth, patch_positions, measurement, cache, normalization, N
@@ -107,6 +109,7 @@ class PtychoDataModule(LightningDataModule):
         grouping: GroupingConfig | None = None,
         split: Split = "region",
         val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
         seed: int = 0,
         N: int | None = None,
         ground_truth: GroundTruth = "auto",
@@ -129,6 +132,10 @@ class PtychoDataModule(LightningDataModule):
         check_choice("assemble_on", assemble_on, AssembleOn)
         check_choice("residency", residency, Residency)
         check_fractions((val_fraction,))
+        if test_fraction and (test is not None or split == "none"):
+            other = "split='none'" if test is None else "scans for test"
+            found, action = f"{test_fraction} beside {other}", "Leave out one of the two"
+            raise OptionError(describe(None, "test_fraction", found, "0 there", action))
         self.scans: dict[Stage, Scans | None] = {
             "train": train,
             "val": val,
@@ -140,6 +147,8 @@ class PtychoDataModule(LightningDataModule):
         self.grouping = GroupingConfig() if grouping is None else grouping
         self.split: Split = split
         self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        check_fractions(tuple(self._shares().values()))
         self.seed = seed
         self.assemble_on: AssembleOn = assemble_on
         self.residency: Residency = residency
@@ -265,21 +274,24 @@ class PtychoDataModule(LightningDataModule):
     def _open(self, scans: Scans) -> PtychoDataset:
         return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
 
+    def _shares(self) -> dict[Part, float]:
+        """Shares of the frames of ``train`` that are split off for stages without scans."""
+        wanted: dict[Part, float] = {"val": self.val_fraction, "test": self.test_fraction}
+        none = self.split == "none"
+        return {p: s for p, s in wanted.items() if s and not none and self.scans[p] is None}
+
     def _build(self, stage: Stage) -> None:
-        scans = self.scans[stage]
-        if scans is not None and (stage != "train" or self.scans["val"] is not None):
+        train = cast("Scans", self.scans["train"])
+        scans = train if stage == "predict" and self.scans[stage] is None else self.scans[stage]
+        shares = self._shares()
+        if stage == "train" or stage in shares:
+            parts = split_dataset(self._open(train), self.split, shares, self.seed)
+            for part, dataset in parts.items():
+                self._datasets[part] = dataset
+        elif scans is not None:
             self._datasets[stage] = self._open(scans)
-        elif stage == "test":
-            self._datasets[stage] = self.dataset("val")
-        elif stage == "predict":
-            train = self.scans["train"]
-            assert train is not None
-            self._datasets[stage] = self._open(train)
         else:
-            train = self.scans["train"]
-            assert train is not None
-            parts = split_dataset(self._open(train), self.split, self.val_fraction, self.seed)
-            self._datasets["train"], self._datasets["val"] = parts
+            self._datasets[stage] = self.dataset("train" if stage == "val" else "val")
 
     def _loader(self, stage: Stage) -> GroupLoader:
         dataset = self.dataset(stage)

@@ -1,8 +1,10 @@
-"""Training and validation datasets that share no frame."""
+"""Training and evaluation datasets that share no frame."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -15,76 +17,108 @@ from ptycho_torch.dataset import PtychoDataset
 logger = logging.getLogger(__name__)
 
 Split = Literal["region", "frames", "none"]
-Pair = tuple[PtychoDataset, PtychoDataset]
+Part = Literal["train", "val", "test"]
+
+_NAMES = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
 
 
-def split_dataset(whole: PtychoDataset, split: Split, val_fraction: float, seed: int) -> Pair:
-    """Divide a dataset into training and validation groups, scan by scan.
+def split_dataset(
+    whole: PtychoDataset, split: Split, shares: Mapping[Part, float], seed: int
+) -> dict[Part, PtychoDataset]:
+    """Divide a dataset into training and evaluation groups, scan by scan.
 
     Parameters
     ----------
     whole
         All groups.
     split
-        ``"region"``: a strip at one end of each scan is for validation, groups across its border
-        are dropped, and their number is logged. ``"frames"``: frames drawn at random, each part
-        grouped on its own. ``"none"``: both are the whole.
-    val_fraction
-        Share of the frames for validation; 0 means no split.
+        ``"region"``: strips at one end of each scan, one beside the other, are for evaluation;
+        groups across a border are dropped, and their number is logged. ``"frames"``: frames drawn
+        at random, each part grouped on its own. ``"none"``: all groups are for training.
+    shares
+        Share of the frames of every evaluation part, in the order of the strips.
     seed
         Which end, or which frames.
 
     Returns
     -------
-    train, val
-        Both with the X scales of the whole (``"region"``) or of the training part (``"frames"``).
+    parts
+        ``"train"`` and the parts of ``shares``, all with the X scales of the whole (``"region"``)
+        or of the training part (``"frames"``).
 
     Raises
     ------
     OptionError
         A part would have no group.
     """
-    if split == "none" or val_fraction == 0:
-        return whole, whole
-    if split == "frames":
-        return _by_frames(whole, val_fraction, seed)
-    return _by_region(whole, val_fraction, seed)
+    if split == "none" or not shares:
+        return {"train": whole}
+    parts: tuple[Part, ...] = ("train", *shares)
+    divide = _by_frames if split == "frames" else _by_region
+    return dict(zip(parts, divide(whole, parts, tuple(shares.values()), seed), strict=True))
 
 
-def _by_region(whole: PtychoDataset, val_fraction: float, seed: int) -> Pair:
-    chosen: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
+def _by_region(
+    whole: PtychoDataset, parts: tuple[Part, ...], fractions: tuple[float, ...], seed: int
+) -> list[PtychoDataset]:
+    chosen: list[list[NDArray[np.int64]]] = [[] for _ in parts]
     index = whole.index
     for number, scan in enumerate(whole.scans):
         rows = np.flatnonzero(index.scan_id == number)
-        part = region_of_frames(scan.xcoords, scan.ycoords, (val_fraction,), seed)
-        found = split_groups(index.nn_indices[rows], part, 2)
-        logger.info(
-            "%s: region split: %d training and %d validation groups; %d across the border dropped",
-            scan.path,
-            len(found.parts[0]),
-            len(found.parts[1]),
-            found.dropped,
-        )
-        for kept, groups, name in zip(chosen, found.parts, ("training", "validation"), strict=True):
+        strips = region_of_frames(scan.xcoords, scan.ycoords, fractions, seed)
+        found = split_groups(index.nn_indices[rows], strips, len(parts))
+        counts = [len(groups) for groups in found.parts]
+        _log_split(scan.path, "region", parts, counts, found.dropped)
+        for kept, groups, part in zip(chosen, found.parts, parts, strict=True):
             if not len(groups):
-                raise OptionError(
-                    describe(
-                        scan.path,
-                        f"{name} groups after the region split",
-                        0,
-                        "at least one",
-                        "Change val_fraction, or use split='none' or another scan for val",
-                    )
-                )
+                raise _empty(scan.path, part, "groups after the region split", 0, "at least one")
             kept.append(rows[groups])
-    train, val = (whole.subset(np.concatenate(groups)) for groups in chosen)
-    return train, val
+    return [whole.subset(np.concatenate(groups)) for groups in chosen]
 
 
-def _by_frames(whole: PtychoDataset, val_fraction: float, seed: int) -> Pair:
-    parts = [scattered_frames(scan.n_frames, (val_fraction,), seed) for scan in whole.scans]
-    train, val = (
-        whole.regrouped([np.flatnonzero(part == number) for part in parts]) for number in (0, 1)
+def _by_frames(
+    whole: PtychoDataset, parts: tuple[Part, ...], fractions: tuple[float, ...], seed: int
+) -> list[PtychoDataset]:
+    drawn = [scattered_frames(scan.n_frames, fractions, seed) for scan in whole.scans]
+    least = whole.grouping.channels
+    for scan, of_frame in zip(whole.scans, drawn, strict=True):
+        for part, count in zip(parts, np.bincount(of_frame, minlength=len(parts)), strict=True):
+            if count < least:
+                expected = f"at least {least}, for one group"
+                raise _empty(scan.path, part, "frames after the split", int(count), expected)
+    train, *others = (
+        whole.regrouped([np.flatnonzero(of_frame == number) for of_frame in drawn])
+        for number in range(len(parts))
     )
-    every: NDArray[Any] = np.arange(len(val))
-    return train, val.subset(every, scales=train.index.scales)
+    found = [train]
+    for other in others:
+        every: NDArray[Any] = np.arange(len(other))
+        found.append(other.subset(every, scales=train.index.scales))
+    for number, scan in enumerate(whole.scans):
+        counts = [int(np.count_nonzero(part.index.scan_id == number)) for part in found]
+        _log_split(scan.path, "frames", parts, counts, 0)
+    return found
+
+
+def _log_split(
+    path: object, split: Split, parts: tuple[Part, ...], counts: list[int], dropped: int
+) -> None:
+    told = [f"{count} {_NAMES[part]}" for part, count in zip(parts, counts, strict=True)]
+    logger.info(
+        "%s: %s split: %s and %s groups; %d across %s dropped",
+        "a scan in memory" if path is None else path,
+        split,
+        ", ".join(told[:-1]),
+        told[-1],
+        dropped,
+        "the border" if len(parts) == 2 else "borders",
+    )
+
+
+def _empty(path: object, part: Part, what: str, found: int, expected: str) -> OptionError:
+    if part == "train":
+        action = "Lower val_fraction or test_fraction"
+    else:
+        action = f"Change {part}_fraction, or use another scan for {part}"
+        action += ", or split='none'" if part == "val" else ""
+    return OptionError(describe(path, f"{_NAMES[part]} {what}", found, expected, action))
