@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionError, describe
-from ptycho_torch.data.split import region_of_frames, scattered_frames, split_groups
+from ptycho_torch.data.split import region_of_frames, say_counts, scattered_frames, split_groups
 from ptycho_torch.dataset import PtychoDataset
 
 logger = logging.getLogger(__name__)
@@ -103,16 +103,9 @@ def _by_frames(
 def _log_split(
     path: object, split: Split, parts: tuple[Part, ...], counts: list[int], dropped: int
 ) -> None:
-    told = [f"{count} {_NAMES[part]}" for part, count in zip(parts, counts, strict=True)]
-    logger.info(
-        "%s: %s split: %s and %s groups; %d across %s dropped",
-        "a scan in memory" if path is None else path,
-        split,
-        ", ".join(told[:-1]),
-        told[-1],
-        dropped,
-        "the border" if len(parts) == 2 else "borders",
-    )
+    where = "a scan in memory" if path is None else path
+    told = say_counts([_NAMES[part] for part in parts], counts, dropped)
+    logger.info("%s: %s split: %s", where, split, told)
 
 
 def _empty(path: object, part: Part, what: str, found: int, expected: str) -> OptionError:

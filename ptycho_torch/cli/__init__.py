@@ -169,6 +169,14 @@ def _parser() -> argparse.ArgumentParser:
     command = add("inspect", "inspection", "say what a scan is and whether it keeps the contract")
     command.add_argument("scan", type=Path, metavar="SCAN")
     command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
+    for part, share in (("val", 0.1), ("test", 0.0)):
+        command.add_argument(
+            f"--{part}-fraction",
+            type=float,
+            default=share,
+            metavar="SHARE",
+            help=f"as {part}_fraction of a data module, for the report of its split",
+        )
     _add_reading(command)
     _add_grouping(command)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,18 @@ from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, ScanFileError, describe
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.split import (
+    check_fractions,
+    region_of_frames,
+    say_counts,
+    scattered_frames,
+    shared_frames,
+    split_groups,
+)
 
 SAMPLE_FRAMES = 8
+SPLIT_SEED = 0
+"""The default seed of a data module."""
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -41,6 +52,7 @@ def inspect(options: argparse.Namespace) -> None:
         "overlap": _overlap(raw),
         "object": "none" if raw.objectGuess is None else _array(raw.objectGuess),
         "groups": _describe_groups(groups, config),
+        **_split(raw, groups, options.val_fraction, options.test_fraction),
         "cache": _cache(raw, config),
     }
     if raw.metadata:
@@ -158,6 +170,40 @@ def _describe_groups(groups: NDArray[np.integer] | None, config: GroupingConfig)
         f"{len(groups)} of {config.channels} frames (gridsize {config.gridsize}, "
         f"K {config.neighbor_count})"
     )
+
+
+def _split(
+    raw: RawData,
+    groups: NDArray[np.integer] | None,
+    val_fraction: float,
+    test_fraction: float,
+) -> dict[str, str]:
+    """What a region split of the groups gives, and what a random one would share."""
+    shares = {"validation": val_fraction, "test": test_fraction}
+    check_fractions(tuple(shares.values()))
+    shares = {name: share for name, share in shares.items() if share}
+    if groups is None or not shares:
+        return {"split": "none"}
+    fractions = tuple(shares.values())
+    strips = region_of_frames(raw.xcoords, raw.ycoords, fractions, SPLIT_SEED)
+    found = split_groups(groups, strips, 1 + len(shares))
+    counts = [len(part) for part in found.parts]
+    shared = sum(
+        len(shared_frames(groups[first], groups[second]))
+        for first, second in combinations(found.parts, 2)
+    )
+    asked = ", ".join(f"{share:g} for {name}" for name, share in shares.items())
+    told = say_counts(("training", *shares), counts, found.dropped)
+    empty = [name for name, count in zip(("training", *shares), counts, strict=True) if not count]
+    hint = f"; without {' and '.join(empty)} groups a data module refuses it" if empty else ""
+    drawn = scattered_frames(len(groups), fractions, SPLIT_SEED)
+    apart = np.unique(groups[drawn > 0])
+    leaked = len(shared_frames(groups[drawn == 0], apart))
+    return {
+        "split": f"region, {asked}, seed {SPLIT_SEED}: {told}; {shared} frames shared{hint}",
+        "leak": f"groups split at random instead: {leaked} of {len(apart)} "
+        f"{' and '.join(shares)} frames ({leaked / len(apart):.0%}) would be in training too",
+    }
 
 
 def _cache(raw: RawData, config: GroupingConfig) -> str:

@@ -6,6 +6,7 @@ one. Pure functions of positions and groups.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +110,19 @@ def split_groups(
         tuple(np.flatnonzero(whole & (parts[:, 0] == number)) for number in range(n_parts)),
         int(np.count_nonzero(~whole)),
     )
+
+
+def say_counts(names: Sequence[str], counts: Sequence[int], dropped: int) -> str:
+    """Groups of every part in words.
+
+    Examples
+    --------
+    >>> say_counts(("training", "validation", "test"), (80, 9, 7), 4)
+    '80 training, 9 validation and 7 test groups; 4 across borders dropped'
+    """
+    told = [f"{count} {name}" for name, count in zip(names, counts, strict=True)]
+    border = "the border" if len(told) == 2 else "borders"
+    return f"{', '.join(told[:-1])} and {told[-1]} groups; {dropped} across {border} dropped"
 
 
 def shared_frames(first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.integer]:
