@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +31,9 @@ from ptycho_torch.data.sidecar_build import build_sidecar
 from ptycho_torch.data.stack_source import (
     BLOCK_BYTES,
     AxisOrder,
+    FramesIdentity,
     StackSource,
+    StoredChecksum,
     check_square,
     member_source,
     npy_source,
@@ -44,34 +45,6 @@ Progress = Callable[[int, int], None]
 CHUNK_BYTES = 16 << 20
 
 _Stack = TypeVar("_Stack", bound="FrameStack")
-
-
-@dataclass(frozen=True)
-class FramesIdentity:
-    """What tells one stack from another, cheap to get; equal identities mean equal frames.
-
-    Parameters
-    ----------
-    path
-        The file as text, or None for an array in memory.
-    size, mtime_ns
-        Of the file when it was opened; for an array its bytes, and None.
-    dtype, shape
-        Of the stack.
-    crc32
-        Checksum of the stored member where the file carries one.
-    """
-
-    path: str | None
-    size: int
-    mtime_ns: int | None
-    dtype: str
-    shape: tuple[int, int, int]
-    crc32: int | None
-
-    def as_dict(self) -> dict[str, object]:
-        """The same as a dict that JSON can hold."""
-        return {**vars(self), "shape": list(self.shape)}
 
 
 class FrameStack:
@@ -199,6 +172,11 @@ class FrameStack:
         """Name of the stack in its file."""
         return "frames" if self._source is None else self._source.field
 
+    @property
+    def frame_by_frame(self) -> bool:
+        """Whole frames follow each other in the file."""
+        return self._source is None or self._source.frame_by_frame
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -273,18 +251,28 @@ class FrameStack:
         flat = stored.reshape(len(stored), -1).view(np.uint8)
         return flat.take(chosen, axis=0).view(stored.dtype).reshape(-1, *stored.shape[1:])
 
-    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    def chunks(
+        self, chunk_bytes: int = CHUNK_BYTES, *, check: bool = False
+    ) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Stream all frames in order, in bounded memory.
 
         Parameters
         ----------
         chunk_bytes
             Size of a block, at least one frame.
+        check
+            Hold a mapped array against its checksum too, which is known after the last block; what
+            is unpacked always is.
 
         Yields
         ------
         start, stop, block
             ``block`` (stop - start, N, N) holds frames start to stop as stored values.
+
+        Raises
+        ------
+        ScanFileError
+            The file is damaged.
         """
         source = self._source
         if self._array is None and source is not None and not source.in_place:
@@ -293,10 +281,31 @@ class FrameStack:
                 yield from source.frame_blocks(min(chunk_bytes, BLOCK_BYTES))
                 return
         stored = self.stored
+        checksum = self.checksum() if check else None
         step = max(1, chunk_bytes // max(1, self.nbytes // len(self)))
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
             yield start, stop, stored[start:stop]
+            if checksum is not None:
+                checksum = checksum.after(stored[start:stop])
+        if checksum is not None:
+            checksum.require()
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Stream all values in the order of the file, in bounded memory, writing nothing.
+
+        Yields
+        ------
+        start, block
+            ``block`` (n, N, N) holds frames from number ``start`` on; where frames are stored last,
+            a part of every frame.
+        """
+        source = self._source
+        if source is None:
+            yield from ((start, block) for start, _, block in self.chunks())
+            return
+        for start, _, block in source.disk_blocks():
+            yield start if self.frame_by_frame else 0, block.transpose(source.axes)
 
     def sample(self, n: int = 8) -> NDArray[Any]:
         """A few frames (n or fewer, N, N) without a sidecar and without reading everything.
@@ -350,27 +359,23 @@ class FrameStack:
             logger.warning("%s: changed or removed while in use; dropped", self._sidecar.path)
             self._array = self._sidecar = None
 
-    def verify(self, progress: Progress | None = None) -> None:
-        """Read everything: the scan's own checksum, and the sidecar's where there is one.
+    def checksum(self) -> StoredChecksum | None:
+        """What the file says of the array that :attr:`stored` maps; None where it says nothing.
 
-        Raises
-        ------
-        ScanFileError
-            The bytes are not those that were written.
+        What was read into memory was held against its checksum then.
         """
-        source = self._source
-        if source is None:
-            return
-        done, total = 0, source.data_bytes
-        for _, _, block in source.disk_blocks():
-            done += block.nbytes
-            if progress is not None:
-                progress(done, total)
-        if not source.in_place and self._policy != "off":
-            for directory in sidecar_directories(source, self._policy):
-                path = directory / sidecar_name(source)
-                if path.exists():
-                    require_whole(path, source)
+        if self._sidecar is not None:
+            return self._sidecar.checksum()
+        in_place = self._source is not None and self._source.in_place
+        return self._source.checksum() if self._source is not None and in_place else None
+
+    def sidecar_paths(self) -> list[Path]:
+        """Every sidecar that there is of this stack, whole or not."""
+        if self._source is None or self._source.in_place or self._policy == "off":
+            return []
+        name = sidecar_name(self._source)
+        places = [place / name for place in sidecar_directories(self._source, self._policy)]
+        return [path for path in places if path.exists()]
 
     def verify_sidecar(self, path: Path) -> None:
         """Hold a sidecar against this stack, every byte read.

@@ -6,6 +6,7 @@ stay integer on disk and in memory. Knows no files of its own and no positions.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.errors import ScanError, describe
-from ptycho_torch.data.frame_stack import FramesIdentity, FrameStack, Progress
+from ptycho_torch.data.frame_stack import FrameStack, Progress
+from ptycho_torch.data.stack_check import verify_stack
+from ptycho_torch.data.stack_source import FramesIdentity
 
 __all__ = ["Frames", "FramesIdentity", "StoredAs", "check_frame_values"]
 
@@ -73,16 +76,17 @@ class Frames(FrameStack):
         return np.sqrt(stored.astype(np.float32))
 
     def verify(self, progress: Progress | None = None) -> None:
-        """As :meth:`FrameStack.verify`, and every value must be finite and not negative.
+        """Read everything: checksums, and that every value is finite and not negative.
 
         Raises
         ------
+        ScanFileError
+            The bytes are not those that were written.
         ScanError
-            A value is not.
+            A value cannot be.
         """
-        super().verify(progress)
-        for start, _, block in self.chunks():
-            check_frame_values(block, start=start, file=self.path, field=self.field)
+        check = partial(check_frame_values, file=self.path, field=self.field)
+        verify_stack(self, check, progress)
 
 
 def check_frame_values(

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ptycho_torch.data.atomic_file import user_cache_directory
 from ptycho_torch.data.errors import OptionError, PtychoTorchError, ScanFileError, describe
 from ptycho_torch.data.mapped_file import FileState, map_array, opened, state_of
-from ptycho_torch.data.stack_source import StackSource
+from ptycho_torch.data.stack_source import StackSource, StoredChecksum
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,8 @@ class Sidecar:
         First byte of the numbers.
     dtype, shape
         Of the frames.
+    crc32
+        Of header and numbers, as the record has it.
     """
 
     path: Path
@@ -85,12 +87,20 @@ class Sidecar:
     data_offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, int, int]
+    crc32: int
 
     def map(self) -> NDArray[Any]:
         """Map the frames, (M, N, N)."""
         return map_array(
             self.path, self.state, offset=self.data_offset, dtype=self.dtype, shape=self.shape
         )
+
+    def checksum(self) -> StoredChecksum:
+        """What the record says of the numbers, the header seen."""
+        with opened(self.path, self.state) as stream:
+            header = stream.read(self.data_offset)
+        seen = zlib.crc32(header)
+        return StoredChecksum(self.path, "sidecar", self.crc32, seen, "Remove it: it is made again")
 
     def unchanged(self) -> bool:
         """Whether the file is still the one that was checked."""
@@ -194,7 +204,7 @@ def _checked(path: Path, stream: BinaryIO, source: StackSource) -> Sidecar:
         with suppress(OSError, TypeError, ValueError, OverflowError):
             os.utime(path, ns=(state.mtime_ns, record["mtime_ns"]))
             state = FileState.of(os.fstat(stream.fileno()))
-    return Sidecar(path, state, data_offset, source.dtype, source.shape)
+    return Sidecar(path, state, data_offset, source.dtype, source.shape, crc32)
 
 
 def _read_record(stream: BinaryIO, size: int) -> tuple[dict[str, Any], int]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -40,6 +41,73 @@ def disk_axes(header: NpyHeader, order: AxisOrder) -> tuple[int, ...]:
     """For each axis of (M, N, N), the axis of the array as its bytes lie on disk, C order."""
     axes: tuple[int, ...] = (2, 0, 1) if order == "frames_last" else (0, 1, 2)
     return tuple(2 - axis for axis in axes) if header.fortran_order else axes
+
+
+@dataclass(frozen=True)
+class FramesIdentity:
+    """What tells one stack from another, cheap to get; equal identities mean equal frames.
+
+    Parameters
+    ----------
+    path
+        The file as text, or None for an array in memory.
+    size, mtime_ns
+        Of the file when it was opened; for an array its bytes, and None.
+    dtype, shape
+        Of the stack.
+    crc32
+        Checksum of the stored member where the file carries one.
+    """
+
+    path: str | None
+    size: int
+    mtime_ns: int | None
+    dtype: str
+    shape: tuple[int, int, int]
+    crc32: int | None
+
+    def as_dict(self) -> dict[str, object]:
+        """The same as a dict that JSON can hold."""
+        return {**vars(self), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class StoredChecksum:
+    """CRC-32 of an array in a file, header and numbers, as far as they have been seen.
+
+    Parameters
+    ----------
+    path, field
+        Named in messages.
+    expected
+        What the file says.
+    seen
+        Of the header, then of the numbers too.
+    action
+        What helps.
+    """
+
+    path: Path
+    field: str
+    expected: int
+    seen: int
+    action: str = "The file is damaged: copy or write it again"
+
+    def after(self, block: NDArray[Any]) -> StoredChecksum:
+        """The same when the next numbers, contiguous, have been seen."""
+        return replace(self, seen=zlib.crc32(block.reshape(-1).view(np.uint8).data, self.seen))
+
+    def require(self) -> None:
+        """Refuse numbers that are not those the file was written with.
+
+        Raises
+        ------
+        ScanFileError
+            They are not.
+        """
+        if self.seen != self.expected:
+            field, expected = f"{self.field} checksum", "the one kept beside the bytes"
+            raise ScanFileError(describe(self.path, field, "wrong", expected, self.action))
 
 
 @dataclass(frozen=True)
@@ -102,6 +170,15 @@ class StackSource:
     def data_bytes(self) -> int:
         """Bytes of the numbers."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def checksum(self) -> StoredChecksum | None:
+        """Of a stored member, its header seen; None for a bare ``.npy``, which has none."""
+        if self.member is None or self.data_offset is None:
+            return None
+        with opened(self.path, self.state) as stream:
+            stream.seek(self.data_offset - self.header.size)
+            header = stream.read(self.header.size)
+        return StoredChecksum(self.path, self.field, self.member.crc32, zlib.crc32(header))
 
     @contextmanager
     def numbers(self) -> Iterator[MemberStream | _FileStream]:

@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptycho_torch.data import groups_cache
 from ptycho_torch.data.atomic_file import user_cache_directory
@@ -28,6 +30,7 @@ from ptycho_torch.data.mapped_file import state_of
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.readers import ScanFields, read_fields
 from ptycho_torch.data.sidecar import require_whole
+from ptycho_torch.data.stack_check import verify_stack
 
 SIDECAR_SUFFIX = ".sidecar.npy"
 
@@ -94,15 +97,15 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
 
 
 def _check_patches(patches: FrameStack | None, file: Path) -> None:
-    if patches is None:
-        return
-    patches.verify()
-    for start, _, block in patches.chunks():
-        finite = np.isfinite(block).all(axis=(1, 2))
-        if not finite.all():
-            frame = start + int(finite.argmin())
-            expected = "finite values"
-            raise ScanError(describe(file, f"Y frame {frame}", "NaN or infinite", expected))
+    if patches is not None:
+        verify_stack(patches, partial(_check_finite, file=file))
+
+
+def _check_finite(block: NDArray[Any], *, start: int, file: Path) -> None:
+    finite = np.isfinite(block).all(axis=(1, 2))
+    if not finite.all():
+        frame = start + int(finite.argmin())
+        raise ScanError(describe(file, f"Y frame {frame}", "NaN or infinite", "finite values"))
 
 
 def _cache_faults(file: Path, raw: RawData | None) -> list[str]:

@@ -246,9 +246,16 @@ def test_whole_float_frames_above_fifty_look_like_counts(write: Callable[..., Pa
     assert read_fields(write(diff3d=counts)).frames.measurement == "amplitude"
 
 
-def test_counts_behind_dark_frames_are_found_beyond_the_sample(write: Callable[..., Path]) -> None:
-    frames = np.zeros((400, 64, 64), np.float32)  # the sample is the first 1 MiB
-    frames[399, 1, 1] = 900
+@pytest.mark.parametrize("stored", ["frames first", "frames last"])
+def test_counts_behind_dark_frames_are_found_beyond_the_sample(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, stored: str
+) -> None:
+    frames = np.zeros((400, 64, 64), np.float32)  # the sample is 1 MiB, 64 frames
+    frames[398, 60, 1] = 900
+    if stored == "frames last":
+        # The bright row lies near the end of the file, behind what is searched in other files.
+        monkeypatch.setattr("ptycho_torch.data.readers.measurement.SEARCH_BYTES", 2 << 20)
+        frames = np.ascontiguousarray(frames.transpose(1, 2, 0))
     zeros = np.zeros(400)
     arrays = dict(
         dict.fromkeys(("xcoords", "ycoords", "xcoords_start", "ycoords_start"), zeros),
@@ -257,7 +264,9 @@ def test_counts_behind_dark_frames_are_found_beyond_the_sample(write: Callable[.
         Y=None,
         scan_index=None,
     )
-    assert "whole numbers above 50" in refusal(write(True, **arrays))
+    path = write(True, **arrays)
+    assert "whole numbers above 50" in refusal(path)
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

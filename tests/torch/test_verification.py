@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ptycho_torch import GroupingConfig, simulate_scan
+from ptycho_torch.data.errors import ScanError, ScanFileError
+from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.verification import verify_path
 
@@ -125,6 +128,81 @@ def test_cache_in_the_users_directory_counts(
         assert faults and str(kept) in faults[0]
     finally:
         path.parent.chmod(0o755)
+
+
+def state_of_all(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def legacy(content: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The scan as old files have it: frames on the last axis."""
+    return {**content, "diff3d": np.ascontiguousarray(content["diff3d"].transpose(1, 2, 0))}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    "layout", ["frames first", "frames last", "whole numbers", "Fortran patches", "foreign"]
+)
+def test_verifying_writes_nothing_anywhere(
+    tmp_path: Path,
+    content: dict[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[..., None],
+    layout: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scan = dict(content)
+    if layout == "frames last":
+        scan = legacy(content)
+    elif layout == "whole numbers":
+        # Which opening looks at more closely, because they may be counts.
+        scan = legacy({**content, "diff3d": np.floor(content["diff3d"]).clip(0, 40)})
+    elif layout == "Fortran patches":
+        scan["Y"] = np.asfortranarray(np.ones((50, 12, 12), np.complex64))
+    elif layout == "foreign":
+        scan["diff3d"] = content["diff3d"].astype(">f4")
+    save(tmp_path / "scan.npz", **scan)
+    before = state_of_all(tmp_path)
+    assert verify_path(tmp_path / "scan.npz") == []
+    assert state_of_all(tmp_path) == before
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def test_sidecar_of_another_time_is_read_and_keeps_its_time(scan: Path) -> None:
+    os.utime(scan.with_name(SIDECAR), ns=(5, 5))
+    assert verify_path(scan) == []
+    assert scan.with_name(SIDECAR).stat().st_mtime_ns == 5
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_frames_on_the_last_axis_are_checked_one_by_one(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    stack = np.zeros((64, 64, 200), np.float32)  # read in several blocks of rows
+    stack[60, 7, 31] = -1
+    save(tmp_path / "scan.npz", diff3d=stack)
+    frames = Frames.from_npz(tmp_path / "scan.npz", "diff3d", axis_order="frames_last")
+    with pytest.raises(ScanError, match="diff3d frame 31 is negative in places"):
+        frames.verify()
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def test_impossible_value_of_a_damaged_file_is_called_damage(
+    tmp_path: Path, content: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "scan.npz"
+    np.savez(path, **content)
+    frame = content["diff3d"][20]
+    damaged = bytearray(path.read_bytes())
+    # The sign of the brightest pixel.
+    damaged[damaged.find(frame.tobytes()) + 4 * int(frame.argmax()) + 3] |= 0x80
+    path.write_bytes(damaged)
+    with pytest.raises(ScanFileError, match="diff3d checksum is wrong"):
+        Frames.from_npz(path, "diff3d").verify()
 
 
 def test_missing_file_is_one_fault(tmp_path: Path) -> None:

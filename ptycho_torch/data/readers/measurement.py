@@ -75,15 +75,17 @@ def _whole_and_large(frames: Frames, sample: NDArray[Any]) -> bool:
         return False
     if sample.max() > LARGEST_WHOLE_AMPLITUDE:
         return True
-    # Whole but small, as where the first frames are dark: look on, within bounds.
+    # Whole but small, as where the first frames are dark: look on, within bounds. Of frames stored
+    # last the first rows are dark as well, and the sample took all of the file already.
+    bound = SEARCH_BYTES if frames.frame_by_frame else frames.nbytes
     seen = 0
-    for _, _, block in frames.chunks(SAMPLE_BYTES):
+    for _, block in frames.blocks():
         if not _whole(block):
             return False
         if block.max() > LARGEST_WHOLE_AMPLITUDE:
             return True
         seen += block.nbytes
-        if seen > SEARCH_BYTES:
+        if seen > bound:
             break
     return False
 
