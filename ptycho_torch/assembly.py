@@ -10,20 +10,17 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from ptycho_torch.batch import PtychoBatch
 from ptycho_torch.buffers import BufferPool
 
-BLOCK_BYTES = 2 * 2**20
-"""Bytes of X gathered and scaled at a time, so that the second pass finds them in the cache."""
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of X gathered at a time, so that the pass that scales finds them in the cache."""
 
-ONE_PASS_BYTES = 24 * 2**20
-"""Batches of X up to this size are gathered and scaled in one pass, into fresh memory."""
-
-PATCHES_PER_BLOCK = 64
-"""Patches cut at a time: their windows stay in the processor's cache at N = 64."""
+WINDOW_BYTES = 2 * 2**20
+"""Bytes of object windows that patches are cut from at a time, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,20 @@ class FrameSelection:
     def pin_memory(self) -> FrameSelection:
         """Every tensor in page-locked memory, so that copies to a GPU overlap its work."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+    def split(self, sizes: list[int]) -> list[FrameSelection]:
+        """One selection after the other, of so many groups each; needs all frames in the tables."""
+        if self.frames is not None or self.patches is not None:
+            raise ValueError("the selection holds frames of its own; expected them in the tables")
+        parts = {
+            field.name: torch.split(value, sizes)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return [
+            replace(self, **dict(zip(parts, values, strict=True)))
+            for values in zip(*parts.values(), strict=True)
+        ]
 
     def _map(self, change: object) -> FrameSelection:
         assert callable(change)
@@ -152,18 +163,20 @@ def assemble(
             frames.shape[-1],
             pool,
         )
-    return PtychoBatch(
-        X=X,
-        coords_nominal=selection.coords_nominal,
-        global_offsets=selection.global_offsets,
-        local_offsets=selection.local_offsets,
-        nn_indices=selection.nn_indices,
-        scan_id=selection.scan_id,
-        probe=probe_of_groups(tables.probes, selection.scan_id),
-        scale=selection.scale,
-        Y=Y,
-        batch_size=[groups],
-    )
+    content = {
+        "X": X,
+        "coords_nominal": selection.coords_nominal,
+        "global_offsets": selection.global_offsets,
+        "local_offsets": selection.local_offsets,
+        "nn_indices": selection.nn_indices,
+        "scan_id": selection.scan_id,
+        "probe": probe_of_groups(tables.probes, selection.scan_id),
+        "scale": selection.scale,
+    }
+    if Y is not None:
+        content["Y"] = Y
+    # The class's own constructor checks field by field, which takes three times as long.
+    return PtychoBatch.from_tensordict(TensorDict(content, batch_size=[groups]))
 
 
 def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
@@ -210,37 +223,43 @@ def gather_scaled(
         float32, (B, N, N, C), a view of contiguous (B, C, N, N).
     """
     groups, channels = inverse.shape
-    rows = inverse.flatten()
-    weights = scale[:, None].expand(-1, channels).reshape(-1)
-    on_cpu = frames.device.type == "cpu"
-    shape = (len(rows), *frames.shape[1:])
-    nbytes = 4 * math.prod(shape)
-    if on_cpu and nbytes > ONE_PASS_BYTES:
-        X = torch.empty(shape) if pool is None else pool.take(shape)
-        step = max(1, BLOCK_BYTES * len(rows) // nbytes)
-        for start in range(0, len(rows), step):
-            block = slice(start, start + step)
-            _scale(frames.index_select(0, rows[block]), weights[block], counts, out=X[block])
-    elif on_cpu and frames.dtype == torch.float32 and not counts:
-        # A bag of one weighted row: gather and scale in one pass, the same product bit for bit.
-        X = embedding_bag(
-            rows.view(-1, 1),
-            frames.view(len(frames), -1),
-            per_sample_weights=weights.view(-1, 1),
-            mode="sum",
-        )
-    else:
-        X = _scale(frames.index_select(0, rows), weights, counts)
-    return X.view(groups, channels, *frames.shape[1:]).permute(0, 2, 3, 1)
+    shape = (groups, channels, *frames.shape[1:])
+    X = _memory(shape, frames.device, pool)
+    step = groups
+    if frames.device.type == "cpu":
+        step = max(1, BLOCK_BYTES // (4 * math.prod(shape[1:])))
+    weights = scale.view(-1, 1, 1, 1)
+    blocks = [(inverse, weights, X)]
+    if step < groups:
+        parts = (torch.split(tensor, step) for tensor in (inverse, weights, X))
+        blocks = list(zip(*parts, strict=True))
+    for rows, factors, out in blocks:
+        _gather_block(frames, rows.flatten(), factors, counts, out)
+    return X.permute(0, 2, 3, 1)
 
 
-def _scale(gathered: Tensor, weights: Tensor, counts: bool, out: Tensor | None = None) -> Tensor:
-    """Weight * float32(amplitude) of stored frames (L, N, N)."""
+def _gather_block(frames: Tensor, rows: Tensor, weights: Tensor, counts: bool, out: Tensor) -> None:
+    """Weight * float32(amplitude) of stored frames, into ``out`` (b, C, N, N)."""
+    if frames.dtype == torch.float32:
+        amplitude = out.view(-1, *frames.shape[1:])
+        torch.index_select(frames, 0, rows, out=amplitude)
+        if counts:
+            _sqrt_(amplitude)
+        out.mul_(weights)
+        return
+    gathered = frames.index_select(0, rows).view(out.shape)
     if counts or gathered.dtype == torch.float64:
         gathered = gathered.to(torch.float32)
     if counts:
         _sqrt_(gathered)
-    return torch.mul(gathered, weights.view(-1, 1, 1), out=out)
+    torch.mul(gathered, weights, out=out)
+
+
+def _memory(shape: tuple[int, ...], device: torch.device, pool: BufferPool | None) -> Tensor:
+    """Uninitialised float32 memory, of earlier batches where there is a pool for it."""
+    if pool is not None and device.type == "cpu":
+        return pool.take(shape)
+    return torch.empty(shape, dtype=torch.float32, device=device)
 
 
 def _sqrt_(values: Tensor) -> None:
@@ -305,8 +324,11 @@ def _cut_one(
     height, width = obj.shape
     # Rows of interleaved real and imaginary parts: a step of one column is a step of two numbers,
     # and the inner axis is as long as it can be, which is what vectorised arithmetic wants.
-    rows_of_pairs = torch.view_as_real(obj).view(height, 2 * width)
-    windows = rows_of_pairs.unfold(0, N + 1, 1).unfold(1, 2 * (N + 1), 2)
+    rows_of_pairs = torch.view_as_real(obj).reshape(height, 2 * width)
+    # Every window there is, numbered by its corner; those at the end of a row run on into the next.
+    windows = rows_of_pairs.as_strided(
+        ((height - N) * width - N, N + 1, 2 * (N + 1)), (2, 2 * width, 1)
+    )
     # The coordinate j + origin is rounded to the object's precision: see data.patches.
     origins = origins.to(rows_of_pairs.dtype)
     first = origins.floor()
@@ -315,23 +337,28 @@ def _cut_one(
     x_weights = weights[:, 0].repeat_interleave(2, dim=1)[:, None, :]
     y_weights = weights[:, 1, :, None]
     corner = first.long() + (margin - N // 2)
-    columns = corner[:, 0].clamp(0, windows.shape[1] - 1)
-    rows = corner[:, 1].clamp(0, windows.shape[0] - 1)
-    shape = (len(origins), N, 2 * N)
-    if pool is not None and obj.device.type == "cpu":
-        out = pool.take(shape)
-    else:
-        out = torch.empty(shape, dtype=torch.float32, device=obj.device)
-    step = PATCHES_PER_BLOCK if obj.device.type == "cpu" else max(1, len(origins))
+    columns = corner[:, 0].clamp(0, width - N - 1)
+    rows = corner[:, 1].clamp(0, height - N - 1)
+    numbers = rows * width + columns
+    patches = _memory((len(origins), N, 2 * N), obj.device, pool)
+    step = len(origins)
+    if obj.device.type == "cpu":
+        step = max(1, WINDOW_BYTES // (8 * (N + 1) ** 2))
+    scratch = [
+        obj.real.new_empty((min(step, len(origins)), side, 2 * (N + 1))) for side in (N + 1, N)
+    ]
     for start in range(0, len(origins), step):
         block = slice(start, start + step)
-        taken = windows[rows[block], columns[block]]
-        lines = torch.lerp(taken[:, :-1], taken[:, 1:], y_weights[block])
+        out = patches[block]
+        taken, lines = (memory[: len(out)] for memory in scratch)
+        # An indexed view would be copied element by element, this window by window.
+        torch.index_select(windows, 0, numbers[block], out=taken)
+        torch.lerp(taken[:, :-1], taken[:, 1:], y_weights[block], out=lines)
         if lines.dtype == out.dtype:
-            torch.lerp(lines[..., :-2], lines[..., 2:], x_weights[block], out=out[block])
+            torch.lerp(lines[..., :-2], lines[..., 2:], x_weights[block], out=out)
         else:
-            out[block] = torch.lerp(lines[..., :-2], lines[..., 2:], x_weights[block])
-    return torch.view_as_complex(out.view(len(origins), N, N, 2))
+            out.copy_(torch.lerp(lines[..., :-2], lines[..., 2:], x_weights[block]))
+    return torch.view_as_complex(patches.view(len(origins), N, N, 2))
 
 
 def padded_object(obj: Tensor, N: int) -> tuple[Tensor, int]:

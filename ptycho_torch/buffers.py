@@ -6,7 +6,7 @@ longer than gathering the frames. Owns the buffers; knows nothing of what is in 
 
 from __future__ import annotations
 
-import threading
+import math
 import weakref
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Buffer = NDArray[np.float32]
 
 KEPT = 3
 """Free buffers kept of each size: a batch in use, one waiting, one being built."""
@@ -27,28 +29,29 @@ class BufferPool:
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, list[NDArray[np.uint8]]] = {}
-        self._lock = threading.Lock()
+        self._free: dict[int, list[Buffer]] = {}
+        self._lent: dict[int, tuple[weakref.ref[Buffer], Buffer]] = {}
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
         """An uninitialised float32 tensor."""
-        nbytes = 4 * int(np.prod(shape))
-        with self._lock:
-            free = self._free.get(nbytes)
-            buffer = free.pop() if free else None
-        if buffer is None:
-            buffer = np.empty(nbytes, dtype=np.uint8)
+        size = math.prod(shape)
+        try:
+            buffer = self._free[size].pop()
+        except (KeyError, IndexError):
+            # From torch, which aligns to cache lines: copies into NumPy's memory are slower.
+            buffer = torch.empty(size, dtype=torch.float32).numpy()
         # The tensor holds this view, and the view is what is watched: it ends with the last
         # reference to the tensor's storage.
-        lease = buffer[:]
-        weakref.finalize(lease, self._give_back, buffer).atexit = False
-        return torch.from_numpy(lease).view(torch.float32).view(shape)
+        lease = buffer.reshape(shape)
+        watch = weakref.ref(lease, self._give_back)
+        self._lent[id(watch)] = watch, buffer
+        return torch.from_numpy(lease)
 
-    def _give_back(self, buffer: NDArray[np.uint8]) -> None:
-        with self._lock:
-            free = self._free.setdefault(buffer.nbytes, [])
-            if len(free) < KEPT:
-                free.append(buffer)
+    def _give_back(self, watch: weakref.ref[Buffer]) -> None:
+        _, buffer = self._lent.pop(id(watch))
+        free = self._free.setdefault(buffer.size, [])
+        if len(free) < KEPT:
+            free.append(buffer)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing travels to another process."""

@@ -5,7 +5,8 @@ Wires scans, split, loaders and devices together; every piece of work is done by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -254,6 +255,8 @@ class PtychoDataModule(LightningDataModule):
         """Copy a batch; the probe, one a scan, is copied once and expanded again."""
         if isinstance(batch, FrameSelection):
             return batch.to(device, non_blocking=True)
+        if isinstance(batch, PtychoBatch) and batch.X.device == device:
+            return batch
         if isinstance(batch, PtychoBatch) and device.type != "cpu" and self.trainer is not None:
             probes = self._copies.tables(self.dataset(self._stage()), device, resident=False).probes
             moved = batch.exclude("probe").to(device, non_blocking=True)
@@ -301,17 +304,18 @@ class PtychoDataModule(LightningDataModule):
         )
         _ = dataset.index  # workers inherit the groups instead of making them again
         source: Dataset[Any] = dataset
-        finish: Callable[[Any], Any] = same
+        finish: Callable[[Iterator[Any]], Iterator[Any]] = iter
         if self.assemble_on == "auto":
             source = Indices(dataset, read=self.num_workers > 0)
-            finish = dataset.__getitems__
+            # What workers have not read yet should not hold up what they have.
+            finish = partial(dataset.batches, planned=1) if self.num_workers else dataset.batches
         resident = unassembled and self._copies.holds(dataset, device, self.residency)
         if unassembled:
             selections = Selections(dataset, stage, gather=not resident)
             if self.assemble_on == "device":
                 source = selections
             else:
-                finish = _pinned(selections.__getitems__, device)
+                finish = partial(map, _pinned(selections.__getitems__, device))
         sampler = EpochSampler(
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
@@ -331,6 +335,7 @@ class PtychoDataModule(LightningDataModule):
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
         loader.finish = finish
+        loader.passes_indices = isinstance(source, Indices)
         loader.before_epoch = dataset.check_unchanged
         return loader
 

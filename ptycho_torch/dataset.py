@@ -6,9 +6,9 @@ on first access; frames stay where they lie. Knows no devices, trainers or worke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,12 @@ from ptycho_torch.data.normalization import intensity_scale, pooled_scale
 from ptycho_torch.data.patches import patch_origins, warn_mirrored
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.frame_bank import FrameBank
+from ptycho_torch.group_index import (
+    GroupIndex,
+    coords_of_groups,
+    frame_numbers,
+    shown_numbers,
+)
 from ptycho_torch.scans import (
     Scans,
     expand_scans,
@@ -43,24 +49,8 @@ from ptycho_torch.scans import (
     stacked_probes,
 )
 
-
-@dataclass(frozen=True)
-class GroupIndex:
-    """The groups of a dataset.
-
-    Attributes
-    ----------
-    nn_indices
-        Frame indices within each group's scan, shape (G, C).
-    scan_id
-        int64, shape (G,).
-    scales
-        X = scale * amplitude, float32, one a scan, shape (S,).
-    """
-
-    nn_indices: NDArray[np.integer]
-    scan_id: NDArray[np.int64]
-    scales: NDArray[np.float32]
+PLANNED = 8
+"""Batches that are looked up together: what Python does for a batch costs as much for several."""
 
 
 class PtychoDataset(Dataset[PtychoBatch]):
@@ -218,6 +208,28 @@ class PtychoDataset(Dataset[PtychoBatch]):
         selection = self.select(indices, gather=self.tables.frames is None)
         return assemble(selection, self.tables, self._pool)
 
+    def batches(
+        self, groups: Iterable[Sequence[int]], planned: int = PLANNED
+    ) -> Iterator[PtychoBatch]:
+        """Batch after batch, the same as one by one.
+
+        Parameters
+        ----------
+        groups
+            Groups of each batch.
+        planned
+            Batches whose indices and coordinates are looked up together; their frames are not.
+        """
+        waiting = iter(groups)
+        while several := list(islice(waiting, planned)):
+            if self.tables.frames is None or len(several) == 1:
+                yield from map(self.__getitems__, several)
+                continue
+            every = np.concatenate([np.asarray(batch, dtype=np.int64) for batch in several])
+            selection = self.select(every, gather=False)
+            for part in selection.split([len(batch) for batch in several]):
+                yield assemble(part, self.tables, self._pool)
+
     def select(
         self, indices: Sequence[int] | NDArray[np.integer], *, gather: bool = True
     ) -> FrameSelection:
@@ -234,8 +246,13 @@ class PtychoDataset(Dataset[PtychoBatch]):
         chosen = np.asarray(indices, dtype=np.int64)
         nn = self.index.nn_indices[chosen]
         scan_id = self.index.scan_id[chosen]
-        numbers = self._frame_numbers(nn, scan_id)
-        coords, origins = self._coords(nn, scan_id)
+        numbers = frame_numbers(self.scans, self.bank.starts, nn, scan_id)
+        coords = coords_of_groups(self.scans, nn, scan_id)
+        origins = None
+        if self.ground_truth == "object":
+            origins = patch_origins(
+                coords["coords_offsets"], coords["coords_relative"], self.patch_positions
+            )
         frames = patches = None
         inverse = numbers
         if gather or self.ground_truth == "file":
@@ -256,7 +273,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
             local_offsets=torch.from_numpy(
                 coords["coords_relative"].astype(np.float64, copy=False)
             ),
-            nn_indices=torch.from_numpy(self._shown(nn, scan_id)),
+            nn_indices=torch.from_numpy(shown_numbers(self._numbers, nn, scan_id)),
             scan_id=torch.from_numpy(scan_id),
             scale=torch.from_numpy(self.index.scales[scan_id]),
             origins=None if origins is None else torch.from_numpy(origins),
@@ -278,7 +295,9 @@ class PtychoDataset(Dataset[PtychoBatch]):
         """Bring the frames of a batch from disk into the page cache, copying nothing."""
         chosen = np.asarray(indices, dtype=np.int64)
         index = self.index
-        numbers = self._frame_numbers(index.nn_indices[chosen], index.scan_id[chosen])
+        numbers = frame_numbers(
+            self.scans, self.bank.starts, index.nn_indices[chosen], index.scan_id[chosen]
+        )
         self.bank.read_ahead(np.unique(numbers))
 
     @property
@@ -339,49 +358,6 @@ class PtychoDataset(Dataset[PtychoBatch]):
             np.concatenate([entry.nn_indices for entry in grouped]),
             np.repeat(np.arange(len(grouped)), [len(entry.nn_indices) for entry in grouped]),
             np.array(scales, dtype=np.float32),
-        )
-
-    def _shown(self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The numbers that batches show for frames: of a part of a scan, those of the scan."""
-        if self._numbers is None:
-            return nn.astype(np.int64, copy=False)
-        shown = np.empty(nn.shape, dtype=np.int64)
-        for scan in np.unique(scan_id):
-            rows = scan_id == scan
-            shown[rows] = self._numbers[scan][nn[rows]]
-        return shown
-
-    def _frame_numbers(
-        self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]
-    ) -> NDArray[np.integer]:
-        if any(scan.sample_indices is not None for scan in self.scans):
-            files = np.empty(nn.shape, dtype=np.int64)
-            for scan in np.unique(scan_id):
-                rows = scan_id == scan
-                files[rows] = self.scans[scan].file_indices(nn[rows])
-            nn = files
-        if len(self.scans) == 1:
-            return nn
-        numbers: NDArray[np.integer] = nn + self.bank.starts[scan_id][:, None]
-        return numbers
-
-    def _coords(
-        self, nn: NDArray[np.integer], scan_id: NDArray[np.int64]
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32] | None]:
-        """The coords_* arrays of groups that may come from several scans, and patch origins."""
-        if len(self.scans) == 1:
-            coords = self.scans[0].grouped_coords(nn)
-        else:
-            coords = {}
-            for scan in np.unique(scan_id):
-                rows = np.flatnonzero(scan_id == scan)
-                for name, part in self.scans[scan].grouped_coords(nn[rows]).items():
-                    whole = coords.setdefault(name, np.empty((len(nn), *part.shape[1:])))
-                    whole[rows] = part
-        if self.ground_truth != "object":
-            return coords, None
-        return coords, patch_origins(
-            coords["coords_offsets"], coords["coords_relative"], self.patch_positions
         )
 
     def _fetch_patches(self, unique: NDArray[np.integer]) -> Tensor:

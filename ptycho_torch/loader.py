@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -38,12 +38,17 @@ class GroupLoader(DataLoader[Any]):
     Attributes
     ----------
     finish
-        What becomes of each item of the DataLoader: the identity unless set.
+        What becomes of the items of the DataLoader, one after the other: they themselves unless
+        set.
+    passes_indices
+        The dataset gives back the indices it is asked for, so that without workers nobody needs
+        to be asked.
     before_epoch
         Called when an epoch starts, to look once whether its data are still there.
     """
 
-    finish: Callable[[Any], Any] = staticmethod(same)
+    finish: Callable[[Iterator[Any]], Iterator[Any]] = staticmethod(iter)
+    passes_indices: bool = False
     before_epoch: Callable[[], None] | None = None
     _builder: _Builder | None = None
 
@@ -54,7 +59,12 @@ class GroupLoader(DataLoader[Any]):
             self._builder = None
         if self.before_epoch is not None:
             self.before_epoch()
-        self._builder = _Builder(super().__iter__(), self.finish)
+        if self.passes_indices and not self.num_workers:
+            assert self.batch_sampler is not None
+            items = _later(self.batch_sampler)
+        else:
+            items = super().__iter__()
+        self._builder = _Builder(self.finish(items))
         return _BuiltAhead(self._builder)
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,6 +73,11 @@ class GroupLoader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to load."""
+
+
+def _later(source: Iterable[Any]) -> Iterator[Any]:
+    """The items of ``source`` in the order that is in force when the first is asked for."""
+    yield from source
 
 
 class _End:
@@ -76,9 +91,8 @@ class _Builder:
     computes when the interpreter is gone takes the process down with it.
     """
 
-    def __init__(self, items: Iterator[Any], finish: Callable[[Any], Any]) -> None:
+    def __init__(self, items: Iterator[Any]) -> None:
         self._items = items
-        self._finish = finish
         self._thread: ThreadPoolExecutor | None = None
         self._pending: deque[Future[Any]] = deque()
         self._handed_over = math.inf
@@ -121,7 +135,7 @@ class _Builder:
         if self._over:
             return _End
         try:
-            return self._finish(next(self._items))
+            return next(self._items)
         except BaseException as ended:
             self._over = True
             if isinstance(ended, StopIteration):

@@ -62,8 +62,8 @@ class RawData(ScanArrays):
         return cls(
             fields.xcoords,
             fields.ycoords,
-            fields.xcoords_start,
-            fields.ycoords_start,
+            _same_or(fields.xcoords, fields.xcoords_start),
+            _same_or(fields.ycoords, fields.ycoords_start),
             fields.frames,
             fields.probeGuess,
             fields.scan_index,
@@ -336,6 +336,12 @@ class RawData(ScanArrays):
         ).reshape(-1, 2)
         cut = patches.object_patches(self.objectGuess, origins[:, 0], origins[:, 1], self.N)
         return cut.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
+
+
+def _same_or(measured: AnyArray, start: AnyArray) -> AnyArray:
+    """Start positions; those that were not corrected are the measured ones, held once."""
+    same = start.dtype == measured.dtype and np.array_equal(start, measured)
+    return measured if same else start
 
 
 def read_scan(

@@ -28,8 +28,7 @@ def test_gathered_X_has_the_bits_of_numpy(
     device: str, dtype: str, counts: bool, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if blocks:
-        monkeypatch.setattr("ptycho_torch.assembly.ONE_PASS_BYTES", 0)
-        monkeypatch.setattr("ptycho_torch.assembly.BLOCK_BYTES", 3 * 8 * 8 * 4)
+        monkeypatch.setattr("ptycho_torch.assembly.BLOCK_BYTES", 2 * 4 * 8 * 8 * 4)
     rng = np.random.default_rng(0)
     frames = (rng.random((20, 8, 8)) * 200).astype(dtype)
     nn = rng.integers(0, 20, (5, 4))

@@ -190,6 +190,24 @@ def test_a_write_to_a_batch_never_reaches_the_file(scan_file: Path) -> None:
     assert hashlib.sha256(scan_file.read_bytes()).digest() == before
 
 
+@pytest.mark.parametrize("n_scans", [1, 2])
+@pytest.mark.parametrize("ground_truth", ["object", "none"])
+def test_batches_one_after_the_other_equal_batches_one_by_one(
+    scan_file: Path, n_scans: int, ground_truth: str
+) -> None:
+    dataset = PtychoDataset(
+        [scan_file] * n_scans, patch_positions="scan", ground_truth=ground_truth
+    )
+    order = np.random.default_rng(0).permutation(len(dataset))
+    groups = [part.tolist() for part in np.array_split(order, 7)]
+    together = list(dataset.batches(groups, planned=3))
+    assert len(together) == 7
+    for batch, wanted in zip(together, map(dataset.__getitems__, groups), strict=True):
+        assert batch.batch_size == wanted.batch_size
+        assert (batch == wanted).all()
+        assert (batch.Y is None) == (ground_truth == "none")
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_of_every_start_method_give_the_same_batches(scan_file: Path, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():

@@ -84,7 +84,7 @@ def test_items_are_finished_by_the_thread() -> None:
         seen.append(threading.current_thread().name)
         return sum(item)
 
-    batches.finish = finish
+    batches.finish = lambda items: map(finish, items)
     assert list(batches) == [6, 22]
     assert set(seen) == {"ptycho-torch-loader_0"}
 
@@ -141,7 +141,7 @@ def test_the_order_in_force_at_the_first_request_counts() -> None:
 def test_a_loop_that_computes_nothing_gets_its_batches_without_a_thread() -> None:
     dataset = Counted(40)
     batches = loader(dataset)
-    batches.finish = sum
+    batches.finish = lambda items: map(sum, items)
     iterator = iter(batches)
     assert [next(iterator), next(iterator)] == [6, 22]
     time.sleep(0.1)
