@@ -72,7 +72,7 @@ class Work:
         return DataLoader(dataset, batch_sampler=self.batches, collate_fn=collate)  # type: ignore[arg-type]
 
     def with_probe(self, batch: Batch) -> Batch:
-        """The probe added as a view: nobody is made to copy it."""
+        """The probe added as a view, by those who make a batch at a time."""
         batch["probe"] = self.probe.expand(len(batch["X"]), *self.probe.shape)
         return batch
 
@@ -90,13 +90,10 @@ class PerSample(Dataset[Batch]):
         nn = self.work.nn_indices[group]
         X = self.frames[nn].transpose(1, 2, 0) * self.work.scale
         rest = {name: torch.from_numpy(part) for name, part in self.work.rest(group).items()}
-        return {"X": torch.from_numpy(X), **rest}
+        return {"X": torch.from_numpy(X), "probe": self.work.probe, **rest}
 
     def epoch(self) -> Iterator[Batch]:
-        def collate(samples: list[Batch]) -> Batch:
-            return self.work.with_probe(default_collate(samples))
-
-        return iter(self.work.loader(self, collate))
+        return iter(self.work.loader(self, default_collate))
 
 
 class Expanded(Dataset[Any]):

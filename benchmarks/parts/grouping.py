@@ -24,7 +24,7 @@ AREA_A_POSITION = 25.0
 
 def run(bench: Bench) -> Part:
     part = Part("h", f"Grouping: K = {K}, C = {GRIDSIZE**2}, one group a position")
-    sizes = bench.pick([10_000, 100_000, 1_000_000], [200, 400, 800])
+    sizes = bench.pick([10_000, 100_000, 1_000_000], [500, 2_000, 8_000])
     names = ("grouping", "of that: neighbours", "list of all groups, for the cache")
     medians: dict[str, list[float]] = {name: [] for name in names}
     for M in sizes:
