@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.errors import ScanError, describe
-from ptycho_torch.data.mapped_file import map_array, require_unchanged, state_of
+from ptycho_torch.data.mapped_file import (
+    map_array,
+    read_here_and_there,
+    require_unchanged,
+    state_of,
+)
 from ptycho_torch.data.npy_header import shape_text
 from ptycho_torch.data.sidecar import (
     Sidecar,
@@ -317,7 +322,8 @@ class FrameStack:
         count = min(n, len(self))
         spread = np.linspace(0, len(self) - 1, count).astype(np.intp)
         if self._array is not None or source is None or source.in_place:
-            return self.rows(spread)
+            with read_here_and_there(self.stored):
+                return self.rows(spread)
         if source.frame_by_frame:
             first = np.empty((count, *self.shape[1:]), self.dtype)
             for start, stop, block in source.frame_blocks(first.nbytes):

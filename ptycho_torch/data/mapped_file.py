@@ -174,3 +174,22 @@ def map_array(
                     raise
                 access = mmap.ACCESS_READ
     return np.ndarray(shape, dtype, buffer=pages, offset=offset - start)
+
+
+@contextmanager
+def read_here_and_there(array: NDArray[Any]) -> Iterator[None]:
+    """Ask the kernel to read no further than what is touched, as long as the block lasts.
+
+    Else every page that is touched brings in its neighbours, megabytes of them on some disks.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    can = isinstance(base, mmap.mmap) and hasattr(base, "madvise")
+    if can:
+        base.madvise(mmap.MADV_RANDOM)
+    try:
+        yield
+    finally:
+        if can:
+            base.madvise(mmap.MADV_NORMAL)

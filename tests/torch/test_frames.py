@@ -26,6 +26,7 @@ from ptycho_torch.data.errors import (
 )
 from ptycho_torch.data.frame_stack import FrameStack
 from ptycho_torch.data.frames import Frames, check_frame_values
+from ptycho_torch.data.mapped_file import read_here_and_there
 
 DTYPES = ("f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 
@@ -362,3 +363,27 @@ def test_maps_and_file_handles_are_given_back(stored: Path) -> None:
     for _ in range(200):
         assert Frames.from_npz(stored, "diff3d").take([0]).any()
     assert in_use() == before
+
+
+def advice_on(path: Path) -> str:
+    """What the kernel was told about the maps of a file."""
+    flags, mapped = "", False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line[0] in "0123456789abcdef":
+            mapped = line.endswith(str(path))
+        elif mapped and line.startswith("VmFlags:"):
+            flags += line.removeprefix("VmFlags:")
+    return flags
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no smaps on this system")
+def test_a_sample_is_read_without_its_neighbours(tmp_path: Path) -> None:
+    path = tmp_path / "frames.npy"
+    np.save(path, np.ones((40, 16, 16), np.float32))
+    array = np.load(path, mmap_mode="c")[3:].reshape(37, 256)
+    assert " rr" not in advice_on(path)
+    with read_here_and_there(array):
+        assert " rr" in advice_on(path)
+    assert " rr" not in advice_on(path)
+    with read_here_and_there(np.ones(3)):
+        pass
