@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reading(command)
     _add_grouping(command)
 
-    command = add("prepare", "scans", "group scans and map their frames, once, ahead of training")
+    command = add("prepare", "scans", "map, check and group scans, once, ahead of training")
     command.add_argument("scans", type=Path, nargs="+", metavar="SCAN")
     _add_reading(command)
     _add_grouping(command)

@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import ptycho_torch
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.preparation import prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.data.verification import verify_path
@@ -49,16 +50,13 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Map the frames and group each scan, so that training starts at once."""
+    """Map, check and group each scan, so that training starts at once."""
     config = grouping_config(options)
     with logging_redirect_tqdm(loggers=[logging.getLogger("ptycho_torch")]):
         for path in options.scans:
             raw = open_scan(path, options.measurement)
             with _byte_bar(f"{path.name}: frames") as progress:
-                raw.frames.prepare(progress)
-            with tqdm(desc=f"{path.name}: groups", total=1, leave=False, disable=None) as bar:
-                groups = raw.group(config)
-                bar.update()
+                groups = prepare_scan(raw, config, progress=progress)
             size = raw.frames.nbytes / 2**20
             print(
                 f"{path}: {len(raw)} frames, {size:.1f} MiB; "

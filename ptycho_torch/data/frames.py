@@ -18,7 +18,7 @@ from ptycho_torch.data.frame_stack import FrameStack, Progress
 from ptycho_torch.data.stack_check import verify_stack
 from ptycho_torch.data.stack_source import FramesIdentity
 
-__all__ = ["Frames", "FramesIdentity", "StoredAs", "check_frame_values"]
+__all__ = ["Frames", "FramesIdentity", "Progress", "StoredAs", "check_frame_values"]
 
 StoredAs = Literal["amplitude", "counts"]
 

@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionError, ScanError, describe
-from ptycho_torch.data.frames import Frames, check_frame_values
+from ptycho_torch.data.frames import Frames, Progress, check_frame_values
 
 CHUNK_BYTES = 2**20
 """Bytes of frames summed at a time: they and their float64 copy stay in the processor's cache."""
 
 
 def frame_energies(
-    frames: Frames, indices: NDArray[np.integer] | None = None
+    frames: Frames,
+    indices: NDArray[np.integer] | None = None,
+    *,
+    check: bool = False,
+    progress: Progress | None = None,
 ) -> NDArray[np.float64]:
     """Sum over the pixels of amplitude ** 2, frame by frame, in bounded memory.
 
@@ -29,6 +33,10 @@ def frame_energies(
         Diffraction frames, shape (M, N, N).
     indices
         Frames wanted, shape (L,); None means all, streamed.
+    check
+        Where all are streamed, hold them against the file's checksum in the same pass.
+    progress
+        Called with (bytes done, bytes in all).
 
     Returns
     -------
@@ -39,10 +47,12 @@ def frame_energies(
     ------
     ScanError
         A frame holds NaN, infinity or a negative value.
+    ScanFileError
+        The file is damaged.
     """
     count = frames.shape[0] if indices is None else len(indices)
     energies = np.empty(count, dtype=np.float64)
-    for start, block in _blocks(frames, indices):
+    for start, block in _blocks(frames, indices, check):
         flat = block.reshape(len(block), -1)
         part = energies[start : start + len(block)]
         if frames.measurement == "counts":
@@ -54,14 +64,17 @@ def frame_energies(
             for row, frame in enumerate(block, start=start):
                 number = row if indices is None else int(indices[row])
                 check_frame_values(frame[None], start=number, file=frames.path, field=frames.field)
+        if progress is not None:
+            frame_bytes = frames.nbytes // len(frames)
+            progress((start + len(block)) * frame_bytes, count * frame_bytes)
     return energies
 
 
 def _blocks(
-    frames: Frames, indices: NDArray[np.integer] | None
+    frames: Frames, indices: NDArray[np.integer] | None, check: bool
 ) -> Iterator[tuple[int, NDArray[np.generic]]]:
     if indices is None:
-        for start, _, block in frames.chunks(CHUNK_BYTES):
+        for start, _, block in frames.chunks(CHUNK_BYTES, check=check):
             yield start, block
         return
     step = max(1, CHUNK_BYTES * len(frames) // max(1, frames.nbytes))

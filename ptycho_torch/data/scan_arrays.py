@@ -17,7 +17,7 @@ from ptycho_torch.data.config import check_integer, check_seed
 from ptycho_torch.data.contract import check_array, check_finite, spec
 from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.frame_stack import FrameStack
-from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.frames import Frames, Progress
 from ptycho_torch.data.scan_checks import (
     checked_coordinates,
     checked_frames,
@@ -174,9 +174,16 @@ class ScanArrays:
             setattr(chosen, f"{axis}coords_start", kept)
         return chosen
 
-    def frame_energies(self) -> NDArray[np.float64]:
-        """Sum of amplitude ** 2 of every frame, float64, shape (M,); reads every frame once."""
-        energies = normalization.frame_energies(self.frames, self.sample_indices)
+    def frame_energies(
+        self, *, check: bool = False, progress: Progress | None = None
+    ) -> NDArray[np.float64]:
+        """Sum of amplitude ** 2 of every frame, float64, shape (M,); reads every frame once.
+
+        With ``check`` the frames of a whole scan are held against its checksum in the same pass.
+        """
+        energies = normalization.frame_energies(
+            self.frames, self.sample_indices, check=check, progress=progress
+        )
         if not energies.any():
             raise ScanError(describe(self.path, "diff3d", "zero in every frame", "some signal"))
         return energies

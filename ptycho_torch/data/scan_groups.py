@@ -5,7 +5,10 @@ Joins grouping, cache and energies; knows neither patches nor coordinates of gro
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, groups_cache
+from ptycho_torch.data.atomic_file import user_cache_directory
 from ptycho_torch.data.build_lock import build_timeout_s
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import ScanError, describe
+from ptycho_torch.data.errors import ScanError, ScanFileError, describe
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.grouping import GroupingRequest
 
 FloatArray = NDArray[np.floating]
 CachePolicy = str | Path
 """``"auto"`` (beside the scan), ``"off"``, ``"readonly"``, or a directory."""
+
+CACHE_NAME = re.compile(r"(?P<stem>.*)\.g\d+k\d+\.groups_cache\.npz", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,17 @@ def group_scan(
         timeout_s=build_timeout_s(frames.nbytes),
     )
     return ScanGroups(_draw(xcoords, ycoords, request, config, entry), entry.frame_energies)
+
+
+def caches_of(scan_path: Path) -> list[Path]:
+    """Every groups cache of a scan, beside it and in the user's cache directory."""
+    directories = [scan_path.parent]
+    # Without a home directory there is no second place.
+    with suppress(ScanFileError):
+        directories.append(user_cache_directory(scan_path.parent))
+    pattern = f"{glob.escape(scan_path.stem)}.g*k*.groups_cache.npz"
+    found = [path for directory in directories for path in sorted(directory.glob(pattern))]
+    return [path for path in found if CACHE_NAME.fullmatch(path.name)]
 
 
 def _draw(

@@ -6,8 +6,6 @@ scan trusts sizes, times and headers, because it has to be fast; this is the slo
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data import groups_cache
-from ptycho_torch.data.atomic_file import user_cache_directory
 from ptycho_torch.data.errors import (
     PtychoTorchError,
     ScanError,
@@ -29,6 +26,7 @@ from ptycho_torch.data.groups_cache_file import broken_members
 from ptycho_torch.data.mapped_file import state_of
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.readers import ScanFields, read_fields
+from ptycho_torch.data.scan_groups import CACHE_NAME, caches_of
 from ptycho_torch.data.sidecar import require_whole
 from ptycho_torch.data.stack_check import verify_stack
 
@@ -36,7 +34,6 @@ SIDECAR_SUFFIX = ".sidecar.npy"
 
 Progress = Callable[[int, int], None]
 
-_CACHE_NAME = re.compile(r"(?P<stem>.*)\.g\d+k\d+\.groups_cache\.npz", re.DOTALL)
 _SCAN_SUFFIXES = (".npz", ".bz2")
 
 
@@ -88,11 +85,8 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
             check()
         except PtychoTorchError as error:
             faults.append(str(error))
-    pattern = f"{glob.escape(file.stem)}.g*k*.groups_cache.npz"
-    for directory in _cache_directories(file):
-        for cache in sorted(directory.glob(pattern)):
-            if _CACHE_NAME.fullmatch(cache.name):
-                faults += _cache_faults(cache, raw)
+    for cache in caches_of(file):
+        faults += _cache_faults(cache, raw)
     return faults
 
 
@@ -130,7 +124,7 @@ def _check_sidecar(file: Path, measurement: str) -> None:
 
 
 def _scan_of_cache(file: Path, measurement: str) -> RawData | None:
-    named = _CACHE_NAME.fullmatch(file.name)
+    named = CACHE_NAME.fullmatch(file.name)
     scan = _beside(file, named["stem"]) if named else None
     return None if scan is None else RawData.from_fields(_read(scan, measurement))
 
@@ -146,10 +140,3 @@ def _beside(file: Path, stem: str) -> Path | None:
 def _read(file: Path, measurement: str) -> ScanFields:
     options = {} if measurement == "auto" else {"measurement": measurement}
     return read_fields(file, **options)
-
-
-def _cache_directories(file: Path) -> list[Path]:
-    try:
-        return [file.parent, user_cache_directory(file.parent)]
-    except ScanFileError:
-        return [file.parent]
