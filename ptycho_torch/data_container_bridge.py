@@ -45,14 +45,15 @@ class PtychoDataContainerTorch:
     grouped_data
         What ``generate_grouped_data`` returned: B groups of C frames.
     probe
-        complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes.
+        complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes, N as the frames have.
     nphotons
         Photons a frame holds, for ``norm_Y_I``.
 
     Raises
     ------
     ScanError
-        A key is missing, a shape disagrees with the others, or Y is real-valued.
+        A key is missing, a shape disagrees with the others, the probe's included, or Y is
+        real-valued.
     OptionError
         ``nphotons`` is not a positive number.
 
@@ -83,7 +84,7 @@ class PtychoDataContainerTorch:
                 )
             )
         self._arrays = _checked_arrays(grouped_data)
-        self._probe = _checked_probe(probe)
+        self._probe = _checked_probe(probe, self._arrays["X_full"].shape[1])
         self._nphotons = _positive("nphotons", nphotons)
 
     @classmethod
@@ -359,14 +360,16 @@ def _family(name: str) -> str:
     return "integer" if name == "nn_indices" else "floating"
 
 
-def _checked_probe(probe: Any) -> AnyArray:
+def _checked_probe(probe: Any, side: int) -> AnyArray:
+    """The probe as complex64, (N, N) or (P, N, N), of the frames' side."""
     array = np.asarray(probe)
-    if array.ndim == 3 and array.shape[-1] == 1:
+    if array.shape == (side, side, 1):
         array = array[..., 0]
-    if array.dtype.kind != "c" or array.ndim not in (2, 3) or array.shape[-1] != array.shape[-2]:
-        raise ScanError(
-            describe(None, "probe", f"{array.dtype} {array.shape}", "complex, (N, N) or (P, N, N)")
-        )
+    fits = array.ndim in (2, 3) and array.shape[-2:] == (side, side) and len(array) > 0
+    if array.dtype.kind != "c" or not fits:
+        found, square = f"{array.dtype} {array.shape}", f"{side}, {side}"
+        expected = f"complex, ({square}) or (P, {square}), as the frames"
+        raise ScanError(describe(None, "probe", found, expected))
     return np.asarray(array.astype(np.complex64, copy=False))
 
 

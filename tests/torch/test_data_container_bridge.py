@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -37,7 +38,7 @@ def fixture_probe() -> np.ndarray[Any, Any]:
     return PART.scan("l_border")["probeGuess"]
 
 
-def test_construction_and_split_materialise_nothing_large(probe: Any) -> None:
+def test_construction_and_split_materialise_nothing_large() -> None:
     groups, channels, side = 64, 4, 128
     x = np.ones((groups, channels, side, side), np.float32).transpose(0, 2, 3, 1)
     centre, relative = np.zeros((groups, 1, 2, 1)), np.zeros((groups, 1, 2, channels))
@@ -50,7 +51,7 @@ def test_construction_and_split_materialise_nothing_large(probe: Any) -> None:
         "nn_indices": np.zeros((groups, channels), np.int32),
     }
     tracemalloc.start()
-    container = PtychoDataContainerTorch(data, probe)
+    container = PtychoDataContainerTorch(data, np.ones((side, side), np.complex64))
     train, test = container.split(0.5)
     text = repr(container)
     _, peak = tracemalloc.get_traced_memory()
@@ -211,6 +212,17 @@ def test_grouped_data_that_disagrees_with_itself_is_refused(
         ({"grouped_data": None}, "grouped_data is NoneType"),
         ({"probe": np.ones((32, 32))}, "probe is float64"),
         ({"probe": np.ones((32, 31), np.complex64)}, r"probe is complex64 \(32, 31\)"),
+        *(
+            (
+                {"probe": np.ones(shape, np.complex64)},
+                rf"^probe is complex64 {re.escape(str(shape))}; expected complex, \(32, 32\) or "
+                r"\(P, 32, 32\), as the frames\.$",
+            )
+            for shape in [
+                *[(64, 64), (31, 31), (64, 64, 1), (3, 64, 64), (32, 32, 3), (1, 32, 1)],
+                *[(0, 32, 32), (32,), (1, 1, 32, 32), ()],
+            ]
+        ),
         ({"nphotons": 0}, "nphotons is 0.0"),
         ({"nphotons": "many"}, "nphotons is 'many'"),
     ],
