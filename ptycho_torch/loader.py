@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 AHEAD = 1
@@ -75,6 +76,20 @@ class GroupLoader(DataLoader[Any]):
         """Nothing to load."""
 
 
+def _start_thread() -> ThreadPoolExecutor:
+    """A thread in which torch computes on one core: the others are the loop's.
+
+    Two teams of torch's threads on the same cores wait for each other at every operation.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="ptycho-torch-loader")
+    # A thread takes over the general setting when it is first asked for it, and what it then sets
+    # is its own, but becomes the general setting too.
+    thread.submit(torch.get_num_threads).result()
+    thread.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(torch.get_num_threads())
+    return thread
+
+
 def _later(source: Iterable[Any]) -> Iterator[Any]:
     """The items of ``source`` in the order that is in force when the first is asked for."""
     yield from source
@@ -112,7 +127,7 @@ class _Builder:
                 item = self._build()
                 self._handed_over = time.perf_counter()
                 return _unless_end(item)
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="ptycho-torch-loader")
+            self._thread = _start_thread()
             self._submit(self._thread)
         item = self._pending.popleft().result() if self._pending else _End
         if item is not _End:

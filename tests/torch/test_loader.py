@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -195,3 +196,20 @@ def test_a_program_may_end_while_its_next_batch_is_being_built() -> None:
         [sys.executable, "-c", LEAVES_EARLY], check=False, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stderr) == (7, "")
+
+
+def test_the_thread_computes_on_one_core_and_no_other_thread_does_because_of_it() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batches = loader(Counted(40))
+        batches.finish = lambda items: (torch.get_num_threads() for _ in items)
+        iterator = iter(batches)
+        assert next(iterator) == 2
+        time.sleep(0.01)
+        assert next(iterator) == 1
+        with ThreadPoolExecutor(1) as another:
+            assert another.submit(torch.get_num_threads).result() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
