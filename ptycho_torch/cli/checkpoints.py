@@ -35,17 +35,25 @@ def check_checkpoint(path: str | Path) -> None:
     Parameters
     ----------
     path
-        The file; a word or an address that Lightning resolves is left to it.
+        The file; a word that Lightning resolves is left to it, as is an address of a file system.
 
     Raises
     ------
     ScanFileError, ScanFileNotFoundError
         Missing, unreadable, or something else.
+    OptionError
+        An address on the web: Lightning would unpickle what lies there.
     """
-    if str(path) in _WORDS or ":" in str(path):
+    if str(path) in _WORDS:
         return
     expected = "a checkpoint written by fit"
     if not Path(path).exists():
+        if str(path).startswith("http"):
+            raise OptionError(
+                describe(path, "ckpt_path", "an address", "a file", "Download it first")
+            )
+        if ":" in str(path):
+            return
         raise ScanFileNotFoundError(describe(path, "file", "missing", expected))
     try:
         # Mapped: the weights are not read twice.

@@ -27,6 +27,7 @@ from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
     PtychoTorchError,
+    ScanFileError,
     describe,
 )
 from ptycho_torch.datamodule import PtychoDataModule
@@ -107,6 +108,16 @@ class PtychoCLI(LightningCLI):
             raise OptionError(explain(str(error), self._files, keys)) from error
         command = self.config["subcommand"]
         self._require_work(command, self.config[command])
+
+    def _parse_ckpt_path(self) -> None:
+        """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
+        try:
+            super()._parse_ckpt_path()
+        except (argparse.ArgumentError, AttributeError, TypeError, ValueError) as error:
+            path = self.config[self.config["subcommand"]]["ckpt_path"]
+            found = "of a model or of options that are not there"
+            expected = "those of a model written by fit"
+            raise ScanFileError(describe(path, "hyper_parameters", found, expected)) from error
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.

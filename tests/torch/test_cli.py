@@ -527,6 +527,59 @@ def test_a_junk_checkpoint_is_one_line_that_names_it(folder, capsys, content):
     assert listing(folder) == before
 
 
+@pytest.mark.parametrize("name", ["evil.ckpt", "a:b.ckpt"])
+def test_a_checkpoint_that_would_run_code_is_refused_unread(folder, capsys, name):
+    torch = pytest.importorskip("torch", reason="torch is not installed: checkpoints")
+    pytest.importorskip("lightning", reason="lightning is not installed: fit")
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (folder / "ran",)
+
+    write_config(folder)
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0", "x": Evil()}, folder / name)
+    before = listing(folder)
+    options = ["--config", "fit.yaml", "--ckpt_path", name, "--weights_only", "false"]
+    assert main(["predict", *options]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, name, "holds more than tensors and plain values")
+    assert listing(folder) == before
+
+
+def test_a_checkpoint_on_the_web_is_not_fetched(folder, capsys, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed: checkpoints")
+    pytest.importorskip("lightning", reason="lightning is not installed: fit")
+    fetched = []
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: fetched.append(url))
+    write_config(folder)
+    address = "http://127.0.0.1:9/evil.ckpt"
+    assert main(["predict", "--config", "fit.yaml", "--ckpt_path", address]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, address, "Download it first")
+    assert not fetched
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"_class_path": "pathlib.Path"},
+        {"_class_path": "nowhere.Model"},
+        {"_class_path": "ptycho_torch.ObjectFit", "schedule": "banana"},
+        {"_class_path": ["a"]},
+        3,
+    ],
+)
+def test_a_checkpoint_of_another_model_is_one_line(folder, capsys, parameters):
+    torch = pytest.importorskip("torch", reason="torch is not installed: checkpoints")
+    pytest.importorskip("lightning", reason="lightning is not installed: fit")
+    write_config(folder)
+    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.0"}
+    torch.save({**content, "hyper_parameters": parameters}, folder / "other.ckpt")
+    before = listing(folder)
+    arguments = ["predict", "--config", "fit.yaml", "--ckpt_path", "other.ckpt"]
+    assert main(arguments) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "other.ckpt", "hyper_parameters", "expected")
+    assert listing(folder) == before
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
