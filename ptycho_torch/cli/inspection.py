@@ -18,7 +18,7 @@ from ptycho_torch.cli.scans import grouping_config, open_scan
 from ptycho_torch.data import grouping, groups_cache
 from ptycho_torch.data.atomic_file import user_cache_directory
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, ScanFileError, describe
+from ptycho_torch.data.errors import OptionError, ScanFileError, describe, shown
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.split import (
@@ -56,7 +56,8 @@ def inspect(options: argparse.Namespace) -> None:
         "cache": _cache(raw, config),
     }
     if raw.metadata:
-        rows["metadata"] = ", ".join(f"{key} {value}" for key, value in raw.metadata.items())
+        told = (f"{shown(key)} {shown(value)}" for key, value in raw.metadata.items())
+        rows["metadata"] = ", ".join(told)
     print(options.scan)
     for name, text in rows.items():
         print(f"  {name:<10} {text}")

@@ -65,8 +65,8 @@ def describe(file: object, field: str, found: object, expected: object, action: 
         What the user can do about it, without the final stop.
     """
     where = f"{_printable(file)}: " if file is not None else ""
-    line = f"{where}{_short(field)} is {_short(found)}; expected {_short(expected)}."
-    return f"{line} {_short(action)}." if action else line
+    line = f"{where}{shown(field)} is {shown(found)}; expected {shown(expected)}."
+    return f"{line} {shown(action)}." if action else line
 
 
 def _printable(text: object) -> str:
@@ -77,7 +77,8 @@ def _printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def _short(text: object) -> str:
+def shown(text: object) -> str:
+    """Text of a file as a line that a terminal shows and does not obey, its middle left out."""
     line = _printable(text)
     if len(line) <= _LONGEST_PART:
         return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import combinations
 from pathlib import Path
@@ -121,3 +122,17 @@ def test_fractions_that_cannot_be_are_wrong_usage_whether_there_are_groups_or_no
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1 and "split fractions is (0.7, 0.3)" in captured.err
+
+
+def test_metadata_of_a_file_is_shown_and_not_obeyed(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(scan) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["_metadata"] = np.array(
+        json.dumps({"beam\x1b[2Jline": "\x1b]0;mine\x07", "long": "x" * 10**5})
+    )
+    np.savez(tmp_path / "scan.npz", **arrays)
+    row = inspected(capsys, tmp_path / "scan.npz")["metadata"]
+    assert r"beam\x1b[2Jline \x1b]0;mine\x07" in row
+    assert row.isprintable() and len(row) < 1000
