@@ -332,16 +332,17 @@ def _cut_one(
     # The coordinate j + origin is rounded to the object's precision: see data.patches.
     origins = origins.to(rows_of_pairs.dtype)
     first = origins.floor()
-    pixels = torch.arange(N, dtype=origins.dtype, device=origins.device)
-    weights = (pixels + origins[:, :, None]) - (pixels + first[:, :, None])
-    x_weights = weights[:, 0].repeat_interleave(2, dim=1)[:, None, :]
-    y_weights = weights[:, 1, :, None]
+    pixels = torch.arange(2 * N, device=origins.device)
+    pair_columns, rows_of_patch = (pixels // 2).to(origins.dtype), pixels[:N].to(origins.dtype)
+    (x, y), (first_x, first_y) = origins.t()[:, :, None], first.t()[:, :, None]
+    x_weights = ((pair_columns + x) - (pair_columns + first_x))[:, None, :]
+    y_weights = ((rows_of_patch + y) - (rows_of_patch + first_y))[:, :, None]
     corner = first.long() + (margin - N // 2)
     columns = corner[:, 0].clamp(0, width - N - 1)
     rows = corner[:, 1].clamp(0, height - N - 1)
     numbers = rows * width + columns
     patches = _memory((len(origins), N, 2 * N), obj.device, pool)
-    step = len(origins)
+    step = max(1, len(origins))
     if obj.device.type == "cpu":
         step = max(1, WINDOW_BYTES // (8 * (N + 1) ** 2))
     scratch = [

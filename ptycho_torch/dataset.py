@@ -49,7 +49,7 @@ from ptycho_torch.scans import (
     stacked_probes,
 )
 
-PLANNED = 8
+PLANNED = 16
 """Batches that are looked up together: what Python does for a batch costs as much for several."""
 
 
