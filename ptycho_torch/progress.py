@@ -41,7 +41,9 @@ class EpochProgress:
         consumed = batches * self._batch_size * sampler.num_replicas
         if resumed:
             consumed += self._consumed_at_start
-        return {"epoch": sampler.epoch, "consumed": min(consumed, sampler.epoch_size)}
+        # An epoch is over for every number of ranks once it is for the one that took part in it.
+        size = len(sampler.dataset)  # type: ignore[arg-type]
+        return {"epoch": sampler.epoch, "consumed": size if sampler.is_over(consumed) else consumed}
 
     def restore(self, state: dict[str, int]) -> None:
         """Remember where a checkpoint stood, for the next :meth:`start`."""
@@ -55,8 +57,7 @@ class EpochProgress:
         self._sampler, self._batch_size = sampler, loader.batch_size
         epoch, consumed = self._restored or (0, 0)
         self._restored = None
-        finished = consumed >= sampler.epoch_size
-        # Lightning finds out from its own counters that a finished epoch is over.
+        finished = sampler.is_over(consumed)
         sampler.resume(epoch + finished, 0 if finished else consumed)
         self._first_epoch, self._consumed_at_start = sampler.epoch, sampler.consumed
         left = 0 if finished else -(-sampler.remaining // loader.batch_size)
@@ -64,7 +65,10 @@ class EpochProgress:
         self._batches_at_start = 0 if finished else done
         if trainer is None or consumed == 0:
             return
-        # They count the epoch's batches from its beginning, in batches of this run.
+        # They count the epoch's batches from its beginning, in batches of this run, and tell
+        # Lightning that an epoch is over which has something left, but too little for the ranks.
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress.is_last_batch = finished
         current = _batch_counters(trainer)
         finishing = current.processed - current.completed
         current.ready = current.started = current.processed = done

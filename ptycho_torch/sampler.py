@@ -77,11 +77,9 @@ class EpochSampler(DistributedSampler[Any]):
             self.consumed = 0
         super().set_epoch(epoch)
 
-    @property
-    def epoch_size(self) -> int:
-        """Samples of all ranks together in a whole epoch."""
-        size = len(self.dataset)  # type: ignore[arg-type]
-        return size - size % self.num_replicas if self.even else size
+    def is_over(self, consumed: int) -> bool:
+        """Whether what is left after the first ``consumed`` samples is too little for the ranks."""
+        return len(self.dataset) - consumed < (self.num_replicas if self.even else 1)  # type: ignore[arg-type]
 
     @property
     def remaining(self) -> int:

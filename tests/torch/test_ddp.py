@@ -23,6 +23,11 @@ def test_killed_run_resumes_with_other_workers_at_the_same_sample(tmp_path: Path
     assert not outcome.failures, outcome.failures
 
 
-def test_stopped_run_resumes_on_other_ranks_at_the_same_sample(tmp_path: Path) -> None:
-    outcome = restarts.resume_on_ranks(tmp_path, 2, 1)
+# The second run starts in the middle of an epoch; with one sample left of it, which two ranks
+# cannot share; and stops where one is left.
+@pytest.mark.parametrize("stops", [(7, 2), (12, 4), (10, 1)])
+def test_stopped_run_resumes_on_other_ranks_at_the_same_sample(
+    tmp_path: Path, stops: tuple[int, int]
+) -> None:
+    outcome = restarts.stopped_on_ranks(tmp_path, [stops])
     assert not outcome.failures, outcome.failures

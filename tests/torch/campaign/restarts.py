@@ -54,25 +54,28 @@ def resume(folder: Path, rounds: int, seed: int) -> Outcome:
 
 def resume_on_ranks(folder: Path, rounds: int, seed: int) -> Outcome:
     """Stop one process at a random batch, go on with two ranks, then with one again."""
-    figure = "sample sequence identical, but for the sample that two ranks cannot share"
-    outcome = Outcome("stopped and resumed twice, ranks 1 → 2 → 1", figure, rounds, seed)
     rng = random.Random(seed)
+    stops = [(rng.randrange(1, 26), rng.randrange(1, 5)) for _ in range(rounds)]
+    return stopped_on_ranks(folder, stops, seed)
+
+
+def stopped_on_ranks(folder: Path, stops: list[tuple[int, int]], seed: int = 0) -> Outcome:
+    """Stop one process after so many steps, two ranks after so many more; go on with one."""
+    figure = "sample sequence identical, but for the sample that two ranks cannot share"
+    fault = "stopped and resumed twice, ranks 1 → 2 → 1"
+    outcome = Outcome(fault, figure, len(stops), seed)
     scan = write_scan(folder, compressed=False, n_frames=GROUPS, N=8)
     whole = Run(str(scan), str(folder / "whole"))
     call(fit, whole)
     order = training_order(whole)
-    for number in range(rounds):
+    for number, (alone, together) in enumerate(stops):
         place = folder / str(number)
-        first = replace(whole, folder=f"{place}/1", stop_after=rng.randrange(1, 26))
+        first = replace(whole, folder=f"{place}/1", stop_after=alone)
         second = replace(
-            whole,
-            folder=f"{place}/2",
-            ranks=2,
-            resume=first.checkpoint,
-            stop_after=rng.randrange(1, 5),
+            whole, folder=f"{place}/2", ranks=2, resume=first.checkpoint, stop_after=together
         )
         third = replace(whole, folder=f"{place}/3", resume=second.checkpoint)
-        label = f"stopped after {first.stop_after} and {second.stop_after} more"
+        label = f"stopped after {alone} and {together} more"
         consumed = 0
         for run in (first, second, third):
             _killed(run)
