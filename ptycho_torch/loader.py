@@ -55,8 +55,8 @@ class GroupLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self._builder is not None:
-            # Workers that persist are asked by one thread at a time.
-            self._builder.stop(wait=True)
+            # Workers that persist serve one iteration at a time.
+            self._builder.stop(wait=True, overtaken=True)
             self._builder = None
         if self.before_epoch is not None:
             self.before_epoch()
@@ -65,8 +65,14 @@ class GroupLoader(DataLoader[Any]):
             items = _later(self.batch_sampler)
         else:
             items = super().__iter__()
-        self._builder = _Builder(self.finish(items))
-        return _BuiltAhead(self._builder)
+        builder = _Builder(self.finish(items))
+        if self.num_workers:
+            self._builder = builder
+        return _BuiltAhead(builder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts its own iterations."""
+        return {**self.__dict__, "_builder": None, "_iterator": None}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the data module has it."""
@@ -112,6 +118,8 @@ class _Builder:
         self._pending: deque[Future[Any]] = deque()
         self._handed_over = math.inf
         self._over = False
+        self._stopped = False
+        self._overtaken = False
 
     def next(self) -> Any:
         """The next item.
@@ -120,7 +128,14 @@ class _Builder:
         ------
         StopIteration
             There is none.
+        RuntimeError
+            Another iteration has taken the workers over.
         """
+        if self._overtaken:
+            raise RuntimeError(
+                "another iteration over this loader has started; its workers serve one at a time: "
+                "make a second loader, or use num_workers=0"
+            )
         if self._thread is None:
             computed_s = time.perf_counter() - self._handed_over
             if computed_s < WORTH_A_THREAD_S:
@@ -134,9 +149,11 @@ class _Builder:
             self._submit(self._thread)
         return _unless_end(item)
 
-    def stop(self, *, wait: bool) -> None:
+    def stop(self, *, wait: bool, overtaken: bool = False) -> None:
         """Build no more; wait until the thread is gone, or not."""
-        self._over = True
+        if not self._stopped:
+            self._overtaken = overtaken
+        self._over = self._stopped = True
         self._pending.clear()
         if self._thread is not None:
             self._thread.shutdown(wait=wait, cancel_futures=True)

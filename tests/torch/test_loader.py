@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import subprocess
@@ -213,3 +214,30 @@ def test_the_thread_computes_on_one_core_and_no_other_thread_does_because_of_it(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", ["idle_loop", "computing_loop"])
+def test_iterations_side_by_side_are_each_whole(kind: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(kind)
+    batches = loader(Counted(40))
+    assert [first == second for first, second in zip(batches, batches, strict=True)] == 10 * [True]
+    assert sum(1 for _ in batches for _ in batches) == 100
+
+
+@pytest.mark.usefixtures("computing_loop")
+def test_an_iteration_whose_workers_another_took_says_so() -> None:
+    batches = loader(Counted(40), num_workers=2, persistent_workers=True)
+    first = iter(batches)
+    next(first)
+    second = iter(batches)
+    with pytest.raises(RuntimeError, match="another iteration over this loader has started"):
+        next(first)
+    assert [index for batch in second for index in batch] == list(range(40))
+    with pytest.raises(StopIteration):
+        next(second)
+
+
+def test_a_loader_can_be_copied_after_use() -> None:
+    batches = loader(Counted(8))
+    list(batches)
+    assert list(copy.deepcopy(batches)) == list(batches)
