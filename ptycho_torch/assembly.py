@@ -180,7 +180,9 @@ def assemble(
 
 
 def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
-    """The probe of every group, complex64, (B, P, N, N): a view where there is one scan.
+    """The probe of every group, complex64, (B, P, N, N).
+
+    Of one scan it is copied once and expanded: what a model writes there stays in its batch.
 
     Parameters
     ----------
@@ -190,7 +192,7 @@ def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
         int64, (B,).
     """
     if len(probes) == 1:
-        return probes.expand(len(scan_id), *probes.shape[1:])
+        return probes.clone().expand(len(scan_id), *probes.shape[1:])
     return probes[scan_id]
 
 

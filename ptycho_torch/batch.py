@@ -34,7 +34,7 @@ class PtychoBatch(TensorClass):
     scan_id
         Which of the dataset's scans, int64, (B,).
     probe
-        Probe modes, complex64, (B, P, N, N): one probe a scan, expanded without a copy.
+        Probe modes, complex64, (B, P, N, N): of one scan one copy a batch, expanded.
     scale
         X = scale * amplitude, float32, (B,).
     Y

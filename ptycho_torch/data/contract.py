@@ -115,7 +115,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
     _batch("local_offsets", "B 1 xy C", "float64", "object px", "position = global - local"),
     _batch("nn_indices", "B C", "int64", "", "frame indices within the scan"),
     _batch("scan_id", "B", "int64", "", "which of the dataset's scans"),
-    _batch("probe", "B P N N", "complex64", "sqrt(counts)", "probe modes, an expanded view"),
+    _batch("probe", "B P N N", "complex64", "sqrt(counts)", "modes, one copy a batch, expanded"),
     _batch("scale", "B", "float32", "1 / sqrt(counts)", "X = scale * amplitude"),
 )
 

@@ -7,7 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: assembly needs it")
 
-from ptycho_torch.assembly import cut_patches, gather_scaled, padded_object  # noqa: E402
+from ptycho_torch.assembly import (  # noqa: E402
+    cut_patches,
+    gather_scaled,
+    padded_object,
+    probe_of_groups,
+)
 from ptycho_torch.buffers import BufferPool  # noqa: E402
 from ptycho_torch.data.patches import object_patches  # noqa: E402
 
@@ -71,3 +76,13 @@ def test_patches_equal_the_numpy_truth_for_several_objects(device: str, N: int) 
         np.testing.assert_allclose(
             Y[group].permute(2, 0, 1).cpu().numpy(), expected, atol=2e-7, rtol=0
         )
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("n_scans", [1, 2])
+def test_a_probe_written_to_is_the_batchs_own(groups: int, n_scans: int) -> None:
+    probes = torch.ones((n_scans, 2, 4, 4), dtype=torch.complex64)
+    probe = probe_of_groups(probes, torch.zeros(groups, dtype=torch.int64))
+    assert probe.shape == (groups, 2, 4, 4)
+    probe[0].mul_(5)
+    assert (probes == 1).all()
