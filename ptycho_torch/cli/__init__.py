@@ -93,12 +93,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fault(f"{where}{error.strerror or error}", DATA_AT_FAULT)
     except MemoryError as error:
         return _fault(f"out of memory: {error}".removesuffix(": "), DATA_AT_FAULT)
-    except RuntimeError as error:
+    except Exception as error:
+        if _was_interrupted(error):
+            return _fault("interrupted", INTERRUPTED)
         for pattern, circumstance in _CIRCUMSTANCES:
-            if pattern.search(str(error)):
+            if isinstance(error, RuntimeError) and pattern.search(str(error)):
                 return _fault(f"{circumstance}: {error}"[:400], DATA_AT_FAULT)
         raise
     return DONE
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an interruption is what made an error: one in the middle of tidying up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _command(arguments: list[str]) -> Callable[[], None]:

@@ -15,6 +15,7 @@ import re
 import secrets
 import socket
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -77,6 +78,26 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and not isinstance(error, PtychoTorchError):
             raise cannot_write(path, error) from error
         raise
+
+
+@contextlib.contextmanager
+def atomic_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    """A new zip archive that appears whole or not at all: :func:`atomic_write` for archives.
+
+    Raises
+    ------
+    ScanFileError
+        The file cannot be written: no space, no permission, a device error.
+    """
+    with atomic_write(path) as handle:
+        archive = zipfile.ZipFile(handle, "w")
+        try:
+            yield archive
+            archive.close()
+        except BaseException:
+            # Closing would fail where an entry is still open, and hide what went wrong before.
+            archive.fp = None
+            raise
 
 
 def remove_stale_temporaries(directory: Path) -> None:

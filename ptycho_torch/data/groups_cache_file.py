@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.atomic_file import atomic_write
+from ptycho_torch.data.atomic_file import atomic_zip
 from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError, describe
 from ptycho_torch.data.groups_cache_key import CacheKey, check_arrays
 from ptycho_torch.data.npy_header import read_npy_header
@@ -247,7 +247,7 @@ def write_cache(
     ScanFileError
         ``source`` cannot be read, or the file cannot be written.
     """
-    with atomic_write(path) as handle, zipfile.ZipFile(handle, "w") as archive:
+    with atomic_zip(path) as archive:
         digests: dict[str, str] = {}
         if source is not None:
             with source.path.open("rb") as stream:

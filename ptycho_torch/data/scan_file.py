@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.atomic_file import atomic_write
+from ptycho_torch.data.atomic_file import atomic_zip
 from ptycho_torch.data.errors import ScanError, describe
 from ptycho_torch.data.frames import Frames
 
@@ -60,7 +60,7 @@ def write_scan(
         # As many frames as pixels along their side: the shape alone does not tell the frame axis.
         metadata = {**metadata, "axis_order": "frames_first"}
     text = json.dumps(dict(metadata), sort_keys=True, default=_plain_number)
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_zip(path) as archive:
         for key, array in arrays.items():
             if array is not None:
                 _write_member(archive, key, np.ascontiguousarray(array).dtype, array.shape, [array])

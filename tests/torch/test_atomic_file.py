@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import cache_cases
@@ -16,6 +18,7 @@ import pytest
 from ptycho_torch.data import build_lock as locks
 from ptycho_torch.data.atomic_file import (
     atomic_write,
+    atomic_zip,
     remove_stale_temporaries,
     user_cache_directory,
     writable_cache_directory,
@@ -259,3 +262,26 @@ class TestCacheDirectory:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         with pytest.raises(ScanFileError, match="not written"):
             writable_cache_directory(tmp_path / "gone")
+
+
+def test_an_archive_interrupted_inside_an_entry_says_what_interrupted_it(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"older")
+
+    class Interrupted(BaseException):
+        pass
+
+    with pytest.raises(Interrupted), atomic_zip(path) as archive:
+        archive.open("entry", "w")
+        raise Interrupted
+    del archive
+    gc.collect()
+    assert path.read_bytes() == b"older"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_an_archive_appears_whole(tmp_path):
+    with atomic_zip(tmp_path / "a.npz") as archive:
+        archive.writestr("entry", b"content")
+    with zipfile.ZipFile(tmp_path / "a.npz") as found:
+        assert found.read("entry") == b"content"

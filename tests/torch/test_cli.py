@@ -647,6 +647,18 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def test_an_error_that_an_interruption_made_is_an_interruption(folder, monkeypatch, capsys):
+    def simulate(options):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("interrupted while tidying up")
+
+    monkeypatch.setattr("ptycho_torch.cli.scans.simulate", simulate)
+    assert main(["simulate", "out.npz"]) == 130
+    assert capsys.readouterr().err == "ptycho-torch: interrupted\n"
+
+
 def test_interruption_is_one_line_and_leaves_nothing(folder, request):
     code = """
 import sys
