@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +128,9 @@ class GroupingRequest:
         return self.pool if self.oversamples else self.neighbor_count
 
 
+_QUERIES_WORTH_A_THREAD = 2_000
+
+
 def neighbor_table(
     xcoords: FloatArray, ycoords: FloatArray, neighbors: int, rows: IntArray | None = None
 ) -> NDArray[np.int32]:
@@ -148,8 +153,18 @@ def neighbor_table(
     points = np.column_stack([xcoords, ycoords])
     count = min(neighbors + 1, len(points))
     wanted = points if rows is None else points[rows]
-    _, table = cKDTree(points).query(wanted, k=count, workers=-1)
-    return np.asarray(table, dtype=np.int32).reshape(len(wanted), count)
+    tree = cKDTree(points)
+    # The query's own threads go on when an interruption takes their arrays away, and the process
+    # with them; an executor's are waited for.
+    threads = min(os.cpu_count() or 1, -(-len(wanted) // _QUERIES_WORTH_A_THREAD))
+
+    def query(part: FloatArray) -> NDArray[np.int32]:
+        return np.asarray(tree.query(part, k=count)[1], dtype=np.int32).reshape(len(part), count)
+
+    if threads < 2:
+        return query(wanted)
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(query, np.array_split(wanted, threads))))
 
 
 def sample_then_group(
