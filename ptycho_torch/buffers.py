@@ -25,7 +25,8 @@ class BufferPool:
     """Tensors whose memory returns here when nothing refers to it any more.
 
     Safe to use from several threads. A batch that is kept stays as it is: only memory that no
-    tensor, view or array holds is used again.
+    tensor, view or array holds is used again. ``share_memory_`` moves a tensor elsewhere: arrays
+    that were made of it before then show memory that nothing holds, as they do of any tensor.
     """
 
     def __init__(self) -> None:

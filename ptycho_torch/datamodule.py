@@ -133,6 +133,7 @@ class PtychoDataModule(LightningDataModule):
         check_choice("assemble_on", assemble_on, AssembleOn)
         check_choice("residency", residency, Residency)
         check_fractions((val_fraction,))
+        check_fractions((test_fraction,))
         if test_fraction and (test is not None or split == "none"):
             other = "split='none'" if test is None else "scans for test"
             found, action = f"{test_fraction} beside {other}", "Leave out one of the two"

@@ -220,6 +220,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         planned
             Batches whose indices and coordinates are looked up together; their frames are not.
         """
+        check_integer("planned", planned, minimum=1)
         waiting = iter(groups)
         while several := list(islice(waiting, planned)):
             if self.tables.frames is None or len(several) == 1:

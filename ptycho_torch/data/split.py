@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +33,12 @@ class GroupSplit:
     dropped: int
 
 
-def check_fractions(fractions: tuple[float, ...]) -> None:
+def check_fractions(fractions: tuple[Any, ...]) -> None:
     """Refuse fractions that are negative or leave nothing for training."""
-    if any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
+    numbers = all(
+        isinstance(fraction, Real) and not isinstance(fraction, bool) for fraction in fractions
+    )
+    if not numbers or any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
         raise OptionError(
             describe(None, "split fractions", fractions, "numbers in [0, 1) with a sum below 1")
         )

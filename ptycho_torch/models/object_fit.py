@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from ptycho_torch.batch import PtychoBatch
 from ptycho_torch.data.config import check_choice
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.errors import OptionError, ScanFileError, describe
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
 logger = logging.getLogger(__name__)
@@ -194,8 +194,9 @@ class ObjectFit(pl.LightningModule):
         state, names = checkpoint["state_dict"], ("obj", "probe", "probe_unit")
         for name in names:
             if name not in state:
-                raise OptionError(
-                    describe(None, "checkpoint", f"without {name}", "a checkpoint of ObjectFit")
+                path = None if self._trainer is None else self._trainer.ckpt_path
+                raise ScanFileError(
+                    describe(path, "checkpoint", f"without {name}", "a checkpoint of ObjectFit")
                 )
         self._allocate(*(state[name].to(self.device) for name in names))
 

@@ -16,7 +16,7 @@ import lightning.pytorch as pl  # noqa: E402
 
 from ptycho_torch import metrics  # noqa: E402
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
-from ptycho_torch.data.errors import OptionError  # noqa: E402
+from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
 from ptycho_torch.data.raw_data import RawData  # noqa: E402
 from ptycho_torch.data.simulate import simulate_scan  # noqa: E402
 from ptycho_torch.datamodule import PtychoDataModule  # noqa: E402
@@ -269,9 +269,17 @@ def test_interrupted_fit_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(sc
     assert torch.allclose(second.obj, whole.obj, atol=1e-4)
 
 
-def test_checkpoint_of_another_model_is_refused():
-    with pytest.raises(OptionError, match="checkpoint is without obj"):
-        ObjectFit().on_load_checkpoint({"state_dict": {"weight": torch.zeros(1)}})
+def test_checkpoint_of_another_model_is_refused(scan, tmp_path):
+    other = {"weight": torch.zeros(1)}
+    with pytest.raises(ScanFileError, match="checkpoint is without obj"):
+        ObjectFit().on_load_checkpoint({"state_dict": other})
+    path = tmp_path / "other.ckpt"
+    content = {"state_dict": other, "pytorch-lightning_version": "2.6.0"}
+    torch.save({**content, "epoch": 0, "global_step": 0}, path)
+    with pytest.raises(ScanFileError, match=r"other\.ckpt: checkpoint is without obj"):
+        trainer_for(1).fit(
+            ObjectFit(), datamodule=data_for(scan), ckpt_path=path, weights_only=True
+        )
 
 
 def test_model_without_a_scan_says_what_it_needs(scan):

@@ -50,7 +50,7 @@ def test_scattered_frames_have_the_share_asked_for_and_follow_the_seed() -> None
     assert (part != scattered_frames(1000, (0.1,), seed=6)).any()
 
 
-@pytest.mark.parametrize("fractions", [(-0.1,), (1.0,), (0.5, 0.5)])
+@pytest.mark.parametrize("fractions", [(-0.1,), (1.0,), (0.5, 0.5), ("0.1",), (None,), (True,)])
 def test_fractions_that_leave_nothing_to_train_on_are_refused(fractions: tuple[float, ...]) -> None:
     with pytest.raises(OptionError, match=r"split fractions is .* sum below 1"):
         scattered_frames(10, fractions, seed=0)
