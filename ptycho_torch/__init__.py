@@ -16,14 +16,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptycho_torch.batch import PtychoBatch
+    from ptycho_torch.batches.batch import PtychoBatch
+    from ptycho_torch.batches.dataset import PtychoDataset
     from ptycho_torch.data.config import GroupingConfig
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.raw_data import RawData, read_scan
     from ptycho_torch.data.simulate import simulate_scan
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
-    from ptycho_torch.dataset import PtychoDataset
     from ptycho_torch.memmap_bridge import MemmapDatasetBridge
     from ptycho_torch.models.object_fit import ObjectFit
     from ptycho_torch.raw_data_bridge import RawDataTorch
@@ -51,10 +51,10 @@ _HOME = MappingProxyType(
         "GroupingConfig": "ptycho_torch.data.config",
         "MemmapDatasetBridge": "ptycho_torch.memmap_bridge",
         "ObjectFit": "ptycho_torch.models.object_fit",
-        "PtychoBatch": "ptycho_torch.batch",
+        "PtychoBatch": "ptycho_torch.batches.batch",
         "PtychoDataContainerTorch": "ptycho_torch.data_container_bridge",
         "PtychoDataModule": "ptycho_torch.datamodule",
-        "PtychoDataset": "ptycho_torch.dataset",
+        "PtychoDataset": "ptycho_torch.batches.dataset",
         "PtychoTorchError": "ptycho_torch.data.errors",
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",

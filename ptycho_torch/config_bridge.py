@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
-from ptycho_torch.data.errors import OptionError, OptionTypeError, describe
+from ptycho_torch.data.errors import OptionError, OptionTypeError
 
 ModelType = Literal["pinn", "supervised"]
 
@@ -99,7 +99,7 @@ n_filters_scale, amp_activation
         _check_number("gaussian_smoothing_sigma", self.gaussian_smoothing_sigma)
         if not isinstance(self.amp_activation, str) or not self.amp_activation:
             raise OptionTypeError(
-                describe(None, "amp_activation", repr(self.amp_activation), "an activation's name")
+                "amp_activation", repr(self.amp_activation), "an activation's name"
             )
 
 
@@ -110,7 +110,7 @@ class _SamplingConfig:
     def _check_sampling(self) -> None:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if not dataclasses.is_dataclass(values["model"]) or isinstance(values["model"], type):
-            raise OptionTypeError(describe(None, "model", repr(values["model"]), "a ModelConfig"))
+            raise OptionTypeError("model", repr(values["model"]), "a ModelConfig")
         for name in ("n_groups", "n_images", "n_subsample", "neighbor_pool_size"):
             check_integer(name, values[name], minimum=1, optional=True)
         check_integer("neighbor_count", values["neighbor_count"], minimum=1)
@@ -118,7 +118,7 @@ class _SamplingConfig:
         _check_flags(self, "enable_oversampling")
         for name in ("train_data_file", "test_data_file", "model_path", "output_dir"):
             if not isinstance(values.get(name), PathLike):
-                raise OptionTypeError(describe(None, name, repr(values[name]), "a path"))
+                raise OptionTypeError(name, repr(values[name]), "a path")
         if values["n_images"] is not None:
             self._translate_n_images(values["n_images"], values["n_groups"])
 
@@ -131,13 +131,10 @@ class _SamplingConfig:
         )
         if n_groups not in (None, n_images):
             raise OptionError(
-                describe(
-                    None,
-                    "n_images",
-                    n_images,
-                    f"n_groups = {n_groups}, of which it is another spelling",
-                    "Drop n_images",
-                )
+                "n_images",
+                n_images,
+                f"n_groups = {n_groups}, of which it is another spelling",
+                action="Drop n_images",
             )
         object.__setattr__(self, "n_groups", n_images)
 
@@ -249,7 +246,7 @@ neighbor_pool_size, debug, output_dir
         self._check_sampling()
         for name in ("model_path", "test_data_file"):
             if getattr(self, name) is None:
-                raise OptionTypeError(describe(None, name, None, "a path"))
+                raise OptionTypeError(name, None, "a path")
         _check_flags(self, "debug")
 
 
@@ -302,9 +299,7 @@ def update_legacy_dict(cfg: MutableMapping[str, Any], config: Any) -> None:
     """
     if not isinstance(cfg, MutableMapping):
         raise OptionTypeError(
-            describe(
-                None, "cfg", type(cfg).__name__, "the dict to update", "Pass (dict, dataclass)"
-            )
+            "cfg", type(cfg).__name__, "the dict to update", action="Pass (dict, dataclass)"
         )
     cfg.update(to_legacy_params(config))
 
@@ -312,9 +307,7 @@ def update_legacy_dict(cfg: MutableMapping[str, Any], config: Any) -> None:
 def _translated_fields(cfg: Any) -> dict[str, Any]:
     """Fields of one dataclass by our names; nested dataclasses stay whole."""
     if not dataclasses.is_dataclass(cfg) or isinstance(cfg, type):
-        raise OptionTypeError(
-            describe(None, "the configuration", type(cfg).__name__, "a dataclass instance")
-        )
+        raise OptionTypeError("the configuration", type(cfg).__name__, "a dataclass instance")
     values = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
     spelled = [name for name in TORCH_SPELLING if values.get(name) is not None]
     if spelled and values.get("n_subsample") is not None:
@@ -326,9 +319,7 @@ def _translated_fields(cfg: Any) -> dict[str, Any]:
     for name in spelled:
         ours, value = TORCH_SPELLING[name], _translate(name, values[name])
         if values.get(ours, value) not in (None, value):
-            raise OptionError(
-                describe(None, name, values[name], f"{ours} = {values[ours]}, which it contradicts")
-            )
+            raise OptionError(name, values[name], f"{ours} = {values[ours]}, which it contradicts")
         values[ours] = value
     return {name: value for name, value in values.items() if name not in TORCH_SPELLING}
 
@@ -337,17 +328,15 @@ def _translate(name: str, value: Any) -> Any:
     if name == "grid_size":
         sides = tuple(value) if isinstance(value, (tuple, list)) else ()
         if len(sides) != 2 or sides[0] != sides[1]:
-            raise OptionError(
-                describe(None, "grid_size", repr(value), "a pair (g, g): groups are square")
-            )
+            raise OptionError("grid_size", repr(value), "a pair (g, g): groups are square")
         return check_integer("grid_size", sides[0], minimum=1)
     if name == "nll":
         if not isinstance(value, bool):
-            raise OptionTypeError(describe(None, "nll", repr(value), "True or False"))
+            raise OptionTypeError("nll", repr(value), "True or False")
         return 1.0 if value else 0.0
     if name == "mode":
         if value not in _MODEL_TYPES:
-            raise OptionError(describe(None, "mode", repr(value), "'Unsupervised' or 'Supervised'"))
+            raise OptionError("mode", repr(value), "'Unsupervised' or 'Supervised'")
         return _MODEL_TYPES[value]
     return check_integer(name, value, minimum=1)
 
@@ -355,23 +344,19 @@ def _translate(name: str, value: Any) -> Any:
 def _put_all(params: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in new.items():
         if params.setdefault(key, value) != value:
-            raise OptionError(
-                describe(None, key, repr(value), f"{params[key]!r}, as said elsewhere in it")
-            )
+            raise OptionError(key, repr(value), f"{params[key]!r}, as said elsewhere in it")
 
 
 def _check_flags(config: Any, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(config, name), bool):
-            raise OptionTypeError(
-                describe(None, name, repr(getattr(config, name)), "True or False")
-            )
+            raise OptionTypeError(name, repr(getattr(config, name)), "True or False")
 
 
 def _check_number(name: str, value: object, *, positive: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise OptionTypeError(describe(None, name, repr(value), "a number"))
+        raise OptionTypeError(name, repr(value), "a number")
     number = float(value)
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
         bound = "> 0" if positive else ">= 0"
-        raise OptionError(describe(None, name, number, f"a finite number {bound}"))
+        raise OptionError(name, number, f"a finite number {bound}")

@@ -16,9 +16,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.atomic_file import atomic_write
 from ptycho_torch.data.contract import check_array, spec
-from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, describe
+from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError
+from ptycho_torch.data.files.atomic_write import atomic_write
 from ptycho_torch.data.raw_data import RawData
 
 DEFAULT_NPHOTONS = 1e9
@@ -76,12 +76,7 @@ class PtychoDataContainerTorch:
     ) -> None:
         if not isinstance(grouped_data, Mapping):
             raise OptionTypeError(
-                describe(
-                    None,
-                    "grouped_data",
-                    type(grouped_data).__name__,
-                    "the dict of generate_grouped_data",
-                )
+                "grouped_data", type(grouped_data).__name__, "the dict of generate_grouped_data"
             )
         self._arrays = _checked_arrays(grouped_data)
         self._probe = _checked_probe(probe, self._arrays["X_full"].shape[1])
@@ -164,10 +159,10 @@ class PtychoDataContainerTorch:
             for is empty.
         """
         if which not in (None, "train", "test"):
-            raise OptionError(describe(None, "which", repr(which), "'train' or 'test'"))
+            raise OptionError("which", repr(which), "'train' or 'test'")
         fraction = _real("train_frac", train_frac)
         if not 0 <= fraction <= 1:
-            raise OptionError(describe(None, "train_frac", train_frac, "a number in [0, 1]"))
+            raise OptionError("train_frac", train_frac, "a number in [0, 1]")
         middle = int(len(self) * fraction)
         if which == "train":
             return self._rows("train", train_frac, slice(0, middle))
@@ -249,7 +244,7 @@ class PtychoDataContainerTorch:
             block = frames[start : start + _ROWS_PER_BLOCK].astype(np.float64)
             energy += float(np.einsum("bijc,bijc->", block, block))
         if not energy > 0:
-            raise ScanError(describe(None, "X_full", "zero in every frame", "some signal"))
+            raise ScanError("X_full", "zero in every frame", "some signal")
         mean = energy / (len(frames) * frames.shape[-1])
         return _tensor(np.asarray(np.sqrt(self._nphotons / mean), np.float32))
 
@@ -312,15 +307,12 @@ def load(
     if not create_split:
         return PtychoDataContainerTorch(grouped, probeGuess, nphotons=nphotons)
     if which not in ("train", "test"):
-        raise OptionError(describe(None, "which", repr(which), "'train' or 'test'"))
+        raise OptionError("which", repr(which), "'train' or 'test'")
     if not (isinstance(grouped, tuple) and len(grouped) == 2):
         raise OptionTypeError(
-            describe(
-                None,
-                "the result of cb",
-                type(grouped).__name__,
-                "(grouped dict, train_frac), because create_split is True",
-            )
+            "the result of cb",
+            type(grouped).__name__,
+            "(grouped dict, train_frac), because create_split is True",
         )
     return PtychoDataContainerTorch(grouped[0], probeGuess, nphotons=nphotons).split(
         grouped[1], which
@@ -333,26 +325,22 @@ def _checked_arrays(grouped: Mapping[str, Any]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for name in _SOURCES:
         if name not in grouped:
-            raise ScanError(describe(None, f"grouped_data[{name!r}]", "missing", "an array"))
+            raise ScanError(f"grouped_data[{name!r}]", "missing", "an array")
         wanted = dataclasses.replace(spec("grouped", name), dtype=_family(name))
         arrays[name] = check_array(np.asarray(grouped[name]), wanted, sizes)
     if "Y" not in grouped:
-        raise ScanError(
-            describe(None, "grouped_data['Y']", "missing", "patches, or None where there are none")
-        )
+        raise ScanError("grouped_data['Y']", "missing", "patches, or None where there are none")
     arrays["Y"] = None if grouped["Y"] is None else np.asarray(grouped["Y"])
     if arrays["Y"] is not None:
         shape, dtype = arrays["Y"].shape, arrays["Y"].dtype
         if dtype.kind != "c":
-            raise ScanError(
-                describe(None, "Y dtype", dtype, "complex", "Pass amplitude * exp(i * phase)")
-            )
+            raise ScanError("Y dtype", dtype, "complex", action="Pass amplitude * exp(i * phase)")
         if len(shape) == 4 and shape[-1] != sizes["C"]:
             raise ScanError(
                 f"Y has {shape[-1]} channels and X has {sizes['C']}; expected the same number."
             )
         if shape != arrays["X_full"].shape:
-            raise ScanError(describe(None, "Y shape", shape, f"{arrays['X_full'].shape}, as X"))
+            raise ScanError("Y shape", shape, f"{arrays['X_full'].shape}, as X")
     return arrays
 
 
@@ -369,20 +357,20 @@ def _checked_probe(probe: Any, side: int) -> AnyArray:
     if array.dtype.kind != "c" or not fits:
         found, square = f"{array.dtype} {array.shape}", f"{side}, {side}"
         expected = f"complex, ({square}) or (P, {square}), as the frames"
-        raise ScanError(describe(None, "probe", found, expected))
+        raise ScanError("probe", found, expected)
     return np.asarray(array.astype(np.complex64, copy=False))
 
 
 def _real(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise OptionTypeError(describe(None, name, repr(value), "a number"))
+        raise OptionTypeError(name, repr(value), "a number")
     return float(value)
 
 
 def _positive(name: str, value: object) -> float:
     number = _real(name, value)
     if not (number > 0 and np.isfinite(number)):
-        raise OptionError(describe(None, name, number, "a positive, finite number"))
+        raise OptionError(name, number, "a positive, finite number")
     return number
 
 

@@ -14,8 +14,16 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ptycho_torch.assembly import FrameSelection, assemble, probe_of_groups
-from ptycho_torch.batch import PtychoBatch
+from ptycho_torch.batches.assembly import FrameSelection, assemble, probe_of_groups
+from ptycho_torch.batches.batch import PtychoBatch
+from ptycho_torch.batches.dataset import PtychoDataset
+from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
+from ptycho_torch.batches.dataset_views import Indices, Selections
+from ptycho_torch.batches.loader import GroupLoader, same
+from ptycho_torch.batches.progress import EpochProgress
+from ptycho_torch.batches.residency import DeviceCopies, Residency
+from ptycho_torch.batches.sampler import EpochSampler
+from ptycho_torch.batches.scans import Scans, scan_object_shape
 from ptycho_torch.data.config import (
     GroundTruth,
     GroupingConfig,
@@ -26,16 +34,8 @@ from ptycho_torch.data.config import (
     check_integer,
     check_seed,
 )
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.split import check_fractions
-from ptycho_torch.dataset import PtychoDataset
-from ptycho_torch.dataset_split import Part, Split, split_dataset
-from ptycho_torch.dataset_views import Indices, Selections
-from ptycho_torch.loader import GroupLoader, same
-from ptycho_torch.progress import EpochProgress
-from ptycho_torch.residency import DeviceCopies, Residency
-from ptycho_torch.sampler import EpochSampler
-from ptycho_torch.scans import Scans, scan_object_shape
 
 AssembleOn = Literal["auto", "device", "worker"]
 Stage = Literal["train", "val", "test", "predict"]
@@ -128,7 +128,7 @@ class PtychoDataModule(LightningDataModule):
         check_integer("batch_size", batch_size, minimum=1)
         check_integer("num_workers", num_workers, minimum=0)
         if check_seed("seed", seed) is None:
-            raise OptionError(describe(None, "seed", None, "an integer: it fixes order and split"))
+            raise OptionError("seed", None, "an integer: it fixes order and split")
         check_choice("split", split, Split)
         check_choice("assemble_on", assemble_on, AssembleOn)
         check_choice("residency", residency, Residency)
@@ -137,7 +137,7 @@ class PtychoDataModule(LightningDataModule):
         if test_fraction and (test is not None or split == "none"):
             other = "split='none'" if test is None else "scans for test"
             found, action = f"{test_fraction} beside {other}", "Leave out one of the two"
-            raise OptionError(describe(None, "test_fraction", found, "0 there", action))
+            raise OptionError("test_fraction", found, "0 there", action=action)
         self.scans: dict[Stage, Scans | None] = {
             "train": train,
             "val": val,
@@ -240,13 +240,11 @@ class PtychoDataModule(LightningDataModule):
         """
         if state_dict["seed"] != self.seed:
             raise OptionError(
-                describe(
-                    "checkpoint",
-                    "seed of the data",
-                    state_dict["seed"],
-                    f"{self.seed}, as configured now",
-                    f"Set data.seed={state_dict['seed']} to resume",
-                )
+                "seed of the data",
+                state_dict["seed"],
+                f"{self.seed}, as configured now",
+                action=f"Set data.seed={state_dict['seed']} to resume",
+                file="checkpoint",
             )
         self._progress.restore(state_dict)
 

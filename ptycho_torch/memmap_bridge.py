@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.config_bridge import to_legacy_params
-from ptycho_torch.data.errors import OptionTypeError, describe
+from ptycho_torch.data.errors import OptionTypeError
 from ptycho_torch.data.raw_data import RawData
 
 
@@ -99,5 +99,5 @@ class MemmapDatasetBridge:
 
     def _file_name(self) -> str:
         if self.raw.path is None:
-            raise OptionTypeError(describe(None, "the scan's path", None, "a file"))
+            raise OptionTypeError("the scan's path", None, "a file")
         return self.raw.path.name

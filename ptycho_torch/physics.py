@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.errors import OptionError
 
 
 def object_shape_for(positions_px: ArrayLike, N: int) -> tuple[int, int]:
@@ -43,7 +43,7 @@ def object_shape_for(positions_px: ArrayLike, N: int) -> tuple[int, int]:
     positions = np.asarray(positions_px, dtype=np.float64).reshape(-1, 2)
     if len(positions) == 0 or not np.isfinite(positions).all():
         found = "empty" if len(positions) == 0 else "not finite everywhere"
-        raise OptionError(describe(None, "positions", found, "finite positions in pixels"))
+        raise OptionError("positions", found, "finite positions in pixels")
     last = np.floor(positions.max(axis=0)).astype(int) - N // 2 + N
     width, height = (max(N, int(corner) + 1) for corner in last)
     return height, width

@@ -12,8 +12,8 @@ from benchmarks.bench import Bench, data_module
 from benchmarks.figures import Part, Target
 from benchmarks.floors import Floor
 from benchmarks.measure import in_turns, quotient
-from ptycho_torch.assembly import assemble, gather_scaled
-from ptycho_torch.buffers import BufferPool
+from ptycho_torch.batches.assembly import assemble, gather_scaled
+from ptycho_torch.batches.buffers import BufferPool
 
 BARE = "index_select(out=)"
 

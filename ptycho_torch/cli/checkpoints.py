@@ -16,13 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_torch.data.atomic_file import atomic_write
 from ptycho_torch.data.errors import (
     OptionError,
     ScanFileError,
     ScanFileNotFoundError,
-    describe,
 )
+from ptycho_torch.data.files.atomic_write import atomic_write
 
 # Lightning finds the file of these by itself.
 _WORDS = ("best", "last", "hpc")
@@ -50,26 +49,26 @@ def check_checkpoint(path: str | Path) -> None:
     if not Path(path).exists():
         if str(path).startswith("http"):
             raise OptionError(
-                describe(path, "ckpt_path", "an address", "a file", "Download it first")
+                "ckpt_path", "an address", "a file", action="Download it first", file=path
             )
         if ":" in str(path):
             return
-        raise ScanFileNotFoundError(describe(path, "file", "missing", expected))
+        raise ScanFileNotFoundError("file", "missing", expected, file=path)
     try:
         # Mapped: the weights are not read twice.
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except OSError as error:
         found = f"unreadable ({error.strerror or error})"
-        raise ScanFileError(describe(path, "file", found, expected)) from error
+        raise ScanFileError("file", found, expected, file=path) from error
     except MemoryError:
         raise
     except Exception as error:
         # Junk makes torch raise whatever its parsers happen to meet.
         found = "broken, or holds more than tensors and plain values"
-        raise ScanFileError(describe(path, "file", found, expected)) from error
+        raise ScanFileError("file", found, expected, file=path) from error
     for key in _REQUIRED:
         if not isinstance(content, Mapping) or key not in content:
-            raise ScanFileError(describe(path, "file", f"without {key}", expected))
+            raise ScanFileError("file", f"without {key}", expected, file=path)
 
 
 class WritePredictions(pl.Callback):
@@ -99,7 +98,7 @@ class WritePredictions(pl.Callback):
         ):
             expected = "a tensor, or a dict of tensors, with the batch on the first axis"
             found = type(outputs).__name__
-            raise OptionError(describe(None, "the result of predict_step", found, expected))
+            raise OptionError("the result of predict_step", found, expected)
         for name, value in named.items():
             self._parts[str(name)].append(value.detach().cpu().numpy())
 

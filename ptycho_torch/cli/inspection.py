@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.cli.scans import grouping_config, open_scan
-from ptycho_torch.data import grouping, groups_cache
-from ptycho_torch.data.atomic_file import user_cache_directory
+from ptycho_torch.data import grouping
+from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, ScanFileError, describe, shown
+from ptycho_torch.data.errors import OptionError, ScanFileError, shown
+from ptycho_torch.data.files.atomic_write import user_cache_directory
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.split import (
@@ -62,7 +63,7 @@ def inspect(options: argparse.Namespace) -> None:
     for name, text in rows.items():
         print(f"  {name:<10} {text}")
     if options.png is not None:
-        from ptycho_torch.plotting import save_scan_figure
+        from ptycho_torch.results.plotting import save_scan_figure
 
         save_scan_figure(raw, options.png, nn_indices=groups)
         print(f"  {'picture':<10} {options.png}")
@@ -70,7 +71,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 def _require_picture_path(png: Path, scan: Path) -> None:
     """Refuse, before any work, a picture that cannot be drawn or would replace something else."""
-    from ptycho_torch.plotting import require_matplotlib
+    from ptycho_torch.results.plotting import require_matplotlib
 
     found = ""
     # A link's target is what would be replaced.
@@ -82,7 +83,7 @@ def _require_picture_path(png: Path, scan: Path) -> None:
     elif png.suffix.lower() != ".png" or target.suffix.lower() != ".png":
         found = repr(target.name)
     if found:
-        raise OptionError(describe(png, "--png", found, "a picture's name, ending in .png"))
+        raise OptionError("--png", found, "a picture's name, ending in .png", file=png)
     require_matplotlib()
 
 

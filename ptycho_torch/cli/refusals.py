@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from ptycho_torch.data.errors import describe
+from ptycho_torch.data.errors import OptionError
 
 # The last line of every refusal of a value that may also be absent.
 _OR_NOTHING = re.compile(r"\s*- Expected (?:a )?<class 'NoneType'>")
@@ -44,16 +44,18 @@ def explain(message: str, files: str, keys: Sequence[str] = ()) -> str:
     """
     where = files or None
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
-        return describe(_as_given(found[1], files), "file", "missing", "a configuration file")
+        return str(
+            OptionError("file", "missing", "a configuration file", file=_as_given(found[1], files))
+        )
     if found := re.search(r"Problems? parsing config: (.*)", message, re.DOTALL):
-        return describe(where, "file", f"broken ({_flat(found[1])})", "valid YAML")
+        return str(OptionError("file", f"broken ({_flat(found[1])})", "valid YAML", file=where))
     if found := re.search(r"arguments? (?:are|is) required: (.*)", message):
         missing = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
-        return describe(where, missing, "missing", "a value")
+        return str(OptionError(missing, "missing", "a value", file=where))
     if found := re.search(r"unrecognized arguments: (.*)", message):
-        return describe(None, found[1], "an unknown option", "a known one; see --help")
+        return str(OptionError(found[1], "an unknown option", "a known one; see --help"))
     if found := re.search(r"does not accept option '([^']+)'", message):
-        return describe(where, found[1], "an unknown key", nearest(found[1], keys))
+        return str(OptionError(found[1], "an unknown key", nearest(found[1], keys), file=where))
     return _explain_value(message, where, "")
 
 
@@ -66,17 +68,19 @@ def _explain_value(message: str, where: str | None, prefix: str) -> str:
         if option := re.match(r"Option '([^']+)' is not accepted", inner):
             known = [f"{inside}{name}" for name in _parameters(found[1])]
             key = f"{inside}{option[1]}"
-            return describe(where, key, "an unknown key", nearest(key, known))
+            return str(OptionError(key, "an unknown key", nearest(key, known), file=where))
         if inner.startswith("Parser key"):
             return _explain_value(inner, where, inside)
-        return describe(where, f"{field}.class_path", repr(found[1]), _flat(inner).rstrip("."))
+        return str(
+            OptionError(f"{field}.class_path", repr(found[1]), _flat(inner).rstrip("."), file=where)
+        )
     given = re.search(r"(?:Given value|Got value): (.*)", message)
     wanted = re.findall(r"Expected (?:an? )?(<class '[^']+'>|typing\.[^\n]+?\]|[^\n.]+)", message)
     if given and wanted:
         names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
         names = [re.sub(r"typing\.Literal\[(.+)\]$", r"one of \1", name) for name in names]
         names = ["null" if name == "NoneType" else name for name in names]
-        return describe(where, field, given[1], " or ".join(dict.fromkeys(names)))
+        return str(OptionError(field, given[1], " or ".join(dict.fromkeys(names)), file=where))
     reason = _flat(message)
     return f"{where}: {reason}" if where else reason
 

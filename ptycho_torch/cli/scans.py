@@ -16,11 +16,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ptycho_torch
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, describe
-from ptycho_torch.data.preparation import prepare_scan
+from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.prepare import prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.simulate import simulate_scan
-from ptycho_torch.data.verification import verify_path
+from ptycho_torch.data.verify import verify_path
 
 
 def simulate(options: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def bench(options: argparse.Namespace) -> None:
     root = Path(ptycho_torch.__file__).parents[1]
     if not (root / "benchmarks" / "__main__.py").is_file():
         raise OptionError(
-            describe(root, "benchmarks/", "missing", "a source checkout", "Run it from a clone")
+            "benchmarks/", "missing", "a source checkout", action="Run it from a clone", file=root
         )
     command = [sys.executable, "-m", "benchmarks", *options.arguments]
     raise SystemExit(subprocess.run(command, cwd=root, check=False).returncode)
@@ -121,15 +121,15 @@ def grouping_config(options: argparse.Namespace) -> GroupingConfig:
 
 def _check_out(out: Path, overwrite: bool) -> None:
     if out.suffix != ".npz":
-        raise OptionError(describe(out, "OUT", repr(out.suffix), "a name ending in .npz"))
+        raise OptionError("OUT", repr(out.suffix), "a name ending in .npz", file=out)
     folder = out.parent
     if not folder.is_dir():
         # Never made: a misspelt folder would hide the file.
         found = "no directory" if folder.exists() else "missing"
-        raise OptionError(describe(folder, "folder of OUT", found, "a directory"))
+        raise OptionError("folder of OUT", found, "a directory", file=folder)
     if out.exists() and not overwrite:
         raise OptionError(
-            describe(out, "OUT", "there already", "a new file", "Add --overwrite to replace it")
+            "OUT", "there already", "a new file", action="Add --overwrite to replace it", file=out
         )
 
 

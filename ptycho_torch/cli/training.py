@@ -28,10 +28,9 @@ from ptycho_torch.data.errors import (
     OptionTypeError,
     PtychoTorchError,
     ScanFileError,
-    describe,
 )
 from ptycho_torch.datamodule import PtychoDataModule
-from ptycho_torch.report import ReconstructionReport
+from ptycho_torch.results.report import ReconstructionReport
 
 CHATTER = (
     "Seed set to",
@@ -117,7 +116,7 @@ class PtychoCLI(LightningCLI):
             path = self.config[self.config["subcommand"]]["ckpt_path"]
             found = "of a model or of options that are not there"
             expected = "those of a model written by fit"
-            raise ScanFileError(describe(path, "hyper_parameters", found, expected)) from error
+            raise ScanFileError("hyper_parameters", found, expected, file=path) from error
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.
@@ -144,11 +143,11 @@ class PtychoCLI(LightningCLI):
             if config["ckpt_path"] is None:
                 found = "missing, so the model is untrained"
                 action = "For a trained model, pass --ckpt_path FILE"
-                raise OptionError(describe(where, "ckpt_path", found, "a checkpoint", action))
+                raise OptionError("ckpt_path", found, "a checkpoint", action=action, file=where)
             if limit == 0:
                 found = f"{limit}, so {command} does nothing"
                 action = f"Add --trainer.{field}=1.0"
-                raise OptionError(describe(where, f"trainer.{field}", found, "above 0", action))
+                raise OptionError(f"trainer.{field}", found, "above 0", action=action, file=where)
         if config["ckpt_path"] is not None:
             # Before Lightning opens it, which ends in a traceback for anything else.
             check_checkpoint(config["ckpt_path"])

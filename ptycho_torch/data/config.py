@@ -11,7 +11,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ptycho_torch.data.errors import OptionError, OptionTypeError, describe
+from ptycho_torch.data.errors import OptionError, OptionTypeError
 
 Strategy = Literal["sample_then_group", "group_first"]
 PatchPositions = Literal["reference", "scan"]
@@ -27,7 +27,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     """Refuse a value that is not one of the strings of a Literal type."""
     allowed = get_args(choices)
     if value not in allowed:
-        raise OptionError(describe(None, name, repr(value), "one of " + ", ".join(allowed)))
+        raise OptionError(name, repr(value), "one of " + ", ".join(allowed))
 
 
 def check_integer(
@@ -37,13 +37,11 @@ def check_integer(
     if value is None and optional:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise OptionTypeError(
-            describe(None, name, f"{value!r} ({type(value).__name__})", "an integer")
-        )
+        raise OptionTypeError(name, f"{value!r} ({type(value).__name__})", "an integer")
     number = int(value)
     if number < minimum or (limit is not None and number >= limit):
         bound = f">= {minimum}" if limit is None else f"in [{minimum}, {limit})"
-        raise OptionError(describe(None, name, number, f"an integer {bound}"))
+        raise OptionError(name, number, f"an integer {bound}")
     return number
 
 
@@ -108,36 +106,26 @@ class GroupingConfig:
         check_choice("strategy", self.strategy, Strategy)
         for name in ("sequential_sampling", "enable_oversampling"):
             if not isinstance(getattr(self, name), bool):
-                raise OptionTypeError(
-                    describe(None, name, repr(getattr(self, name)), "True or False")
-                )
+                raise OptionTypeError(name, repr(getattr(self, name)), "True or False")
         pool = self.neighbor_pool_size if self.enable_oversampling else None
         # Groups of a list of all groups may hold their own position beside its K neighbours.
         itself = 1 if self.strategy == "group_first" else 0
         if max(self.neighbor_count + itself, pool or 0) < self.channels:
             raise OptionError(
-                describe(
-                    None,
-                    "neighbor_count",
-                    self.neighbor_count,
-                    f">= {self.channels - itself} for gridsize**2 = {self.channels}",
-                    "Raise neighbor_count or lower gridsize",
-                )
+                "neighbor_count",
+                self.neighbor_count,
+                f">= {self.channels - itself} for gridsize**2 = {self.channels}",
+                action="Raise neighbor_count or lower gridsize",
             )
         if self.strategy == "group_first" and self.gridsize == 1:
-            raise OptionError(
-                describe(None, "strategy", "'group_first' at gridsize 1", "gridsize >= 2")
-            )
+            raise OptionError("strategy", "'group_first' at gridsize 1", "gridsize >= 2")
         if self.strategy == "group_first" and (
             self.enable_oversampling or self.sequential_sampling
         ):
             raise OptionError(
-                describe(
-                    None,
-                    "strategy",
-                    "'group_first' with enable_oversampling or sequential_sampling",
-                    "neither: they belong to 'sample_then_group'",
-                )
+                "strategy",
+                "'group_first' with enable_oversampling or sequential_sampling",
+                "neither: they belong to 'sample_then_group'",
             )
 
     @property

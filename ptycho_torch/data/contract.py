@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import OptionTypeError, ScanError, describe
+from ptycho_torch.data.errors import OptionTypeError, ScanError
 
 FLOATING = "floating"
 REAL = "real"
@@ -199,16 +199,14 @@ def check_array(
     """
     if not isinstance(array, np.ndarray):
         raise OptionTypeError(
-            describe(file, wanted.name, type(array).__name__, f"an array {wanted.shape_text()}")
+            wanted.name, type(array).__name__, f"an array {wanted.shape_text()}", file=file
         )
     if array.ndim != len(wanted.axes):
         raise ScanError(
-            describe(
-                file,
-                f"{wanted.name} shape",
-                array.shape,
-                f"{len(wanted.axes)} axes {wanted.shape_text()}",
-            )
+            f"{wanted.name} shape",
+            array.shape,
+            f"{len(wanted.axes)} axes {wanted.shape_text()}",
+            file=file,
         )
     fits = (
         array.dtype.kind in _KINDS[wanted.dtype]
@@ -216,17 +214,15 @@ def check_array(
         else array.dtype == np.dtype(wanted.dtype)
     )
     if not fits:
-        raise ScanError(describe(file, f"{wanted.name} dtype", array.dtype, wanted.dtype))
+        raise ScanError(f"{wanted.name} dtype", array.dtype, wanted.dtype, file=file)
     for axis, (label, length) in enumerate(zip(wanted.axes, array.shape, strict=True)):
         known = sizes.setdefault(label, length)
         if length != known:
             raise ScanError(
-                describe(
-                    file,
-                    f"{wanted.name} axis {axis}",
-                    length,
-                    f"{label} = {known} in shape {wanted.shape_text()}",
-                )
+                f"{wanted.name} axis {axis}",
+                length,
+                f"{label} = {known} in shape {wanted.shape_text()}",
+                file=file,
             )
     return array
 
@@ -236,4 +232,4 @@ def check_finite(array: NDArray[np.generic], name: str, file: object = None) -> 
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         place = ", ".join(str(i) for i in bad[0])
-        raise ScanError(describe(file, f"{name}[{place}]", array[tuple(bad[0])], "a finite number"))
+        raise ScanError(f"{name}[{place}]", array[tuple(bad[0])], "a finite number", file=file)

@@ -1,21 +1,62 @@
 """Every exception that ptycho_torch raises on purpose.
 
 Each class derives from :class:`PtychoTorchError` and from the builtin exception a caller would
-expect, so both ``except PtychoTorchError`` and ``except ValueError`` work. A message is one line:
-``<file>: <field> <axis> is <got>; expected <want>. <one action>.``
+expect, so both ``except PtychoTorchError`` and ``except ValueError`` work. An error carries its own
+line: ``<file>: <field> is <found>; expected <expected>. <action>.`` The file is attached once, by
+:func:`naming`, where it is opened.
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 _LONGEST_PART = 400
 
 
 class PtychoTorchError(Exception):
-    """Base of everything ptycho_torch raises on purpose."""
+    """Base of everything ptycho_torch raises on purpose.
+
+    Parameters
+    ----------
+    field
+        Name of the field at fault, with the axis where one is meant, e.g. ``"xcoords axis 0"``;
+        without the parts that follow, the whole line.
+    found, expected
+        What is there and what should be there.
+    action
+        What the user can do about it, without the final stop.
+    file
+        The file at fault, where it is not the one that :func:`naming` names.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        *parts: Any,
+        action: str = "",
+        file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.file = file
+        super().__init__(_line(field, *parts, action) if parts else field)
 
     def __str__(self) -> str:
-        # KeyError and OSError format their arguments; our message is already the whole line.
-        return str(self.args[0]) if self.args else ""
+        # KeyError and OSError format their arguments; ours is the line already.
+        line = str(self.args[0]) if self.args else ""
+        return line if self.file is None else f"{_printable(self.file)}: {line}"
+
+
+@contextmanager
+def naming(file: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Name the file in every error of ours that is raised inside and names none."""
+    try:
+        yield
+    except PtychoTorchError as error:
+        if error.file is None:
+            error.file = file
+        raise
 
 
 class ScanError(PtychoTorchError, ValueError):
@@ -50,26 +91,12 @@ class MissingDependencyError(PtychoTorchError, ImportError):
     """An optional package that this call needs is not installed."""
 
 
-def describe(file: object, field: str, found: object, expected: object, action: str = "") -> str:
-    """One line for a tired user: which file, which field, what was found, what was expected.
-
-    Parameters
-    ----------
-    file
-        Path of the file at fault, or None for data that came from memory.
-    field
-        Name of the field, with the axis where one is meant, e.g. ``"xcoords axis 0"``.
-    found, expected
-        What is there and what should be there.
-    action
-        What the user can do about it, without the final stop.
-    """
-    where = f"{_printable(file)}: " if file is not None else ""
-    line = f"{where}{shown(field)} is {shown(found)}; expected {shown(expected)}."
+def _line(field: str, found: Any, expected: Any, action: str) -> str:
+    line = f"{shown(field)} is {shown(found)}; expected {shown(expected)}."
     return f"{line} {shown(action)}." if action else line
 
 
-def _printable(text: object) -> str:
+def _printable(text: Any) -> str:
     """Text as one line that a terminal shows and does not obey: names come from hostile files."""
     line = str(text)
     if line.isprintable():
@@ -77,7 +104,7 @@ def _printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def shown(text: object) -> str:
+def shown(text: Any) -> str:
     """Text of a file as a line that a terminal shows and does not obey, its middle left out."""
     line = _printable(text)
     if len(line) <= _LONGEST_PART:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.config import check_choice
-from ptycho_torch.data.errors import ScanError, describe
-from ptycho_torch.data.frame_stack import FrameStack, Progress
+from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.files.stored_stack import FramesIdentity
 from ptycho_torch.data.stack_check import verify_stack
-from ptycho_torch.data.stack_source import FramesIdentity
+from ptycho_torch.data.storage import FrameStack, Progress
 
 __all__ = ["Frames", "FramesIdentity", "Progress", "StoredAs", "check_frame_values"]
 
@@ -116,11 +116,9 @@ def check_frame_values(
         found = "negative" if low[frame] < 0 else "NaN or infinite"
         place = field if start is None else f"{field} frame {start + frame}"
         raise ScanError(
-            describe(
-                file,
-                place,
-                f"{found} in places",
-                "finite values >= 0",
-                "Mask bad pixels with 0",
-            )
+            place,
+            f"{found} in places",
+            "finite values >= 0",
+            action="Mask bad pixels with 0",
+            file=file,
         )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ptycho_torch.data.config import GroupingConfig, oversampling_seed_count
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.errors import OptionError
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -66,12 +66,9 @@ class GroupingRequest:
         channels = self.channels
         if self.n_frames < channels:
             raise OptionError(
-                describe(
-                    None,
-                    "the number of positions",
-                    self.n_frames,
-                    f"at least {channels} for groups of gridsize**2 = {channels}",
-                )
+                "the number of positions",
+                self.n_frames,
+                f"at least {channels} for groups of gridsize**2 = {channels}",
             )
         if self.oversamples:
             if not self.enable_oversampling:
@@ -283,12 +280,9 @@ def _neighbors_of(
         return neighbor_table(xcoords, ycoords, neighbors, seeds)
     if table.shape != (len(xcoords), min(neighbors + 1, len(xcoords))):
         raise OptionError(
-            describe(
-                None,
-                "the neighbour table's shape",
-                table.shape,
-                f"({len(xcoords)}, {min(neighbors + 1, len(xcoords))})",
-            )
+            "the neighbour table's shape",
+            table.shape,
+            f"({len(xcoords)}, {min(neighbors + 1, len(xcoords))})",
         )
     return table[seeds]
 

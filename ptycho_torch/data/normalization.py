@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import OptionError, ScanError, describe
+from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.frames import Frames, Progress, check_frame_values
 
 CHUNK_BYTES = 2**20
@@ -120,12 +120,12 @@ def pooled_scale(
     whole = parts[0] if len(parts) == 1 else np.concatenate([part.ravel() for part in parts])
     mean = np.mean(whole)
     if not mean > 0:
-        raise ScanError(describe(file, "diff3d", "zero in every grouped frame", "some signal"))
+        raise ScanError("diff3d", "zero in every grouped frame", "some signal", file=file)
     return np.float32(np.sqrt((N / 2) ** 2 / mean))
 
 
 def norm_Y_I(mean_energy_X: float, nphotons: float) -> np.float32:
     """sqrt(nphotons / mean over the groups' frames of the sum over pixels of X ** 2)."""
     if not (nphotons > 0 and np.isfinite(nphotons)):
-        raise OptionError(describe(None, "nphotons", nphotons, "a positive number"))
+        raise OptionError("nphotons", nphotons, "a positive number")
     return np.float32(np.sqrt(nphotons / mean_energy_X))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, normalization, patches
+from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups, group_scan
 from ptycho_torch.data.config import (
     GroupingConfig,
     PatchPositions,
@@ -21,14 +22,13 @@ from ptycho_torch.data.config import (
     check_integer,
     check_seed,
 )
-from ptycho_torch.data.errors import OptionError, OptionTypeError, describe
+from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.group_coords import centred_coords
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.readers import ScanFields, read_fields
+from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan_arrays import ScanArrays
-from ptycho_torch.data.scan_file import write_scan
-from ptycho_torch.data.scan_groups import CachePolicy, ScanGroups, group_scan
 
 logger = logging.getLogger(__name__)
 
@@ -204,13 +204,11 @@ class RawData(ScanArrays):
         check_seed("seed", seed)
         if gridsize is None:
             raise OptionTypeError(
-                describe(None, "gridsize", None, "an integer >= 1", "Pass gridsize=1, 2 or 3")
+                "gridsize", None, "an integer >= 1", action="Pass gridsize=1, 2 or 3"
             )
         check_integer("gridsize", gridsize, minimum=1)
         if N != self.N and self._patches is None and self.objectGuess is not None:
-            raise OptionError(
-                describe(self.path, "N", N, f"{self.N}, the side of the frames in diff3d")
-            )
+            raise OptionError("N", N, f"{self.N}, the side of the frames in diff3d", file=self.path)
         request = GroupingRequest(
             n_frames=self.n_frames,
             n_groups=nsamples,

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.config import check_integer, check_seed
 from ptycho_torch.data.contract import check_array, check_finite, spec
-from ptycho_torch.data.errors import ScanError, describe
-from ptycho_torch.data.frame_stack import FrameStack
+from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.frames import Frames, Progress
 from ptycho_torch.data.scan_checks import (
     checked_coordinates,
@@ -24,6 +23,7 @@ from ptycho_torch.data.scan_checks import (
     checked_patches,
     checked_probe,
 )
+from ptycho_torch.data.storage import FrameStack
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -185,5 +185,5 @@ class ScanArrays:
             self.frames, self.sample_indices, check=check, progress=progress
         )
         if not energies.any():
-            raise ScanError(describe(self.path, "diff3d", "zero in every frame", "some signal"))
+            raise ScanError("diff3d", "zero in every frame", "some signal", file=self.path)
         return energies

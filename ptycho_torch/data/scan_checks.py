@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.contract import check_array, check_finite, spec
-from ptycho_torch.data.errors import OptionTypeError, ScanError, describe
-from ptycho_torch.data.frame_stack import FrameStack
+from ptycho_torch.data.errors import OptionTypeError, ScanError
 from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.storage import FrameStack
 
 AnyArray = NDArray[Any]
 
@@ -30,7 +30,7 @@ def checked_frames(diff3d: object, path: Path | None) -> Frames:
     sizes: dict[str, int] = {}
     array = check_array(diff3d, spec("scan", "diff3d"), sizes, path)
     if sizes["M"] == 0 or sizes["N"] == 0:
-        raise ScanError(describe(path, "diff3d shape", array.shape, "at least one frame and pixel"))
+        raise ScanError("diff3d shape", array.shape, "at least one frame and pixel", file=path)
     return Frames.from_array(array)
 
 
@@ -45,13 +45,11 @@ def checked_coordinates(
     farthest = float(np.abs(checked).max())
     if farthest > FARTHEST_PX:
         raise ScanError(
-            describe(
-                path,
-                name,
-                f"up to {farthest:g} px from the origin",
-                f"at most {FARTHEST_PX:g} px",
-                "Give positions in object pixels",
-            )
+            name,
+            f"up to {farthest:g} px from the origin",
+            f"at most {FARTHEST_PX:g} px",
+            action="Give positions in object pixels",
+            file=path,
         )
     return checked
 
@@ -65,12 +63,10 @@ def checked_probe(array: object, sizes: dict[str, int], path: Path | None) -> An
             array = array[:, :, 0]
         elif array.shape[0] < 1 or array.shape[1:] != (side, side):
             raise ScanError(
-                describe(
-                    path,
-                    "probeGuess shape",
-                    array.shape,
-                    f"({side}, {side}) or (P, {side}, {side}), as the frames",
-                )
+                "probeGuess shape",
+                array.shape,
+                f"({side}, {side}) or (P, {side}, {side}), as the frames",
+                file=path,
             )
         else:
             check_finite(array, "probeGuess", path)
@@ -88,8 +84,8 @@ def checked_patches(Y: object, sizes: dict[str, int], path: Path | None) -> Fram
         Y = Y[..., 0] if Y.ndim == 4 and Y.shape[-1] == 1 else Y
         return FrameStack.from_array(check_array(Y, spec("scan", "Y"), sizes, path))
     if not isinstance(Y, FrameStack):
-        raise OptionTypeError(describe(path, "Y", type(Y).__name__, "an array (M, N, N)"))
+        raise OptionTypeError("Y", type(Y).__name__, "an array (M, N, N)", file=path)
     wanted = (sizes["M"], sizes["N"], sizes["N"])
     if Y.shape != wanted or Y.dtype.kind != "c":
-        raise ScanError(describe(path, "Y", f"{Y.shape} {Y.dtype}", f"{wanted}, complex"))
+        raise ScanError("Y", f"{Y.shape} {Y.dtype}", f"{wanted}, complex", file=path)
     return Y

@@ -14,7 +14,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
-from ptycho_torch.data.errors import OptionError, OptionTypeError, describe
+from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.patches import object_patches
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.specimen import draw_object, make_probe
@@ -87,7 +87,7 @@ def simulate_scan(
     check_choice("pattern", pattern, ScanPattern)
     check_seed("seed", seed)
     if seed is None:
-        raise OptionTypeError(describe(None, "seed", None, "an integer"))
+        raise OptionTypeError("seed", None, "an integer")
     _check_photons(photons)
     shape = _object_shape(object_size, n_frames, N)
     draw_specimen, draw_positions, draw_noise = (
@@ -234,7 +234,7 @@ def _object_shape(
     # A configuration file has lists where Python has tuples.
     sides = object_size if isinstance(object_size, (tuple, list)) else (object_size, object_size)
     if len(sides) != 2:
-        raise OptionError(describe(None, "object_size", object_size, "a side or a pair (H, W)"))
+        raise OptionError("object_size", object_size, "a side or a pair (H, W)")
     for side in sides:
         # One pixel more than a frame: a sub-pixel patch reads its neighbour.
         check_integer("object_size", side, minimum=N + 1)
@@ -245,8 +245,6 @@ def _check_photons(photons: object) -> None:
     if photons is None:
         return
     if isinstance(photons, bool) or not isinstance(photons, (int, float, np.number)):
-        raise OptionTypeError(
-            describe(None, "photons", repr(photons), "mean counts of a frame, or None")
-        )
+        raise OptionTypeError("photons", repr(photons), "mean counts of a frame, or None")
     if not (math.isfinite(photons) and photons > 0):
-        raise OptionError(describe(None, "photons", photons, "a finite number above 0, or None"))
+        raise OptionError("photons", photons, "a finite number above 0, or None")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.errors import OptionError
 
 SPOKES = 16
 CELLS = 40
@@ -74,7 +74,7 @@ def make_probe(N: int, n_modes: int = 1) -> NDArray[np.complex128]:
         (P, N, N) complex128, sum of all intensities 1.
     """
     if n_modes > N:
-        raise OptionError(describe(None, "n_modes", n_modes, f"at most N = {N}"))
+        raise OptionError("n_modes", n_modes, f"at most N = {N}")
     frequency = np.fft.fftfreq(N) * N
     radius = np.hypot(frequency[:, None], frequency[None, :])
     aperture = 0.17 * N

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import OptionError, describe
+from ptycho_torch.data.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ def check_fractions(fractions: tuple[Any, ...]) -> None:
         isinstance(fraction, Real) and not isinstance(fraction, bool) for fraction in fractions
     )
     if not numbers or any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
-        raise OptionError(
-            describe(None, "split fractions", fractions, "numbers in [0, 1) with a sum below 1")
-        )
+        raise OptionError("split fractions", fractions, "numbers in [0, 1) with a sum below 1")
 
 
 def region_of_frames(

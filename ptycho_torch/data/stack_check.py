@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ptycho_torch.data.errors import ScanError
-from ptycho_torch.data.frame_stack import FrameStack, Progress
+from ptycho_torch.data.storage import FrameStack, Progress
 
 CheckValues = Callable[..., None]
 """``check(block, start=...)`` raises a ScanError where a value cannot be, naming its frame."""

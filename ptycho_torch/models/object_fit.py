@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torchmetrics import Metric
 
-from ptycho_torch.batch import PtychoBatch
+from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.data.config import check_choice
-from ptycho_torch.data.errors import OptionError, ScanFileError, describe
+from ptycho_torch.data.errors import OptionError, ScanFileError
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class ObjectFit(pl.LightningModule):
             ("probe_learning_rate", probe_learning_rate),
         ):
             if rate is not None and not rate > 0:
-                raise OptionError(describe(None, name, rate, "a number above 0"))
+                raise OptionError(name, rate, "a number above 0")
         check_choice("schedule", schedule, Schedule)
         self.save_hyperparameters()
         self.learning_rate = learning_rate
@@ -136,9 +136,7 @@ class ObjectFit(pl.LightningModule):
         probe = probe.detach().to(self.device, torch.complex64)
         unit = probe.abs().square().sum(dim=0).mean().sqrt()
         if not (torch.isfinite(unit) and unit > 0):
-            raise OptionError(
-                describe(None, "probe", f"of root mean square {float(unit)}", "finite and above 0")
-            )
+            raise OptionError("probe", f"of root mean square {float(unit)}", "finite and above 0")
         flat = torch.ones(object_shape, dtype=torch.complex64, device=self.device)
         self._allocate(torch.view_as_real(flat), torch.view_as_real(probe / unit), unit)
 
@@ -156,24 +154,18 @@ class ObjectFit(pl.LightningModule):
         source = cast("ScanSource | None", getattr(self.trainer, "datamodule", None))
         if source is None or not hasattr(source, "initial_probe"):
             raise OptionError(
-                describe(
-                    None,
-                    "ObjectFit",
-                    "without a scan",
-                    "a trainer with a PtychoDataModule",
-                    "Or call initialize(object_shape, probe) before fit",
-                )
+                "ObjectFit",
+                "without a scan",
+                "a trainer with a PtychoDataModule",
+                action="Or call initialize(object_shape, probe) before fit",
             )
         scans = source.dataset("train").scans
         if len(scans) != 1:
             raise OptionError(
-                describe(
-                    None,
-                    "train",
-                    f"{len(scans)} scans",
-                    "one: ObjectFit has one object",
-                    "Fit each scan in a run of its own",
-                )
+                "train",
+                f"{len(scans)} scans",
+                "one: ObjectFit has one object",
+                action="Fit each scan in a run of its own",
             )
         shape = source.object_shape if self.object_shape is None else self.object_shape
         probe = source.initial_probe
@@ -196,7 +188,7 @@ class ObjectFit(pl.LightningModule):
             if name not in state:
                 path = None if self._trainer is None else self._trainer.ckpt_path
                 raise ScanFileError(
-                    describe(path, "checkpoint", f"without {name}", "a checkpoint of ObjectFit")
+                    "checkpoint", f"without {name}", "a checkpoint of ObjectFit", file=path
                 )
         self._allocate(*(state[name].to(self.device) for name in names))
 
@@ -210,11 +202,7 @@ class ObjectFit(pl.LightningModule):
 
     def _object_and_probe(self) -> tuple[Tensor, Tensor]:
         if self.obj is None or self.probe is None or self.probe_unit is None:
-            raise OptionError(
-                describe(
-                    None, "ObjectFit", "not initialized", "a fit, a checkpoint or initialize()"
-                )
-            )
+            raise OptionError("ObjectFit", "not initialized", "a fit, a checkpoint or initialize()")
         return torch.view_as_complex(self.obj), torch.view_as_complex(self.probe) * self.probe_unit
 
     def forward(self, batch: PtychoBatch) -> Tensor:
@@ -282,9 +270,7 @@ class ObjectFit(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise OptionError(
-                describe(
-                    None, "schedule", "'cosine' in a fit without end", "max_epochs or max_steps"
-                )
+                "schedule", "'cosine' in a fit without end", "max_epochs or max_steps"
             )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
         return {

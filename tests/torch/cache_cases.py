@@ -14,7 +14,7 @@ import numpy as np
 from legacy_reference import all_groups_slowly
 from scipy.spatial import cKDTree
 
-from ptycho_torch.data.groups_cache import (
+from ptycho_torch.data.caches.groups_cache import (
     BuiltGroups,
     CachedGroups,
     Missing,

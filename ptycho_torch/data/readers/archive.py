@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.contract import ArraySpec, check_array, check_finite
-from ptycho_torch.data.errors import ScanError, ScanKeyError, describe
-from ptycho_torch.data.mapped_file import opened
-from ptycho_torch.data.npy_header import NpyHeader
-from ptycho_torch.data.stack_source import open_array, require_moderate
-from ptycho_torch.data.zip_members import ZipMember, read_directory
+from ptycho_torch.data.errors import ScanError, ScanKeyError
+from ptycho_torch.data.files.mapping import opened
+from ptycho_torch.data.files.npy_header import NpyHeader
+from ptycho_torch.data.files.stored_stack import open_array, require_moderate
+from ptycho_torch.data.files.zip_archive import ZipMember, read_directory
 
 AnyArray = NDArray[np.generic]
 
@@ -52,7 +52,7 @@ class Archive:
         """
         if key not in self.members:
             raise ScanKeyError(
-                describe(self.file, key, "missing", "a required key", f"It has {self._keys()}")
+                key, "missing", "a required key", action=f"It has {self._keys()}", file=self.file
             )
 
     def _keys(self) -> str:
@@ -96,13 +96,9 @@ class Archive:
         likeness = np.broadcast_to(np.zeros((), header.dtype), header.shape)
         check_array(likeness, wanted, sizes, self.file)
         if 0 in header.shape:
-            raise ScanError(
-                describe(self.file, f"{wanted.name} shape", header.shape, "no empty axis")
-            )
+            raise ScanError(f"{wanted.name} shape", header.shape, "no empty axis", file=self.file)
         if header.dtype.itemsize > (16 if header.dtype.kind == "c" else 8):
-            raise ScanError(
-                describe(self.file, f"{wanted.name} dtype", header.dtype, "double or less")
-            )
+            raise ScanError(f"{wanted.name} dtype", header.dtype, "double or less", file=self.file)
         array = self.read(wanted.name)
         if array.dtype.kind in "fc":
             check_finite(array, wanted.name, self.file)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.frame_stack import FrameStack
 from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.storage import FrameStack
 
 AnyArray = NDArray[np.generic]
 

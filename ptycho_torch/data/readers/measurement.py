@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.config import Measurement, check_choice
-from ptycho_torch.data.errors import ScanError, describe
+from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.frames import Frames, StoredAs, check_frame_values
 
 SAMPLE_BYTES = 1 << 20
@@ -59,14 +59,12 @@ def _refuse_counts(frames: Frames, sample: NDArray[Any]) -> None:
     else:
         return
     raise ScanError(
-        describe(
-            frames.path,
-            frames.field,
-            found,
-            "to be told which",
-            "Pass measurement='counts' or measurement='amplitude'; on the command line "
-            "--measurement counts or --measurement amplitude",
-        )
+        frames.field,
+        found,
+        "to be told which",
+        action="Pass measurement='counts' or measurement='amplitude'; on the command line "
+        "--measurement counts or --measurement amplitude",
+        file=frames.path,
     )
 
 

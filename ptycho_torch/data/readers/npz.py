@@ -13,17 +13,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ptycho_torch.data.caches.sidecar import SidecarPolicy
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.contract import ArraySpec, spec
-from ptycho_torch.data.errors import PtychoTorchError, ScanError, describe
-from ptycho_torch.data.frame_stack import FrameStack
+from ptycho_torch.data.errors import PtychoTorchError, ScanError
+from ptycho_torch.data.files.npy_header import shape_text
+from ptycho_torch.data.files.stored_stack import AxisOrder
 from ptycho_torch.data.frames import Frames
-from ptycho_torch.data.npy_header import shape_text
 from ptycho_torch.data.readers.archive import AnyArray, Archive, open_archive
 from ptycho_torch.data.readers.fields import ScanFields
 from ptycho_torch.data.readers.measurement import settle_measurement
-from ptycho_torch.data.sidecar import SidecarPolicy
-from ptycho_torch.data.stack_source import AxisOrder
+from ptycho_torch.data.storage import FrameStack
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +116,11 @@ def _frames_key(archive: Archive) -> str:
         first, second = (archive.header(key) for key in found)
         if (first.shape, first.dtype) != (second.shape, second.dtype):
             raise ScanError(
-                describe(
-                    archive.file,
-                    "diff3d and diffraction",
-                    f"{first} and {second}",
-                    "one of them, or two alike",
-                    "Remove the wrong one",
-                )
+                "diff3d and diffraction",
+                f"{first} and {second}",
+                "one of them, or two alike",
+                action="Remove the wrong one",
+                file=archive.file,
             )
     return found[0]
 
@@ -138,14 +136,12 @@ def _axis_order(archive: Archive, key: str, choice: str) -> AxisOrder:
     last = shape[2] == positions[0] and shape[0] == shape[1]
     if first and last:
         raise ScanError(
-            describe(
-                archive.file,
-                f"{key} shape",
-                f"{shape_text(shape)} with {positions[0]} positions, so frames may lie on the "
-                "first axis or on the last",
-                "to be told which",
-                "Pass axis_order='frames_first' or 'frames_last' to read_scan",
-            )
+            f"{key} shape",
+            f"{shape_text(shape)} with {positions[0]} positions, so frames may lie on the "
+            "first axis or on the last",
+            "to be told which",
+            action="Pass axis_order='frames_first' or 'frames_last' to read_scan",
+            file=archive.file,
         )
     return "frames_last" if last else "frames_first"
 
@@ -188,7 +184,7 @@ def _scan_index(archive: Archive, sizes: dict[str, int]) -> AnyArray:
     # Some writers store the numbers as floats.
     numbers = archive.read_checked(_with_dtype(wanted, "floating"), sizes)
     if (numbers != np.floor(numbers)).any() or (np.abs(numbers) > 2**53).any():
-        raise ScanError(describe(archive.file, wanted.name, "fractional", "whole numbers"))
+        raise ScanError(wanted.name, "fractional", "whole numbers", file=archive.file)
     return numbers.astype(np.int64)
 
 
@@ -200,11 +196,11 @@ def _metadata(archive: Archive) -> dict[str, Any]:
     try:
         header = archive.header("_metadata")
         if header.dtype.kind not in "US" or header.shape != () or member.size > MAX_METADATA_BYTES:
-            raise ScanError(describe(archive.file, "_metadata", header, "one JSON text"))
+            raise ScanError("_metadata", header, "one JSON text", file=archive.file)
         text = archive.read("_metadata").item()
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ScanError(describe(archive.file, "_metadata", "no mapping", "a JSON mapping"))
+            raise ScanError("_metadata", "no mapping", "a JSON mapping", file=archive.file)
         return content
     except (PtychoTorchError, ValueError, RecursionError) as error:
         logger.info("_metadata skipped: %s", error)

@@ -16,9 +16,8 @@ from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
     ScanFileError,
-    describe,
 )
-from ptycho_torch.data.mapped_file import state_of
+from ptycho_torch.data.files.mapping import state_of
 from ptycho_torch.data.readers import npz, tike
 from ptycho_torch.data.readers.fields import ScanFields
 
@@ -82,16 +81,14 @@ def read_fields(path: str | Path, format: str = "auto", **options: Any) -> ScanF
         One line naming file, field, what was found and what was expected.
     """
     if not isinstance(path, str | Path):
-        raise OptionTypeError(describe(None, "path", type(path).__name__, "text or a Path"))
+        raise OptionTypeError("path", type(path).__name__, "text or a Path")
     place = Path(path)
     state_of(place)
     reader = _by_name(format) if format != "auto" else _by_content(place)
     unknown = sorted(set(options) - set(reader.options))
     if unknown:
         known = ", ".join(reader.options)
-        raise OptionError(
-            describe(None, f"option of format {reader.name}", unknown[0], f"one of {known}")
-        )
+        raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
     return reader.read(place, **options)
 
 
@@ -99,9 +96,7 @@ def _by_name(name: str) -> Reader:
     for reader in READERS:
         if reader.name == name:
             return reader
-    raise OptionError(
-        describe(None, "format", repr(name), "one of auto, " + ", ".join(format_names()))
-    )
+    raise OptionError("format", repr(name), "one of auto, " + ", ".join(format_names()))
 
 
 def _by_content(path: Path) -> Reader:
@@ -109,13 +104,11 @@ def _by_content(path: Path) -> Reader:
     if not fitting:
         endings = ", ".join(sorted({suffix for r in READERS for suffix in r.suffixes}))
         raise ScanFileError(
-            describe(
-                path,
-                "file name",
-                repr(path.name),
-                f"an ending among {endings}",
-                "Pass format= if the name misleads",
-            )
+            "file name",
+            repr(path.name),
+            f"an ending among {endings}",
+            action="Pass format= if the name misleads",
+            file=path,
         )
     for reader in fitting:
         if reader.recognises(path):

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.config import check_integer
-from ptycho_torch.data.errors import ScanError, describe
+from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.files.mapping import opened
+from ptycho_torch.data.files.npy_header import shape_text
+from ptycho_torch.data.files.zip_archive import damaged
 from ptycho_torch.data.frames import Frames, check_frame_values
-from ptycho_torch.data.mapped_file import opened
-from ptycho_torch.data.npy_header import shape_text
 from ptycho_torch.data.readers.archive import AnyArray, Archive
 from ptycho_torch.data.readers.fields import ScanFields
-from ptycho_torch.data.zip_members import damaged
 
 DEFAULT_MAX_BYTES = 2 << 30
 _BLOCK_BYTES = 1 << 20
@@ -73,14 +73,14 @@ def read_tike(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanFields:
         probe = _probe(archive)
     n_frames, height, width = counts.shape
     if height != width:
-        raise ScanError(describe(path, "data shape", shape_text(counts.shape), "square frames"))
+        raise ScanError("data shape", shape_text(counts.shape), "square frames", file=path)
     if scan.shape != (n_frames, 2):
         raise ScanError(
-            describe(path, "scan shape", shape_text(scan.shape), f"({n_frames}, 2), as data")
+            "scan shape", shape_text(scan.shape), f"({n_frames}, 2), as data", file=path
         )
     if probe.shape[-2:] != (height, width):
         raise ScanError(
-            describe(path, "probe shape", shape_text(probe.shape), f"(..., {height}, {width})")
+            "probe shape", shape_text(probe.shape), f"(..., {height}, {width})", file=path
         )
     check_frame_values(counts, file=path, field="data")
     frames = Frames.from_array(np.fft.fftshift(counts, axes=(1, 2)), measurement="counts")
@@ -110,13 +110,11 @@ def _check_size(archive: Archive, max_bytes: int) -> None:
     header = archive.header("data")
     if header.data_bytes > max_bytes:
         raise ScanError(
-            describe(
-                archive.file,
-                "data",
-                f"{header.data_bytes} bytes",
-                f"at most max_bytes = {max_bytes}",
-                "Raise max_bytes",
-            )
+            "data",
+            f"{header.data_bytes} bytes",
+            f"at most max_bytes = {max_bytes}",
+            action="Raise max_bytes",
+            file=archive.file,
         )
 
 
@@ -127,12 +125,12 @@ def _without_leading(
     header = archive.header(key)
     extra = len(header.shape) - rank
     if extra < 0 or any(length != 1 for length in header.shape[:extra]) or 0 in header.shape:
-        raise ScanError(describe(archive.file, f"{key} shape", shape_text(header.shape), wanted))
+        raise ScanError(f"{key} shape", shape_text(header.shape), wanted, file=archive.file)
     if header.dtype.kind not in kinds:
-        raise ScanError(describe(archive.file, f"{key} dtype", header.dtype, "numbers"))
+        raise ScanError(f"{key} dtype", header.dtype, "numbers", file=archive.file)
     array = archive.read(key)
     if not np.isfinite(array).all():
-        raise ScanError(describe(archive.file, key, "NaN or infinite in places", "finite numbers"))
+        raise ScanError(key, "NaN or infinite in places", "finite numbers", file=archive.file)
     return array.reshape(header.shape[extra:])
 
 
@@ -148,7 +146,7 @@ def _scaled(probe: AnyArray, counts: AnyArray, path: Path) -> AnyArray:
     mean_counts = np.sum(counts, dtype=np.float64) / len(counts)
     if not power > 0 or not mean_counts > 0:
         what = "probe" if not power > 0 else "data"
-        raise ScanError(describe(path, what, "zero throughout", "some signal"))
+        raise ScanError(what, "zero throughout", "some signal", file=path)
     scaled: AnyArray = (probe * np.sqrt(mean_counts / power)).astype(np.complex64)
     return scaled
 
@@ -176,12 +174,10 @@ def _unpacked(packed: BinaryIO, path: Path, max_bytes: int) -> io.BytesIO:
             raise damaged(path, "bz2 stream", "broken", "one that unpacks") from error
         if content.tell() > max_bytes:
             raise ScanError(
-                describe(
-                    path,
-                    "unpacked size",
-                    f"over {max_bytes} bytes",
-                    f"at most max_bytes = {max_bytes}",
-                    "Raise max_bytes",
-                )
+                "unpacked size",
+                f"over {max_bytes} bytes",
+                f"at most max_bytes = {max_bytes}",
+                action="Raise max_bytes",
+                file=path,
             )
     return content

@@ -19,10 +19,11 @@ import atheris
 with atheris.instrument_imports(include=["ptycho_torch.data"]):
     import numpy as np
 
-    from ptycho_torch.data import groups_cache, stack_source
+    from ptycho_torch.data.caches import groups_cache
+    from ptycho_torch.data.caches.groups_file import read_cache
+    from ptycho_torch.data.caches.groups_key import CacheKey
     from ptycho_torch.data.errors import PtychoTorchError
-    from ptycho_torch.data.groups_cache_file import read_cache
-    from ptycho_torch.data.groups_cache_key import CacheKey
+    from ptycho_torch.data.files import stored_stack as stack_source
     from ptycho_torch.data.raw_data import RawData
 
 from .hostile import check_use, scan_bases, use_scan

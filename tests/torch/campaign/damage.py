@@ -140,7 +140,7 @@ def _rewrite(path: Path, content: bytes, status: os.stat_result) -> None:
 
 def _verify(scan: Path) -> str:
     """What a full check says; empty when it finds nothing."""
-    from ptycho_torch.data.verification import verify_path
+    from ptycho_torch.data.verify import verify_path
 
     return "; ".join(verify_path(scan))
 

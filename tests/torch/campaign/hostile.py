@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_torch.data import groups_cache, stack_source
+from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import PtychoTorchError
+from ptycho_torch.data.files import stored_stack as stack_source
 from ptycho_torch.data.raw_data import RawData, read_scan
 
 from .mutations import Base, mutate, read_base

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.data import build_lock
+from ptycho_torch.data.files import build_lock
 
 from .processes import at_file_call, call, server
 from .record import Outcome

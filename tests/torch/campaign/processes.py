@@ -25,7 +25,7 @@ def server() -> ForkServerContext:
     """The context of the server; the first process it starts starts it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["ptycho_torch.cli.training", "ptycho_torch.data.verification", "filelock"]
+        ["ptycho_torch.cli.training", "ptycho_torch.data.verify", "filelock"]
     )
     return context
 

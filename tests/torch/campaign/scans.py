@@ -44,7 +44,7 @@ def names_in(folder: Path) -> list[str]:
 
 def batches_digest(path: Path, cache: str | Path = "auto") -> str:
     """Open and prepare a scan; sha256 over every batch it gives."""
-    from ptycho_torch.dataset import PtychoDataset
+    from ptycho_torch.batches.dataset import PtychoDataset
 
     dataset = PtychoDataset(path, grouping=GROUPING, patch_positions="scan", cache=cache)
     dataset.prepare()

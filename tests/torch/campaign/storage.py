@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_torch.data.errors import PtychoTorchError
-from ptycho_torch.data.verification import verify_path
+from ptycho_torch.data.verify import verify_path
 
 from .processes import FILE_CALLS, at_file_call, call, obey_permissions
 from .record import Outcome

@@ -1,0 +1,1 @@
+"""The torch floor: from group indices to batches."""

@@ -1,0 +1,148 @@
+"""The frames of several scans under one numbering, as tensors.
+
+Owns where a frame lies; frames stay mapped files until they are asked for. Knows nothing of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.frames import Frames
+
+PAGE_BYTES = 4096
+
+
+class FrameBank:
+    """Frames of S scans; frame i of scan s has the number ``starts[s] + i``.
+
+    Parameters
+    ----------
+    frames
+        One entry a scan, all of N x N pixels and of the same measurement.
+
+    Raises
+    ------
+    ScanError
+        Sides or measurements differ between scans.
+    """
+
+    def __init__(self, frames: Sequence[Frames]) -> None:
+        first = frames[0]
+        for other in frames[1:]:
+            if other.shape[1:] != first.shape[1:]:
+                raise ScanError(
+                    "diff3d shape",
+                    other.shape,
+                    f"(M, {first.shape[1]}, {first.shape[2]}) as in {first.path}",
+                    file=other.path,
+                )
+            if other.measurement != first.measurement:
+                raise ScanError(
+                    "measurement",
+                    other.measurement,
+                    f"{first.measurement} as in {first.path}",
+                    file=other.path,
+                )
+        self._frames = tuple(frames)
+        self.N = first.shape[1]
+        self.counts = first.measurement == "counts"
+        self.starts = np.cumsum([0, *(entry.shape[0] for entry in frames)])
+        kinds = {entry.dtype for entry in frames}
+        # Frames of one batch share one tensor: scans of different dtypes meet in float32.
+        self.dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all frames as stored."""
+        return int(self.starts[-1]) * self.N**2 * self.dtype.itemsize
+
+    def whole(self) -> Tensor | None:
+        """All frames as one tensor over the map, (M, N, N), when there is one scan; else None."""
+        if len(self._frames) != 1:
+            return None
+        return tensor_over(self._frames[0].stored)
+
+    def fetch(self, numbers: NDArray[np.integer]) -> Tensor:
+        """Copy frames by number, as stored.
+
+        Parameters
+        ----------
+        numbers
+            Frame numbers, sorted, shape (U,).
+
+        Returns
+        -------
+        frames
+            (U, N, N), in this bank's dtype.
+        """
+        out = torch.empty((len(numbers), self.N, self.N), dtype=torch_dtype(self.dtype))
+        bounds = np.searchsorted(numbers, self.starts)
+        for scan, (start, stop) in enumerate(pairwise(bounds)):
+            if start == stop:
+                continue
+            rows = torch.from_numpy(numbers[start:stop] - self.starts[scan])
+            stored = tensor_over(self._frames[scan].stored)
+            if stored.dtype == out.dtype:
+                torch.index_select(stored, 0, rows, out=out[start:stop])
+            else:
+                out[start:stop] = stored.index_select(0, rows).to(out.dtype)
+        return out
+
+    def read_ahead(self, numbers: NDArray[np.integer]) -> None:
+        """Touch every page of some frames, so that they are in memory when they are gathered.
+
+        Parameters
+        ----------
+        numbers
+            Frame numbers, sorted, shape (U,).
+        """
+        bounds = np.searchsorted(numbers, self.starts)
+        for scan, (start, stop) in enumerate(pairwise(bounds)):
+            stored = self._frames[scan].stored
+            rows = numbers[start:stop] - self.starts[scan]
+            if stored.flags.c_contiguous:
+                pages = stored.reshape(len(stored), -1).view(np.uint8)[:, ::PAGE_BYTES]
+                pages[rows]  # the copy of a byte a page, all of them in one call
+            else:
+                stored[rows]
+
+    def copy_to(self, device: torch.device) -> Tensor:
+        """All frames as one tensor on a device, (M, N, N), copied in blocks."""
+        shape = (int(self.starts[-1]), self.N, self.N)
+        whole = torch.empty(shape, dtype=torch_dtype(self.dtype), device=device)
+        for start, frames in zip(self.starts[:-1], self._frames, strict=True):
+            for first, stop, block in frames.chunks():
+                whole[start + first : start + stop].copy_(tensor_over(block))
+        return whole
+
+
+def tensor_over(array: NDArray[Any]) -> Tensor:
+    """A tensor over the memory of an array, which must not be written to.
+
+    Torch warns of read-only arrays, since it has no read-only tensors; ours are only read.
+    """
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    return torch.from_numpy(np.asarray(_WritableView(array)))
+
+
+class _WritableView:
+    """Offers the memory of an array to NumPy as writable, and keeps the array alive."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """The torch dtype of a NumPy dtype."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -1,0 +1,1 @@
+"""What is kept beside a scan: unpacked frames, and its groups."""

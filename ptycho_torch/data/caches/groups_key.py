@@ -1,0 +1,165 @@
+"""What a groups cache is computed from, and what its arrays must look like.
+
+Owns the digests of positions and the checks of dtype, shape and range. Knows no files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.errors import ScanError
+
+_SMALL_MEMBER_BYTES = 1 << 16
+_HEADER_BYTES = 1 << 14
+# The 2025-07 reference draws min(50, (K + 1) // C + 1) groups around each position.
+_MAX_DRAWS = 50
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What a cache is computed from, frames apart.
+
+    Parameters
+    ----------
+    dataset_checksum
+        The reference's checksum of the positions.
+    positions_digest
+        Ours, which also tells their dtype.
+    n_positions
+        M.
+    gridsize
+        A group has C = gridsize ** 2 frames.
+    neighbors
+        K.
+    """
+
+    dataset_checksum: str
+    positions_digest: str
+    n_positions: int
+    gridsize: int
+    neighbors: int
+
+    @classmethod
+    def of(
+        cls, xcoords: NDArray[Any], ycoords: NDArray[Any], gridsize: int, neighbors: int
+    ) -> CacheKey:
+        """The key of positions (each of shape (M,)) grouped with these options."""
+        return cls(
+            dataset_checksum(xcoords, ycoords),
+            positions_digest(xcoords, ycoords),
+            len(xcoords),
+            gridsize,
+            neighbors,
+        )
+
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        """Shape of the neighbour table: (M, min(K + 1, M))."""
+        return self.n_positions, min(self.neighbors + 1, self.n_positions)
+
+    def member_limit(self, name: str) -> int:
+        """Most bytes that a member of this name may declare."""
+        draws = min(_MAX_DRAWS, (self.neighbors + 1) // self.gridsize**2 + 1)
+        array_bytes = {
+            "all_groups": self.n_positions * draws * self.gridsize**2 * 8,
+            "neighbor_table": math.prod(self.table_shape) * 4,
+            "frame_energies": self.n_positions * 8,
+        }
+        return array_bytes[name] + _HEADER_BYTES if name in array_bytes else _SMALL_MEMBER_BYTES
+
+
+def dataset_checksum(xcoords: NDArray[Any], ycoords: NDArray[Any]) -> str:
+    """The 2025-07 reference's checksum of positions.
+
+    Returns
+    -------
+    checksum
+        md5, hexadecimal, of the float64 bytes of all x, all y and their two lengths.
+    """
+    sizes = [len(xcoords), len(ycoords)]
+    numbers = np.concatenate([xcoords, ycoords, sizes]).astype("<f8")
+    return hashlib.md5(numbers.tobytes(), usedforsecurity=False).hexdigest()
+
+
+def positions_digest(xcoords: NDArray[Any], ycoords: NDArray[Any]) -> str:
+    """sha256, hexadecimal, of the positions' dtype, shape and bytes; byte order does not count."""
+    digest = hashlib.sha256()
+    for positions in (xcoords, ycoords):
+        little = positions.astype(positions.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{little.dtype.str} {little.shape} ".encode())
+        digest.update(little.tobytes())
+    return digest.hexdigest()
+
+
+def check_arrays(
+    path: object, key: CacheKey, arrays: Mapping[str, NDArray[Any]], *, strict: bool
+) -> None:
+    """Check dtype, shape, range and repeats of the large arrays that are there.
+
+    Parameters
+    ----------
+    path
+        Named in messages.
+    key
+        Gives the shapes.
+    arrays
+        ``all_groups`` (G, C) int64 must be there; ``neighbor_table`` (M, min(K + 1, M)) int32 and
+        ``frame_energies`` (M,) float64 may be.
+    strict
+        Also require rows of ``all_groups`` in order and without repeats, as the reference writes
+        but does not check them.
+
+    Raises
+    ------
+    ScanError
+        An array cannot be what it should be.
+    """
+    groups = arrays.get("all_groups")
+    if groups is None:
+        raise ScanError("all_groups", "missing", "there", file=path)
+    _require_type(path, "all_groups", groups, np.int64, (*groups.shape[:1], key.gridsize**2))
+    _require_indices(path, "all_groups", groups, key.n_positions)
+    if strict:
+        ordered = groups[np.lexsort(groups.T[::-1])]
+        in_order = (groups[:, 1:] > groups[:, :-1]).all() and (ordered == groups).all()
+        if not in_order or (groups[1:] == groups[:-1]).all(axis=1).any():
+            raise ScanError("all_groups", "unsorted or repeated", "sorted, unique rows", file=path)
+    table = arrays.get("neighbor_table")
+    if table is not None:
+        _require_type(path, "neighbor_table", table, np.int32, key.table_shape)
+        _require_indices(path, "neighbor_table", table, key.n_positions)
+    energies = arrays.get("frame_energies")
+    if energies is not None:
+        _require_type(path, "frame_energies", energies, np.float64, (key.n_positions,))
+        if not (np.isfinite(energies) & (energies >= 0)).all():
+            raise ScanError(
+                "frame_energies", "negative or not finite", "finite values >= 0", file=path
+            )
+
+
+def _require_type(
+    path: object, name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]
+) -> None:
+    if array.dtype != np.dtype(dtype) or array.shape != shape or not array.size:
+        raise ScanError(
+            name,
+            f"{array.shape} {array.dtype.str}",
+            f"{shape} {np.dtype(dtype).str}, not empty",
+            file=path,
+        )
+
+
+def _require_indices(path: object, name: str, indices: NDArray[Any], count: int) -> None:
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= count:
+        raise ScanError(name, f"in [{low}, {high}]", f"frame indices in [0, {count})", file=path)
+    rows = np.sort(indices, axis=1)
+    if (rows[:, 1:] == rows[:, :-1]).any():
+        raise ScanError(name, "repeating a frame in a row", "each frame once", file=path)

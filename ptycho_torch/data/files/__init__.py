@@ -1,0 +1,1 @@
+"""Bytes: archives, headers, maps, whole writes, one builder at a time."""

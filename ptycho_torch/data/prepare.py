@@ -1,0 +1,101 @@
+"""A scan made ready ahead of training: mapped, checked to the last byte, grouped.
+
+Owns the order of these and what becomes of caches when the frames turn out to be damaged. The first
+use of a scan without preparation does the same, short of the check.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.caches.groups_file import own_key, read_cache
+from ptycho_torch.data.caches.groups_key import CacheKey
+from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups, caches_of, group_scan
+from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.errors import ScanError, ScanFileError
+from ptycho_torch.data.frames import Progress
+from ptycho_torch.data.raw_data import RawData
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_scan(
+    raw: RawData,
+    config: GroupingConfig,
+    *,
+    cache: CachePolicy = "auto",
+    progress: Progress | None = None,
+) -> ScanGroups:
+    """Map the frames of a scan, hold them against the file's checksum, and group it.
+
+    Where energies are computed, that pass checks the frames; where they are in the cache, a pass of
+    its own does. Frames in a bare ``.npy`` have no checksum.
+
+    Parameters
+    ----------
+    raw
+        A whole scan.
+    config
+        How positions become groups.
+    cache
+        Where groups and energies are kept, as for :meth:`RawData.group`.
+    progress
+        Called with (bytes done, bytes in all) while frames are read.
+
+    Raises
+    ------
+    ScanFileError
+        The frames are not those that the file was written with. Caches beside the scan may hold
+        energies of such frames: they are removed.
+    ScanError, OptionError
+        As from :meth:`RawData.group`.
+    """
+    raw.frames.prepare(progress)
+    checked = False
+
+    def energies() -> NDArray[np.float64]:
+        nonlocal checked
+        checked = True
+        try:
+            return raw.frame_energies(check=True, progress=progress)
+        except ScanError:
+            # A value that cannot be may be damage; the checksum, at the end of the file, tells.
+            raw.frames.verify()
+            raise
+
+    try:
+        groups = group_scan(
+            raw.xcoords,
+            raw.ycoords,
+            raw.frames,
+            energies,
+            config,
+            scan_path=raw.path,
+            cache=cache,
+        )
+        if not checked:
+            frames = raw.frames
+            for _, stop, _ in frames.chunks(check=True):
+                if progress is not None:
+                    progress(stop * (frames.nbytes // len(frames)), frames.nbytes)
+    except ScanFileError:
+        _forget_energies(raw)
+        raise
+    return groups
+
+
+def _forget_energies(raw: RawData) -> None:
+    """Remove caches of ours that may hold energies of damaged frames; they are made again."""
+    for path in [] if raw.path is None else caches_of(raw.path):
+        key = own_key(path)
+        if key is None:
+            continue
+        key = CacheKey.of(raw.xcoords, raw.ycoords, key.gridsize, key.neighbors)
+        found = read_cache(path, key)
+        foreign = found.groups_origin == "found" or found.extras
+        if found.state == "usable" and not foreign:
+            path.unlink(missing_ok=True)
+            logger.warning("%s: removed, its energies may be those of damaged frames", path)

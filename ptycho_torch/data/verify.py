@@ -1,0 +1,141 @@
+"""Full checks of scans, groups caches and sidecars: every byte read, every promise tested.
+
+Owns which files are checked together. What each must be is known by the rooms below. Opening a
+scan trusts sizes, times and headers, because it has to be fast; this is the slow, certain way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.caches import groups_cache
+from ptycho_torch.data.caches.groups_file import broken_members
+from ptycho_torch.data.caches.scan_groups import CACHE_NAME, caches_of
+from ptycho_torch.data.caches.sidecar import require_whole
+from ptycho_torch.data.errors import (
+    PtychoTorchError,
+    ScanError,
+    ScanFileError,
+)
+from ptycho_torch.data.files.mapping import state_of
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.readers import ScanFields, read_fields
+from ptycho_torch.data.stack_check import verify_stack
+from ptycho_torch.data.storage import FrameStack
+
+SIDECAR_SUFFIX = ".sidecar.npy"
+
+Progress = Callable[[int, int], None]
+
+_SCAN_SUFFIXES = (".npz", ".bz2")
+
+
+def verify_path(
+    path: str | Path, *, measurement: str = "auto", progress: Progress | None = None
+) -> list[str]:
+    """Check one file in full.
+
+    Parameters
+    ----------
+    path
+        A scan, together with its caches and sidecars; a groups cache; or a sidecar. The last two
+        are held against their scan where it lies beside them.
+    measurement
+        What the scan's frames are, where the file leaves it open.
+    progress
+        Called with (bytes done, bytes in all) while frames are read.
+
+    Returns
+    -------
+    faults
+        One line each; empty when everything is what it should be.
+    """
+    file = Path(path)
+    try:
+        state_of(file)
+        if file.name.endswith(".groups_cache.npz"):
+            return _cache_faults(file, _scan_of_cache(file, measurement))
+        if file.name.endswith(SIDECAR_SUFFIX):
+            _check_sidecar(file, measurement)
+            return []
+        return _scan_faults(file, measurement, progress)
+    except PtychoTorchError as error:
+        return [str(error)]
+
+
+def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> list[str]:
+    # Members that no reader looks at count as well: they are somebody's data.
+    faults = broken_members(file) if file.suffix.lower() == ".npz" else []
+    if faults:
+        return faults
+    fields = _read(file, measurement)
+    raw = RawData.from_fields(fields, use_file_Y=True)
+    for check in (
+        partial(fields.frames.verify, progress),
+        partial(_check_patches, fields.Y, file),
+    ):
+        try:
+            check()
+        except PtychoTorchError as error:
+            faults.append(str(error))
+    for cache in caches_of(file):
+        faults += _cache_faults(cache, raw)
+    return faults
+
+
+def _check_patches(patches: FrameStack | None, file: Path) -> None:
+    if patches is not None:
+        verify_stack(patches, partial(_check_finite, file=file))
+
+
+def _check_finite(block: NDArray[Any], *, start: int, file: Path) -> None:
+    finite = np.isfinite(block).all(axis=(1, 2))
+    if not finite.all():
+        frame = start + int(finite.argmin())
+        raise ScanError(f"Y frame {frame}", "NaN or infinite", "finite values", file=file)
+
+
+def _cache_faults(file: Path, raw: RawData | None) -> list[str]:
+    if raw is None:
+        return groups_cache.verify(file)
+    return groups_cache.verify(file, raw.xcoords, raw.ycoords)
+
+
+def _check_sidecar(file: Path, measurement: str) -> None:
+    stem, _, field = file.name.removesuffix(SIDECAR_SUFFIX).rpartition(".")
+    scan = _beside(file, stem)
+    if scan is None:
+        require_whole(file)
+        return
+    fields = _read(scan, measurement)
+    for stack in (fields.frames, fields.Y):
+        if stack is not None and stack.field == field:
+            stack.verify_sidecar(file)
+            return
+    found = f"of a member {field!r}, which {scan.name} does not have"
+    raise ScanFileError("sidecar", found, "one of its arrays", file=file)
+
+
+def _scan_of_cache(file: Path, measurement: str) -> RawData | None:
+    named = CACHE_NAME.fullmatch(file.name)
+    scan = _beside(file, named["stem"]) if named else None
+    return None if scan is None else RawData.from_fields(_read(scan, measurement))
+
+
+def _beside(file: Path, stem: str) -> Path | None:
+    for suffix in _SCAN_SUFFIXES:
+        scan = file.with_name(stem + suffix)
+        if scan.is_file():
+            return scan
+    return None
+
+
+def _read(file: Path, measurement: str) -> ScanFields:
+    options = {} if measurement == "auto" else {"measurement": measurement}
+    return read_fields(file, **options)

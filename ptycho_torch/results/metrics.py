@@ -1,0 +1,158 @@
+"""Figures of merit of a reconstruction, in NumPy.
+
+Owns how a reconstruction is compared with a truth and with measured frames, and which part of the
+object a scan can tell anything about. Knows no model and no file.
+
+A reconstruction is known up to one complex factor: a global phase always, and a global amplitude
+when the probe is free. The functions here remove that factor. A linear phase ramp, which object
+and probe can trade when both are refined, is left alone: a fit that starts from a flat object
+does not build one up, and removing it would hide a shift of the frames on the detector.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho_torch.data.errors import OptionError
+
+ComplexArray = NDArray[np.complexfloating[Any, Any]]
+
+
+def complex_correlation(
+    reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
+) -> float:
+    """Modulus of the normalised inner product, |<a, b>| / (|a| |b|): 1 is equal up to a factor.
+
+    Parameters
+    ----------
+    reconstruction, truth
+        Complex, same shape.
+    mask
+        Boolean, same shape: the pixels that count; None takes all.
+
+    Raises
+    ------
+    OptionError
+        Shapes differ, no pixel counts, or one of the arrays is zero on all that count.
+    """
+    a, b = _selected(reconstruction, truth, mask)
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if norm == 0.0:
+        raise OptionError("reconstruction or truth", "zero on every pixel that counts", "a signal")
+    return float(np.abs(np.vdot(a, b)) / norm)
+
+
+def align(
+    reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
+) -> ComplexArray:
+    """The reconstruction times the complex factor that brings it closest to the truth.
+
+    Parameters are those of ``complex_correlation``; the factor is fitted where ``mask`` is True
+    and applied everywhere.
+    """
+    a, b = _selected(reconstruction, truth, mask)
+    power = float(np.vdot(a, a).real)
+    factor = np.vdot(a, b) / power if power > 0 else 1.0
+    scaled = np.asarray(reconstruction) * factor
+    return scaled.astype(np.result_type(np.asarray(reconstruction), np.complex64))
+
+
+def fourier_error(amplitude: ArrayLike, measured: ArrayLike) -> float:
+    """Relative distance of model and measured frames, sqrt(sum (|F| - d)^2 / sum d^2).
+
+    Parameters
+    ----------
+    amplitude, measured
+        Real, same shape, same unit: amplitudes, square roots of counts.
+
+    Raises
+    ------
+    OptionError
+        Shapes differ, or the measured frames are all zero.
+    """
+    model = np.asarray(amplitude, dtype=np.float64)
+    frames = np.asarray(measured, dtype=np.float64)
+    if model.shape != frames.shape:
+        raise OptionError("amplitude shape", model.shape, frames.shape)
+    energy = float(np.sum(frames**2))
+    if energy == 0.0:
+        raise OptionError("measured frames", "all zero", "at least one count")
+    return float(np.sqrt(np.sum((model - frames) ** 2) / energy))
+
+
+def illumination(
+    probe: ArrayLike, positions_px: ArrayLike, shape: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Dose on the object: the probe's intensity added at every position, rounded to pixels.
+
+    Parameters
+    ----------
+    probe
+        (N, N) or (P, N, N), complex.
+    positions_px
+        (M, 2), order (x, y), object pixels.
+    shape
+        (H, W) of the object.
+
+    Returns
+    -------
+    NDArray
+        (H, W) float64, in the unit of the probe's intensity.
+    """
+    intensity = np.abs(np.asarray(probe)) ** 2
+    intensity = intensity.reshape(-1, *intensity.shape[-2:]).sum(axis=0, dtype=np.float64)
+    N = intensity.shape[-1]
+    # The border is as wide as a frame, so that patches over the edge need no clipping.
+    dose = np.zeros((shape[0] + 2 * N, shape[1] + 2 * N))
+    corners = np.rint(np.asarray(positions_px, dtype=np.float64)).astype(int) - N // 2 + N
+    corners = np.clip(corners, 0, (shape[1] + N, shape[0] + N))
+    for column, row in corners:
+        dose[row : row + N, column : column + N] += intensity
+    return dose[N:-N, N:-N]
+
+
+def illuminated_mask(
+    probe: ArrayLike,
+    positions_px: ArrayLike,
+    shape: tuple[int, int],
+    threshold: float = 0.1,
+) -> NDArray[np.bool_]:
+    """Where the dose is at least ``threshold`` times its maximum: what the frames tell about.
+
+    Parameters
+    ----------
+    probe, positions_px, shape
+        As in ``illumination``.
+    threshold
+        Fraction of the highest dose, in (0, 1].
+
+    Returns
+    -------
+    NDArray
+        (H, W) bool.
+    """
+    if not 0 < threshold <= 1:
+        raise OptionError("threshold", threshold, "a fraction in (0, 1]")
+    dose = illumination(probe, positions_px, shape)
+    mask: NDArray[np.bool_] = dose >= threshold * dose.max()
+    return mask
+
+
+def _selected(
+    reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
+) -> tuple[ComplexArray, ComplexArray]:
+    a, b = np.asarray(reconstruction), np.asarray(truth)
+    if a.shape != b.shape:
+        raise OptionError("reconstruction shape", a.shape, f"{b.shape}, the truth's")
+    if mask is None:
+        chosen = np.ones(a.shape, dtype=bool)
+    else:
+        chosen = np.asarray(mask, dtype=bool)
+    if chosen.shape != a.shape:
+        raise OptionError("mask shape", chosen.shape, a.shape)
+    if not chosen.any():
+        raise OptionError("mask", "empty", "at least one pixel")
+    return a[chosen].astype(np.complex128), b[chosen].astype(np.complex128)

@@ -1,0 +1,177 @@
+"""What a fit leaves behind: a picture, the reconstruction as arrays, and its figures of merit.
+
+Owns the callback that judges and writes a reconstruction at the end of a fit. Knows what a model
+must offer (``reconstruction()``), not how it fits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_torch.batches.dataset import PtychoDataset
+from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.files.atomic_write import atomic_write
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.datamodule import PtychoDataModule
+from ptycho_torch.results import metrics
+from ptycho_torch.results.plotting import plot_reconstruction, require_matplotlib, save_figure
+
+logger = logging.getLogger(__name__)
+
+MASK_THRESHOLD = 0.1
+"""The correlation counts object pixels whose dose is at least this share of the highest."""
+
+
+class Reconstructs(Protocol):
+    """A model that has an object and a probe, and predicts frames."""
+
+    def reconstruction(self) -> tuple[Tensor, Tensor]:
+        """Object (H, W) and probe (P, N, N), complex."""
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Frames (B, C, N, N) in the units of ``batch.X``."""
+
+
+class ReconstructionReport(pl.Callback):
+    """Write reconstruction.png, reconstruction.npz and metrics.json when a fit ends.
+
+    metrics.json holds ``fourier_error``, from a pass of its own over all training groups with the
+    final parameters; ``complex_correlation`` with the scan's objectGuess over the illuminated
+    area, or null where there is none of the same shape; and what the fit was.
+
+    The objectGuess of a measured scan is somebody's reconstruction rather than the truth; the
+    correlation then says how far the two agree.
+
+    Parameters
+    ----------
+    output_dir
+        Folder of the three files; made where it is missing.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = Path(output_dir)
+        self.history: dict[str, list[float]] = {}
+        self._started_s = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot be reported on, before the fit."""
+        require_matplotlib()
+        if not hasattr(pl_module, "reconstruction"):
+            raise OptionError("model", type(pl_module).__name__, "a model with reconstruction()")
+        if not isinstance(_datamodule(trainer), PtychoDataModule):
+            raise OptionError("data", "absent", "a PtychoDataModule")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._started_s = time.perf_counter()
+        self.history = {"training": [], "validation": []}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the epoch's errors for the curve."""
+        for name, key in (("training", "train"), ("validation", "val")):
+            value = trainer.callback_metrics.get(f"{key}_fourier_error")
+            if value is not None:
+                self.history[name].append(float(value))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge the reconstruction and write the three files."""
+        if not trainer.is_global_zero:
+            return
+        seconds = time.perf_counter() - self._started_s
+        model = cast("Reconstructs", pl_module)
+        data = cast("PtychoDataModule", _datamodule(trainer))
+        dataset = data.dataset("train")
+        raw = dataset.scans[0]
+        obj, probe = (part.cpu().numpy() for part in model.reconstruction())
+        positions = np.stack([raw.xcoords, raw.ycoords], axis=1)
+        mask = metrics.illuminated_mask(probe, positions, obj.shape, MASK_THRESHOLD)
+        truth = _truth(raw, obj)
+        pl_module.eval()
+        error = evaluate(model, dataset, data.batch_size, pl_module.device)
+        pl_module.train()
+        figures = {
+            "complex_correlation": None
+            if truth is None
+            else metrics.complex_correlation(obj, truth, mask),
+            "fourier_error": error,
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "seconds": seconds,
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "hyperparameters": dict(pl_module.hparams),
+            "illuminated_fraction": float(mask.mean()),
+            "scan": str(raw.path) if raw.path is not None else None,
+            "frames": len(raw.xcoords),
+            "groups": len(dataset),
+            "frames_per_group": dataset.grouping.channels,
+            "model": type(pl_module).__name__,
+        }
+        self._write(obj, probe, truth, positions, figures)
+
+    def _write(
+        self,
+        obj: NDArray[np.complex64],
+        probe: NDArray[np.complex64],
+        truth: NDArray[Any] | None,
+        positions: NDArray[np.float64],
+        figures: dict[str, Any],
+    ) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.output_dir / "reconstruction.npz") as handle:
+            np.savez(handle, object=obj, probe=probe)
+        picture = plot_reconstruction(
+            obj,
+            probe,
+            truth=truth,
+            positions_px=positions,
+            history=self.history,
+            title=_title(figures),
+        )
+        save_figure(picture, self.output_dir / "reconstruction.png")
+        with atomic_write(self.output_dir / "metrics.json") as handle:
+            handle.write((json.dumps(figures, indent=2, default=str) + "\n").encode())
+        logger.info("reconstruction written to %s", self.output_dir)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Reconstructs, dataset: PtychoDataset, batch_size: int, device: torch.device
+) -> float:
+    """Fourier error of a model over every group of a dataset, sqrt(sum (A - X)^2 / sum X^2)."""
+    residual = torch.zeros((), dtype=torch.float64, device=device)
+    energy = torch.zeros_like(residual)
+    for start in range(0, len(dataset), batch_size):
+        groups = range(start, min(start + batch_size, len(dataset)))
+        batch = dataset.__getitems__(groups).to(device)
+        measured = batch.channels_first()
+        residual += (model(batch) - measured).square().sum()
+        energy += measured.square().sum()
+    return math.sqrt(float(residual / energy))
+
+
+def _truth(raw: RawData, obj: NDArray[np.complex64]) -> NDArray[Any] | None:
+    truth = raw.objectGuess
+    return truth if truth is not None and truth.shape == obj.shape else None
+
+
+def _title(figures: dict[str, Any]) -> str:
+    name = Path(figures["scan"]).stem if figures["scan"] else "scan in memory"
+    parts = [f"Fourier error {figures['fourier_error']:.3f}"]
+    if figures["complex_correlation"] is not None:
+        parts.insert(0, f"complex correlation with the truth {figures['complex_correlation']:.4f}")
+    return f"{name}: {', '.join(parts)}; {figures['epochs']} epochs in {figures['seconds']:.1f} s"
+
+
+def _datamodule(trainer: pl.Trainer) -> object:
+    return getattr(trainer, "datamodule", None)

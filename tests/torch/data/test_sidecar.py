@@ -1,0 +1,342 @@
+"""Sidecars: built once, believed only when whole, never in the way."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptycho_torch.data.caches import sidecar_build
+from ptycho_torch.data.errors import ScanFileError
+from ptycho_torch.data.frames import Frames
+
+NAME = "scan.diff3d.sidecar.npy"
+TRUTH = np.random.default_rng(5).random((30, 8, 8), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache
+
+
+def write_scan(folder: Path, frames: np.ndarray = TRUTH) -> Path:
+    folder.mkdir(exist_ok=True)
+    np.savez_compressed(folder / "scan.npz", diff3d=frames)
+    return folder / "scan.npz"
+
+
+def frames_of(scan: Path, **options: object) -> Frames:
+    return Frames.from_npz(scan, "diff3d", **options)
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_sidecar_is_a_plain_npy_beside_the_scan(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    assert np.array_equal(frames_of(scan).stored, TRUTH)
+    assert sorted(os.listdir(tmp_path)) == [NAME, "scan.npz"]
+    assert np.array_equal(np.load(tmp_path / NAME), TRUTH)
+    assert (tmp_path / NAME).stat().st_size < TRUTH.nbytes + 1024
+
+
+def test_sidecar_is_built_on_first_use_and_reused(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    frames = frames_of(scan)
+    assert not (tmp_path / NAME).exists()
+    frames.prepare()
+    state = (tmp_path / NAME).stat()
+    calls: list[tuple[int, int]] = []
+    again = frames_of(scan)
+    again.prepare(lambda done, total: calls.append((done, total)))
+    assert not calls and np.array_equal(again.stored, TRUTH)
+    now = (tmp_path / NAME).stat()
+    assert (now.st_ino, now.st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
+
+
+def test_progress_reports_bytes_up_to_the_whole(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    frames_of(write_scan(tmp_path)).prepare(lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (TRUTH.nbytes, TRUTH.nbytes)
+
+
+def test_write_to_the_map_never_reaches_the_sidecar(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    frames_of(scan).stored[:] = 9
+    assert np.array_equal(np.load(tmp_path / NAME), TRUTH)
+
+
+@pytest.mark.parametrize("policy", ["off", "readonly"])
+def test_policies_that_must_not_write_write_nothing(policy: str, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    assert np.array_equal(frames_of(scan, sidecar=policy).stored, TRUTH)
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def test_readonly_policy_uses_a_sidecar_that_is_there(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    frames_of(scan).prepare()
+    frames = frames_of(scan, sidecar="readonly")
+    assert np.array_equal(frames.stored, TRUTH)
+    assert str(tmp_path / NAME) in Path("/proc/self/maps").read_text()
+
+
+def test_one_flipped_byte_anywhere_is_noticed_and_repaired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = write_scan(tmp_path)
+    frames_of(scan).prepare()
+    good = (tmp_path / NAME).read_bytes()
+    places = random.Random(0).sample(range(len(good)), 120)
+    for place in [0, 6, 8, 127, 128, len(good) - 1, *places, *range(len(good) - 40, len(good), 3)]:
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << (place % 8)
+        (tmp_path / NAME).write_bytes(damaged)
+        caplog.clear()
+        assert np.array_equal(frames_of(scan).stored, TRUTH), place
+        assert len(warnings_in(caplog)) == 1, (place, warnings_in(caplog))
+        assert len((tmp_path / NAME).read_bytes()) == len(good)
+
+
+def test_sidecar_cut_at_any_length_is_noticed_and_repaired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = write_scan(tmp_path)
+    frames_of(scan).prepare()
+    good = (tmp_path / NAME).read_bytes()
+    for length in [0, 1, len(good) - 1, *random.Random(1).sample(range(len(good)), 60)]:
+        (tmp_path / NAME).write_bytes(good[:length])
+        caplog.clear()
+        assert np.array_equal(frames_of(scan).stored, TRUTH)
+        assert len(warnings_in(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [TRUTH + 1, TRUTH[:10], TRUTH.astype("f8"), TRUTH[:, :4, :4], TRUTH.astype(">f4")]
+)
+def test_sidecar_of_an_earlier_scan_is_not_believed(other: np.ndarray, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    frames_of(scan).prepare()
+    write_scan(tmp_path, other)
+    frames = frames_of(scan)
+    assert np.array_equal(frames.stored, other) and frames.stored.shape == other.shape
+
+
+def test_sidecar_of_another_folder_is_not_believed(tmp_path: Path) -> None:
+    first, second = write_scan(tmp_path / "a"), write_scan(tmp_path / "b", TRUTH[::-1])
+    frames_of(first).prepare()
+    shutil.copy2(tmp_path / "a" / NAME, tmp_path / "b" / NAME)
+    assert np.array_equal(frames_of(second).stored, TRUTH[::-1])
+
+
+def test_copied_sidecar_is_checked_once_and_then_trusted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = write_scan(tmp_path / "a")
+    frames_of(scan).prepare()
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    before = (tmp_path / "b" / NAME).stat()
+    assert np.array_equal(frames_of(tmp_path / "b" / "scan.npz").stored, TRUTH)
+    after = (tmp_path / "b" / NAME).stat()
+    original = (tmp_path / "a" / NAME).stat()
+    assert after.st_ino == before.st_ino and not warnings_in(caplog)
+    assert after.st_mtime_ns == original.st_mtime_ns != before.st_mtime_ns
+
+
+def test_silent_damage_that_keeps_the_time_is_found_by_verify(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    frames_of(scan).prepare()
+    status = (tmp_path / NAME).stat()
+    damaged = bytearray((tmp_path / NAME).read_bytes())
+    damaged[1000] ^= 1
+    (tmp_path / NAME).write_bytes(damaged)
+    os.utime(tmp_path / NAME, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ScanFileError, match="checksum is wrong"):
+        frames_of(scan).verify()
+
+
+@pytest.mark.parametrize("change", ["remove", "truncate"])
+def test_sidecar_that_goes_while_mapped_is_noticed_and_made_again(
+    change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = frames_of(write_scan(tmp_path))
+    assert np.array_equal(frames.stored, TRUTH)
+    if change == "remove":
+        (tmp_path / NAME).unlink()
+    else:
+        os.truncate(tmp_path / NAME, 10)
+    frames.check_unchanged()
+    assert "while in use" in warnings_in(caplog)[0]
+    assert np.array_equal(frames.stored, TRUTH) and (tmp_path / NAME).exists()
+
+
+def test_read_only_directory_sends_the_sidecar_to_the_user_cache(
+    tmp_path: Path, user_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scan = write_scan(tmp_path / "a")
+    other = write_scan(tmp_path / "b", TRUTH + 1)
+    for folder in (scan.parent, other.parent):
+        folder.chmod(0o555)
+    try:
+        assert np.array_equal(frames_of(scan).stored, TRUTH)
+        assert np.array_equal(frames_of(other).stored, TRUTH + 1)
+        assert np.array_equal(frames_of(scan).stored, TRUTH)
+        assert os.listdir(scan.parent) == ["scan.npz"]
+    finally:
+        for folder in (scan.parent, other.parent):
+            folder.chmod(0o755)
+    assert len(list(user_cache.rglob(NAME))) == 2
+    assert sum("read-only" in r.getMessage() for r in caplog.records) == 2
+
+
+def test_given_directory_takes_the_sidecars_of_scans_with_one_name(tmp_path: Path) -> None:
+    scan, other = write_scan(tmp_path / "a"), write_scan(tmp_path / "b", TRUTH + 1)
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        assert np.array_equal(frames_of(scan, sidecar=cache).stored, TRUTH)
+        assert np.array_equal(frames_of(other, sidecar=str(cache)).stored, TRUTH + 1)
+    assert len(list(cache.rglob(NAME))) == 2
+    assert os.listdir(scan.parent) == ["scan.npz"]
+
+
+def test_file_of_the_user_is_never_replaced(tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.diff3d.npy", TRUTH * 2)
+    assert np.array_equal(frames_of(write_scan(tmp_path)).stored, TRUTH)
+    assert np.array_equal(np.load(tmp_path / "scan.diff3d.npy"), TRUTH * 2)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_interrupted_build_leaves_nothing(last: bool, tmp_path: Path) -> None:
+    array = np.ascontiguousarray(TRUTH.transpose(1, 2, 0)) if last else TRUTH
+    scan = write_scan(tmp_path, array)
+    order = "frames_last" if last else "frames_first"
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        frames_of(scan, axis_order=order).prepare(interrupt)
+    assert os.listdir(tmp_path) == ["scan.npz"]
+    assert np.array_equal(frames_of(scan, axis_order=order).stored, TRUTH)
+
+
+def test_damaged_scan_leaves_no_sidecar(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    content = bytearray(scan.read_bytes())
+    content[len(content) // 2] ^= 1
+    scan.write_bytes(content)
+    with pytest.raises(ScanFileError, match=r"scan\.npz: diff3d (checksum|compressed data) is"):
+        _ = frames_of(scan).stored
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def test_disk_without_room_is_named_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(sidecar_build.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ScanFileError, match=r"free space is 0 MiB; expected 1 MiB"):
+        _ = frames_of(write_scan(tmp_path)).stored
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_disk_that_fills_up_while_writing_gives_one_line(last: bool, tmp_path: Path) -> None:
+    order = "frames_last" if last else "frames_first"
+    scan = write_scan(tmp_path, np.ascontiguousarray(TRUTH.transpose(1, 2, 0)) if last else TRUTH)
+    code = """
+import resource, signal, sys
+from ptycho_torch.data.errors import ScanFileError
+from ptycho_torch.data.frames import Frames
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+try:
+    Frames.from_npz(sys.argv[1], "diff3d", axis_order=sys.argv[2]).stored
+except ScanFileError as error:
+    print(error)
+"""
+    result = run_python(code, scan, order)
+    assert "not written (File too large)" in result.stdout and result.stdout.count("\n") == 1
+    assert os.listdir(tmp_path) == ["scan.npz"], result
+
+
+def test_killed_build_is_never_believed_and_is_cleaned_up(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path)
+    code = """
+import os, signal, sys
+from ptycho_torch.data.frames import Frames
+Frames.from_npz(sys.argv[1], "diff3d").prepare(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    for _ in range(2):
+        assert run_python(code, scan).returncode == -signal.SIGKILL
+        assert not (tmp_path / NAME).exists()
+        left = [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+        assert len(left) == 1, "each builder clears what the one before it left"
+    assert np.array_equal(frames_of(scan).stored, TRUTH)
+    assert sorted(os.listdir(tmp_path)) == [NAME, "scan.npz"]
+
+
+def test_room_is_taken_before_frames_are_scattered_through_a_map(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, np.zeros((256, 256, 16), np.float32))
+    taken: list[int] = []
+
+    def look(done: int, total: int) -> None:
+        (temporary,) = tmp_path.glob(".*.tmp")
+        taken.append(temporary.stat().st_blocks * 512)
+
+    frames_of(scan, axis_order="frames_last").prepare(look)
+    assert len(taken) > 1 and taken[0] >= 256 * 256 * 16 * 4
+
+
+def build_and_count(
+    scan: Path,
+    start: threading.Barrier,
+    results: multiprocessing.SimpleQueue[tuple[int, float]],
+) -> None:
+    calls = []
+    frames = frames_of(scan)
+    start.wait()
+    frames.prepare(lambda done, total: calls.append(done))
+    results.put((min(len(calls), 1), float(frames.stored.sum())))
+
+
+def test_processes_that_open_at_once_build_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    scan = write_scan(tmp_path, np.random.default_rng(1).random((600, 64, 64), np.float32))
+    results, start = context.SimpleQueue(), context.Barrier(4)
+    workers = [
+        context.Process(target=build_and_count, args=(scan, start, results)) for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    answers = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert Counter(built for built, _ in answers) == {0: 3, 1: 1}
+    assert len({total for _, total in answers}) == 1
+    assert sorted(os.listdir(tmp_path)) == [NAME, "scan.npz"]

@@ -1,0 +1,210 @@
+"""Full checks: every byte counts, and every file is named that is not what it should be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptycho_torch import GroupingConfig, simulate_scan
+from ptycho_torch.data.errors import ScanError, ScanFileError
+from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.verify import verify_path
+
+CACHE, SIDECAR = "scan.g2k5.groups_cache.npz", "scan.diff3d.sidecar.npy"
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    path = tmp_path_factory.mktemp("scan") / "scan.npz"
+    simulate_scan(n_frames=50, N=12, seed=2).to_file(path)
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@pytest.fixture
+def scan(tmp_path: Path, content: dict[str, np.ndarray]) -> Path:
+    """A compressed scan with its cache and its sidecar."""
+    path = tmp_path / "scan.npz"
+    np.savez_compressed(path, **content, notes=np.arange(100))
+    prepare(path)
+    return path
+
+
+def prepare(path: Path) -> None:
+    raw = RawData.from_file(path)
+    raw.frames.prepare()
+    raw.group(GroupingConfig(gridsize=2, neighbor_count=5))
+
+
+def spoil(path: Path, place: int | None = None) -> None:
+    """Flip a bit and keep the times, as a failing disk does."""
+    status, damaged = path.stat(), bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 if place is None else place] ^= 1
+    path.write_bytes(damaged)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def member_place(path: Path, name: str) -> int:
+    """A byte in the middle of a member's data."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{name}.npy")
+    return entry.header_offset + 30 + len(entry.filename) + 20 + entry.compress_size // 2
+
+
+def test_whole_files_have_no_faults(scan: Path) -> None:
+    for name in ("scan.npz", CACHE, SIDECAR):
+        assert verify_path(scan.with_name(name)) == []
+
+
+@pytest.mark.parametrize("name", [CACHE, SIDECAR])
+def test_fault_beside_a_scan_is_found_from_either_side(scan: Path, name: str) -> None:
+    spoil(scan.with_name(name))
+    for path in (scan, scan.with_name(name)):
+        faults = verify_path(path)
+        assert faults
+        assert all(str(scan.with_name(name)) in fault and "\n" not in fault for fault in faults)
+
+
+def test_member_that_nobody_reads_is_checked_as_well(scan: Path) -> None:
+    spoil(scan, member_place(scan, "notes"))
+    (fault,) = verify_path(scan)
+    assert "notes is damaged" in fault
+
+
+@pytest.mark.parametrize("name", [CACHE, SIDECAR])
+def test_file_that_belongs_to_another_scan_is_told(
+    scan: Path, name: str, content: dict[str, np.ndarray]
+) -> None:
+    other = {"xcoords": content["xcoords"] + 1, "diff3d": content["diff3d"] * 2}
+    np.savez_compressed(scan, **{**content, **other})
+    for path in (scan, scan.with_name(name)):
+        assert any("of other positions" in s or "another scan" in s for s in verify_path(path))
+
+
+@pytest.mark.parametrize("name", [CACHE, SIDECAR])
+def test_file_without_its_scan_is_held_against_itself(scan: Path, name: str) -> None:
+    scan.unlink()
+    assert verify_path(scan.with_name(name)) == []
+    spoil(scan.with_name(name))
+    assert len(verify_path(scan.with_name(name))) >= 1
+
+
+def test_sidecar_of_a_member_the_scan_lacks_is_told(scan: Path) -> None:
+    stray = scan.with_name("scan.frames.sidecar.npy")
+    stray.write_bytes(scan.with_name(SIDECAR).read_bytes())
+    (fault,) = verify_path(stray)
+    assert "a member 'frames', which scan.npz does not have" in fault
+
+
+def test_ready_made_patches_must_be_finite(tmp_path: Path, content: dict[str, np.ndarray]) -> None:
+    patches = np.ones((50, 12, 12), np.complex64)
+    patches[31, 2, 2] = np.nan
+    np.savez(tmp_path / "scan.npz", **content, Y=patches)
+    (fault,) = verify_path(tmp_path / "scan.npz")
+    assert "Y frame 31 is NaN or infinite" in fault
+
+
+def test_cache_in_the_users_directory_counts(
+    tmp_path: Path, content: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "scans").mkdir()
+    path = tmp_path / "scans" / "scan.npz"
+    np.savez(path, **content)
+    path.parent.chmod(0o555)
+    try:
+        prepare(path)
+        (kept,) = (tmp_path / "cache").rglob(CACHE)
+        assert verify_path(path) == []
+        spoil(kept)
+        faults = verify_path(path)
+        assert faults and str(kept) in faults[0]
+    finally:
+        path.parent.chmod(0o755)
+
+
+def state_of_all(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def legacy(content: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The scan as old files have it: frames on the last axis."""
+    return {**content, "diff3d": np.ascontiguousarray(content["diff3d"].transpose(1, 2, 0))}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    "layout", ["frames first", "frames last", "whole numbers", "Fortran patches", "foreign"]
+)
+def test_verifying_writes_nothing_anywhere(
+    tmp_path: Path,
+    content: dict[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[..., None],
+    layout: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scan = dict(content)
+    if layout == "frames last":
+        scan = legacy(content)
+    elif layout == "whole numbers":
+        # Which opening looks at more closely, because they may be counts.
+        scan = legacy({**content, "diff3d": np.floor(content["diff3d"]).clip(0, 40)})
+    elif layout == "Fortran patches":
+        scan["Y"] = np.asfortranarray(np.ones((50, 12, 12), np.complex64))
+    elif layout == "foreign":
+        scan["diff3d"] = content["diff3d"].astype(">f4")
+    save(tmp_path / "scan.npz", **scan)
+    before = state_of_all(tmp_path)
+    assert verify_path(tmp_path / "scan.npz") == []
+    assert state_of_all(tmp_path) == before
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def test_sidecar_of_another_time_is_read_and_keeps_its_time(scan: Path) -> None:
+    os.utime(scan.with_name(SIDECAR), ns=(5, 5))
+    assert verify_path(scan) == []
+    assert scan.with_name(SIDECAR).stat().st_mtime_ns == 5
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_frames_on_the_last_axis_are_checked_one_by_one(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    stack = np.zeros((64, 64, 200), np.float32)  # read in several blocks of rows
+    stack[60, 7, 31] = -1
+    save(tmp_path / "scan.npz", diff3d=stack)
+    frames = Frames.from_npz(tmp_path / "scan.npz", "diff3d", axis_order="frames_last")
+    with pytest.raises(ScanError, match="diff3d frame 31 is negative in places"):
+        frames.verify()
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def test_impossible_value_of_a_damaged_file_is_called_damage(
+    tmp_path: Path, content: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "scan.npz"
+    np.savez(path, **content)
+    frame = content["diff3d"][20]
+    damaged = bytearray(path.read_bytes())
+    # The sign of the brightest pixel.
+    damaged[damaged.find(frame.tobytes()) + 4 * int(frame.argmax()) + 3] |= 0x80
+    path.write_bytes(damaged)
+    with pytest.raises(ScanFileError, match="diff3d checksum is wrong"):
+        Frames.from_npz(path, "diff3d").verify()
+
+
+def test_missing_file_is_one_fault(tmp_path: Path) -> None:
+    (fault,) = verify_path(tmp_path / "scan.npz")
+    assert "file is missing" in fault

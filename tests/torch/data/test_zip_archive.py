@@ -1,0 +1,246 @@
+"""The zip directory and npy headers against Python's own zipfile, and against hostile bytes."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError
+from ptycho_torch.data.files.npy_header import read_npy_header
+from ptycho_torch.data.files.stored_stack import open_array
+from ptycho_torch.data.files.zip_archive import MemberStream, locate, read_directory
+
+ARRAYS = {
+    "xcoords": np.linspace(0, 9, 40),
+    "diff3d": np.random.default_rng(0).random((40, 8, 8), np.float32),
+    "scan_index": np.zeros(40, np.int64),
+}
+
+
+def archive(compressed: bool = False) -> bytes:
+    stream = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(stream, **ARRAYS)
+    return stream.getvalue()
+
+
+def read_all(content: bytes, key: str) -> bytes:
+    stream = io.BytesIO(content)
+    return b"".join(MemberStream(stream, read_directory(stream, "f")[key], "f").blocks(7))
+
+
+def npy_header(text: str) -> bytes:
+    padded = text.encode() + b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded
+
+
+def directory_offset(content: bytes) -> int:
+    return int(struct.unpack_from("<L", content, content.rfind(b"PK\x05\x06") + 16)[0])
+
+
+class Unseekable(io.RawIOBase):
+    """A pipe: zipfile then puts the sizes behind the data."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        self.content += data
+        return len(data)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_directory_agrees_with_zipfile(compressed: bool) -> None:
+    content = archive(compressed)
+    ours = read_directory(io.BytesIO(content), "f")
+    theirs = zipfile.ZipFile(io.BytesIO(content))
+    assert [f"{key}.npy" for key in ours] == theirs.namelist()
+    for info in theirs.infolist():
+        member = ours[info.filename.removesuffix(".npy")]
+        assert (member.size, member.compressed_size, member.crc32, member.header_offset) == (
+            info.file_size,
+            info.compress_size,
+            info.CRC,
+            info.header_offset,
+        )
+        assert read_all(content, member.key) == theirs.read(info)
+
+
+def test_directory_is_read_when_sizes_follow_the_data() -> None:
+    pipe = Unseekable()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("a.npy", b"12345" * 100)
+    assert read_all(bytes(pipe.content), "a") == b"12345" * 100
+
+
+def test_directory_is_read_in_its_64_bit_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as target:
+        target.writestr("a.npy", b"a" * 100)
+        target.writestr("b.npy", b"b" * 200)
+    assert b"PK\x06\x06" in stream.getvalue()
+    assert read_all(stream.getvalue(), "b") == b"b" * 200
+
+
+def test_directory_is_read_before_a_comment() -> None:
+    stream = io.BytesIO(archive())
+    with zipfile.ZipFile(stream, "a") as target:
+        target.comment = b"beamtime 11008"
+    assert set(read_directory(stream, "f")) == set(ARRAYS)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_truncated_archive_is_refused_at_every_length(compressed: bool) -> None:
+    content = archive(compressed)
+    for length in random.Random(1).sample(range(len(content)), 200):
+        with pytest.raises(ScanFileError, match=r"^f: .*\.$"):
+            read_directory(io.BytesIO(content[:length]), "f")
+
+
+def test_bytes_after_the_archive_are_refused() -> None:
+    with pytest.raises(ScanFileError, match="file end is unexpected bytes"):
+        read_directory(io.BytesIO(archive() + b"more"), "f")
+
+
+def test_name_given_twice_is_refused() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as target:
+        target.writestr("a.npy", b"1")
+        target.writestr("a", b"2")
+    with pytest.raises(ScanFileError, match="zip member a is there twice"):
+        read_directory(stream, "f")
+
+
+def test_more_members_than_any_scan_has_are_refused() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as target:
+        for number in range(5000):
+            target.writestr(str(number), b"")
+    with pytest.raises(ScanFileError, match="5000 members"):
+        read_directory(stream, "f")
+
+
+def test_members_that_share_bytes_are_refused() -> None:
+    content = bytearray(archive())
+    start = directory_offset(content)
+    second = start + 46 + len("xcoords.npy")
+    content[second + 42 : second + 46] = struct.pack("<L", 0)
+    with pytest.raises(ScanFileError, match="damaged"):
+        read_directory(io.BytesIO(bytes(content)), "f")
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "found"),
+    [(8, 1, "encrypted"), (10, 12, "zip method is 12"), (16, 0, "unlike the directory's")],
+)
+def test_member_is_refused_when_its_directory_entry_says(
+    offset: int, value: int, found: str
+) -> None:
+    content = bytearray(archive())
+    content[directory_offset(content) + offset] = value
+    stream = io.BytesIO(bytes(content))
+    with pytest.raises(ScanFileError, match=found):
+        locate(stream, read_directory(stream, "f")["xcoords"], "f")
+
+
+def test_size_that_the_compressed_bytes_cannot_hold_is_refused_before_reading() -> None:
+    content = bytearray(archive(compressed=True))
+    huge = struct.pack("<L", 0x7FFFFFFF)
+    start = directory_offset(content)
+    content[start + 24 : start + 28] = huge
+    # The local header carries its sizes in the zip64 extra field.
+    extra = 30 + len("xcoords.npy") + 4
+    content[extra : extra + 8] = struct.pack("<Q", 0x7FFFFFFF)
+    stream = io.BytesIO(bytes(content))
+    with pytest.raises(ScanFileError, match=r"what \d+ bytes in the archive can hold"):
+        locate(stream, read_directory(stream, "f")["xcoords"], "f")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_changed_number_fails_the_checksum(compressed: bool) -> None:
+    content = bytearray(archive(compressed))
+    start = content.find(b"diff3d.npy")
+    content[start + 400] ^= 1
+    with pytest.raises(ScanFileError, match="diff3d"):
+        read_all(bytes(content), "diff3d")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "found"),
+    [
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", ScanError, "pickle"),
+        ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", ScanError, "struct"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }", ScanFileError, "-1"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (2**70,), }", ScanFileError, "damaged"),
+        (
+            f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**62}, 4), }}",
+            ScanFileError,
+            "axis lengths",
+        ),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }", ScanFileError, "True"),
+        ("{'descr': '<f4', 'shape': (1,), }", ScanFileError, "damaged"),
+        ("(" * 5000, ScanFileError, "damaged"),
+        ("__import__('os').abort()", ScanFileError, "damaged"),
+        (" " * 20000, ScanFileError, "bytes long"),
+    ],
+)
+def test_npy_header_is_refused(text: str, error: type[Exception], found: str) -> None:
+    with pytest.raises(error, match=f"^f: a .*{found}") as caught:
+        read_npy_header(io.BytesIO(npy_header(text)).read, "f", "a")
+    assert "\n" not in str(caught.value)
+
+
+def test_npy_header_agrees_with_numpy() -> None:
+    for array in (np.zeros((3, 4, 4), ">u2"), np.asfortranarray(np.zeros((2, 3))), np.array("a")):
+        stream = io.BytesIO()
+        np.save(stream, array)
+        stream.seek(0)
+        header = read_npy_header(stream.read, "f", "a")
+        assert (header.shape, header.dtype) == (array.shape, array.dtype)
+        assert stream.tell() == header.size == len(stream.getvalue()) - array.nbytes
+
+
+def test_shape_that_the_member_cannot_hold_is_refused() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as target:
+        header = npy_header("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000,), }")
+        target.writestr("a.npy", header + bytes(80))
+    with pytest.raises(ScanFileError, match="80 bytes; expected 8000000 bytes"):
+        open_array(stream, read_directory(stream, "f")["a"], "f")
+
+
+@given(st.data())
+def test_altered_bytes_give_the_same_arrays_or_our_error(data: st.DataObject) -> None:
+    content = bytearray(archive(data.draw(st.booleans())))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        if data.draw(st.booleans()):  # the directory is small and rich: aim at it
+            place = len(content) - 1 - place % 250
+        content[place] = data.draw(st.integers(0, 255))
+    stream = io.BytesIO(bytes(content))
+    for key, truth in ARRAYS.items():
+        try:
+            member = read_directory(stream, "f").get(key)
+            if member is not None:
+                header, numbers = open_array(stream, member, "f")
+                raw = b"".join(numbers.blocks())
+                assert np.array_equal(np.frombuffer(raw, header.dtype), truth.ravel())
+        except PtychoTorchError as error:
+            assert "\n" not in str(error)
+
+
+def test_file_of_other_kind_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"PK", b"\x89HDF\r\n\x1a\n" + bytes(100), bytes(10_000)):
+        with pytest.raises(ScanFileError, match="no complete zip archive"):
+            read_directory(io.BytesIO(content), "f")

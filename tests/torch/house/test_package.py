@@ -1,0 +1,146 @@
+"""What lies around the package: metadata, Makefile, README, pages. Each says what is true."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import ptycho_torch
+
+ROOT = Path(__file__).parents[3]
+TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def requirements() -> list[str]:
+    config = setup_cfg()
+    texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {normal(name): version for name, version in pairs}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def make_targets() -> set[str]:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z][a-z-]*):", text, flags=re.MULTILINE))
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def test_the_installed_version_is_the_packages():
+    try:
+        installed = metadata.version("ptycho-torch")
+    except metadata.PackageNotFoundError:
+        pytest.skip("ptycho-torch is not installed: it is run from its folder")
+    assert installed == ptycho_torch.__version__
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_every_requirement_is_pinned_within_its_bound(requirement):
+    name, _, bound = re.sub(r"\[.*?\]|,.*", "", requirement).partition(">=")
+    assert normal(name) in pins()
+    assert numbers(pins()[normal(name)]) >= numbers(bound)
+
+
+def test_every_runtime_bound_has_its_reason():
+    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    block = re.search(r"^install_requires =\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    previous = ""
+    for line in block[1].splitlines():
+        if ">=" in line and "tqdm" not in line:
+            assert previous.lstrip().startswith("#"), line
+        previous = line
+
+
+def test_no_pin_has_a_local_suffix():
+    assert not [name for name, version in pins().items() if "+" in version]
+
+
+def test_help_lists_every_target_a_user_needs():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    described = set(re.findall(r"echo 'make ([a-z-]+)", text))
+    assert described == make_targets() - {"help", "lint", "types", "stairs"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed: make help")
+def test_help_is_what_make_says():
+    result = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0
+    assert result.stdout.startswith("make install")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in headings}
+            assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_pages_name_targets_and_commands_that_exist(page):
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= make_targets()
+    known = "simulate inspect prepare verify convert fit validate test predict bench".split()
+    assert set(re.findall(r"ptycho-torch ([a-z]+)\b", text)) <= set(known)
+
+
+def test_every_decision_is_in_their_list():
+    folder = ROOT / "docs" / "decisions"
+    listed = set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text()))
+    assert listed == {page.name for page in folder.glob("0*.md")}
+
+
+def test_the_readmes_code_runs(tmp_path):
+    pytest.importorskip("lightning", reason="torch is not installed: the README's example")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    check = "\nassert batch.X.shape == (64, 64, 64, 4)\nassert batch.Y.shape == batch.X.shape"
+    code = blocks[0] + check + "\nassert trainer.callback_metrics['train_fourier_error'] < 0.2"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_continuous_integration_runs_every_check():
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    check = re.search(r"^check: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert set(check) <= set(re.findall(r"[a-z-]+", run))

@@ -1,0 +1,118 @@
+"""Figures of merit against hand examples and SciPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import signal
+
+from ptycho_torch.data.errors import OptionError
+from ptycho_torch.results.metrics import (
+    align,
+    complex_correlation,
+    fourier_error,
+    illuminated_mask,
+    illumination,
+)
+
+
+def noise(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+
+
+def test_correlation_is_the_cosine_of_a_hand_example():
+    # <a, b> = 1 + 1, |a| = sqrt 2, |b| = sqrt 3
+    assert complex_correlation([1, 1j, 0], [1, 1j, 1]) == pytest.approx(2 / np.sqrt(6))
+
+
+@settings(max_examples=25, deadline=None)
+@given(phase=st.floats(-np.pi, np.pi), factor=st.floats(1e-3, 1e3))
+def test_correlation_ignores_a_global_phase_and_amplitude(phase, factor):
+    truth = noise((6, 7))
+    rotated = factor * np.exp(1j * phase) * truth
+    assert complex_correlation(rotated, truth) == pytest.approx(1)
+
+
+def test_correlation_sees_a_conjugate_and_a_mirrored_object():
+    truth = noise((20, 20))
+    assert complex_correlation(truth.conj(), truth) < 0.3
+    assert complex_correlation(truth[::-1], truth) < 0.3
+
+
+def test_correlation_counts_only_the_mask():
+    truth, wrong = noise((8, 8)), noise((8, 8))
+    wrong[:4] = noise((4, 8), 9)
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[4:] = True
+    assert complex_correlation(wrong, truth, mask) == pytest.approx(1)
+    assert complex_correlation(wrong, truth) < 0.9
+
+
+@pytest.mark.parametrize(
+    "a, b, mask, message",
+    [
+        (np.ones((2, 2)), np.ones((2, 3)), None, r"\(2, 2\); expected \(2, 3\)"),
+        (np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 3)), "mask shape"),
+        (np.ones((2, 2)), np.ones((2, 2)), np.zeros((2, 2)), "mask is empty"),
+        (np.zeros((2, 2)), np.ones((2, 2)), None, "zero on every pixel"),
+    ],
+)
+def test_correlation_refuses_what_has_no_answer(a, b, mask, message):
+    with pytest.raises(OptionError, match=message):
+        complex_correlation(a, b, mask)
+
+
+def test_align_removes_the_global_factor():
+    truth = noise((5, 5))
+    np.testing.assert_allclose(align(0.3 * np.exp(2j) * truth, truth), truth)
+
+
+def test_align_fits_the_factor_inside_the_mask_and_applies_it_everywhere():
+    truth = noise((4, 4))
+    rotated = 1j * truth
+    rotated[0] *= 5
+    mask = np.ones((4, 4), dtype=bool)
+    mask[0] = False
+    np.testing.assert_allclose(align(rotated, truth, mask)[0], 5 * truth[0])
+
+
+def test_fourier_error_is_the_relative_distance_of_a_hand_example():
+    assert fourier_error([3.0, 4.0], [3.0, 1.0]) == pytest.approx(3 / np.sqrt(10))
+
+
+def test_fourier_error_refuses_dark_frames_and_other_shapes():
+    with pytest.raises(OptionError, match="all zero"):
+        fourier_error([1.0], [0.0])
+    with pytest.raises(OptionError, match=r"\(1,\); expected \(2,\)"):
+        fourier_error([1.0], [0.0, 1.0])
+
+
+def test_illumination_is_the_convolution_of_positions_with_intensity():
+    probe, shape = noise((2, 6, 6)), (20, 24)
+    rng = np.random.default_rng(1)
+    positions = rng.integers(-9, 33, size=(40, 2)).astype(float)
+    points = np.zeros((80, 80))
+    np.add.at(points, (positions[:, 1].astype(int) + 30, positions[:, 0].astype(int) + 30), 1)
+    dose = signal.convolve2d(points, (np.abs(probe) ** 2).sum(axis=0))
+    # Pixel (3, 3) of the probe sits on the position.
+    expected = dose[33 : 33 + shape[0], 33 : 33 + shape[1]]
+    np.testing.assert_allclose(illumination(probe, positions, shape), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("threshold, both", [(0.6, False), (0.5, True)])
+def test_mask_is_where_the_dose_reaches_the_threshold(threshold, both):
+    probe = np.ones((2, 2), dtype=complex)
+    mask = illuminated_mask(probe, [[1.0, 1.0], [1.0, 1.0], [4.0, 1.0]], (3, 6), threshold)
+    expected = np.zeros((3, 6), dtype=bool)
+    expected[:2, :2] = True
+    expected[:2, 3:5] = both
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 1.5, float("nan")])
+def test_mask_refuses_a_threshold_that_is_no_fraction(threshold):
+    with pytest.raises(OptionError, match="threshold"):
+        illuminated_mask(np.ones((2, 2)), [[1, 1]], (4, 4), threshold)

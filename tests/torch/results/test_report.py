@@ -1,0 +1,158 @@
+"""What a fit leaves behind, and that its figures are those of the final parameters."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: the report of a fit")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
+
+import lightning.pytorch as pl
+import torch
+
+from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.errors import MissingDependencyError, OptionError
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.simulate import simulate_scan
+from ptycho_torch.datamodule import PtychoDataModule
+from ptycho_torch.models.object_fit import ObjectFit
+from ptycho_torch.results import metrics
+from ptycho_torch.results.report import ReconstructionReport
+
+
+def fit(scan, folder, epochs=2, val=0, **options):
+    options = {"split": "none", "ground_truth": "none", "cache": "off", **options}
+    data = PtychoDataModule(scan, batch_size=7, grouping=GroupingConfig(), **options)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=val,
+        callbacks=[ReconstructionReport(str(folder))],
+    )  # fmt: skip
+    model = ObjectFit()
+    trainer.fit(model, datamodule=data)
+    return model, data, json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate_scan(n_frames=50, N=16, seed=5)
+
+
+@pytest.fixture(scope="module")
+def reported(scan, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "outputs" / "demo"
+    return (*fit(scan, folder), folder)
+
+
+def test_report_writes_picture_arrays_and_figures(reported):
+    folder = reported[3]
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        "metrics.json", "reconstruction.npz", "reconstruction.png",
+    ]  # fmt: skip
+    assert (folder / "reconstruction.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_arrays_are_the_final_object_and_probe(reported):
+    model, _, _, folder = reported
+    with np.load(folder / "reconstruction.npz", allow_pickle=False) as file:
+        for name, expected in zip(("object", "probe"), model.reconstruction(), strict=True):
+            assert np.array_equal(file[name], expected.numpy())
+
+
+def test_fourier_error_is_a_pass_over_all_training_groups_with_the_final_parameters(reported):
+    model, data, figures, _ = reported
+    batch = data.dataset("train").__getitems__(range(50))
+    with torch.no_grad():
+        expected = metrics.fourier_error(model(batch), batch.channels_first())
+    assert figures["fourier_error"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_correlation_is_with_the_scans_object_over_the_illuminated_area(scan, reported):
+    obj, probe = (part.numpy() for part in reported[0].reconstruction())
+    positions = np.stack([scan.xcoords, scan.ycoords], axis=1)
+    mask = metrics.illuminated_mask(probe, positions, obj.shape)
+    expected = metrics.complex_correlation(obj, scan.objectGuess, mask)
+    assert reported[2]["complex_correlation"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_figures_say_what_the_fit_was(reported):
+    model, _, figures, _ = reported
+    assert (figures["epochs"], figures["steps"]) == (2, 2 * 8)
+    assert (figures["frames"], figures["groups"], figures["frames_per_group"]) == (50, 50, 4)
+    assert figures["hyperparameters"]["learning_rate"] == 0.05
+    assert figures["parameters"] == model.obj.numel() + model.probe.numel()
+    assert figures["seconds"] > 0
+    assert (figures["model"], figures["scan"]) == ("ObjectFit", None)
+
+
+def test_scan_without_an_object_has_no_correlation(scan, tmp_path):
+    bare = RawData(
+        scan.xcoords, scan.ycoords, scan.xcoords, scan.ycoords, scan.diff3d, scan.probeGuess,
+        scan.scan_index,
+    )  # fmt: skip
+    assert fit(bare, tmp_path)[2]["complex_correlation"] is None
+
+
+def test_scan_file_is_named(scan, tmp_path):
+    scan.to_file(tmp_path / "scan.npz")
+    figures = fit(str(tmp_path / "scan.npz"), tmp_path / "out")[2]
+    assert figures["scan"] == str(tmp_path / "scan.npz")
+
+
+def test_error_curve_has_a_point_an_epoch_for_training_and_validation(scan, tmp_path):
+    report = ReconstructionReport(str(tmp_path))
+    trainer = pl.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[report],
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    data = PtychoDataModule(scan, split="none", ground_truth="none", batch_size=25)
+    trainer.fit(ObjectFit(), datamodule=data)
+    assert {name: len(values) for name, values in report.history.items()} == {
+        "training": 3, "validation": 3,
+    }  # fmt: skip
+    assert report.history["training"][2] < report.history["training"][0]
+
+
+def test_missing_matplotlib_is_named_before_the_fit(scan, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
+        fit(scan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_error_is_judged_in_evaluation_mode(scan, tmp_path, monkeypatch):
+    modes = []
+    forward = ObjectFit.forward
+    monkeypatch.setattr(
+        ObjectFit, "forward", lambda self, b: modes.append(self.training) or forward(self, b)
+    )
+    model = fit(scan, tmp_path)[0]
+    assert modes == [True] * 16 + [False] * 8
+    assert model.training
+
+
+def test_report_of_a_model_without_reconstruction_is_refused_before_the_fit(scan, tmp_path):
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1,
+        limit_val_batches=0, callbacks=[ReconstructionReport(str(tmp_path / "out"))],
+    )  # fmt: skip
+
+    class Other(pl.LightningModule):
+        def training_step(self, batch, batch_idx):
+            raise AssertionError("the fit began")
+
+        def validation_step(self, batch, batch_idx):
+            raise AssertionError("the fit began")
+
+        def configure_optimizers(self):
+            return None
+
+    data = PtychoDataModule(scan, split="none", ground_truth="none", cache="off")
+    with pytest.raises(OptionError, match=r"model is Other; expected .* reconstruction\(\)"):
+        trainer.fit(Other(), datamodule=data)
+    assert not (tmp_path / "out").exists()
