@@ -98,8 +98,8 @@ def test_imports_go_down_the_stairs():
     ("room", "line", "contract"),
     [
         ("data/errors.py", "from ptycho_torch.data import raw_data", "Data: "),
-        ("data/patches.py", "from ptycho_torch import physics", "Rooms: "),
-        ("data/grouping.py", "from ptycho_torch import RawData", "Rooms: "),
+        ("data/patches.py", "from ptycho_torch import physics", "Wings: "),
+        ("data/grouping.py", "from ptycho_torch import RawData", "Wings: "),
         ("data/grouping.py", "def late():\n    import torch", "NumPy floor"),
         ("a_room_without_a_stair.py", "", "a_room_without_a_stair"),
     ],

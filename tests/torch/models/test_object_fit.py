@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: fitting obj
 
 import lightning.pytorch as pl  # noqa: E402
 
-from ptycho_torch import metrics  # noqa: E402
+from ptycho_torch.results import metrics  # noqa: E402
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
 from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
 from ptycho_torch.data.raw_data import RawData  # noqa: E402
