@@ -15,7 +15,7 @@ from benchmarks.figures import Part, Target
 from benchmarks.measure import in_turns
 from ptycho_torch.batches.assembly import cut_patches, padded_object
 from ptycho_torch.batches.buffers import BufferPool
-from ptycho_torch.data.patches import object_patches
+from ptycho_torch.data.patches import reference_patches
 
 CHANNELS = 4
 SCIPY_PATCHES = 16
@@ -54,7 +54,7 @@ def _one(bench: Bench, part: Part, N: int, count: int) -> None:
 
     works: dict[str, tuple[Callable[[], object], int]] = {
         "torch, cut_patches": (ours, count),
-        "NumPy, object_patches": (lambda: object_patches(obj, x, y, N), count),
+        "NumPy, reference_patches": (lambda: reference_patches(obj, x, y, N), count),
         "torch grid_sample": (sampled, count),
         "torch grid_sample, ready grid, real planes out": (lambda: _sample(planes, grid), count),
         "scipy map_coordinates, order 1": (
@@ -70,7 +70,7 @@ def _one(bench: Bench, part: Part, N: int, count: int) -> None:
     case = f"N = {N}, {count} patches, object {side} x {side}"
     for name, values in each.items():
         part.rate(name, case, values, 1, "patches/s", None if name == against[0] else against)
-    truth = object_patches(obj, x, y, N)
+    truth = reference_patches(obj, x, y, N)
     cut = ours().permute(0, 3, 1, 2).reshape(count, N, N).numpy()
     part.checks[f"torch and NumPy patches agree to 1e-6: {case}"] = _near(cut, truth, 1e-6)
     part.checks[f"grid_sample agrees to 1e-3: {case}"] = _near(sampled().numpy(), truth, 1e-3)

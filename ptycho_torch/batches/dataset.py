@@ -366,7 +366,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
         bounds = np.searchsorted(unique, self.bank.starts)
         for scan, (start, stop) in enumerate(pairwise(bounds)):
             if start != stop:
-                ready = self.scans[scan].ready_patches
-                assert ready is not None
+                patches = self.scans[scan].patches
+                assert patches is not None
+                ready = patches.stored
                 out[start:stop] = ready[unique[start:stop] - self.bank.starts[scan]]
         return torch.from_numpy(out)

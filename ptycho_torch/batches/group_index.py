@@ -57,7 +57,7 @@ def frame_numbers(
         Shape (B, C).
     """
     files = nn_indices
-    if any(scan.sample_indices is not None for scan in scans):
+    if any(scan.chosen is not None for scan in scans):
         files = np.empty(nn_indices.shape, dtype=np.int64)
         for scan in np.unique(scan_id):
             rows = scan_id == scan

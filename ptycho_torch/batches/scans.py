@@ -20,8 +20,7 @@ from ptycho_torch.data.errors import (
     ScanError,
     ScanFileNotFoundError,
 )
-from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.data.readers import read_fields
+from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.physics import object_shape_for
 
 Scan = str | os.PathLike[str] | RawData
@@ -73,10 +72,9 @@ def open_scan(
     """A scan from its file; headers and small arrays are read."""
     if isinstance(scan, RawData):
         return scan
-    fields = read_fields(scan, measurement=measurement, sidecar=cache)
     # The reference ignores a file's Y; it is better than no ground truth at all.
-    wanted = ground_truth == "file" or (ground_truth == "auto" and fields.objectGuess is None)
-    return RawData.from_fields(fields, use_file_Y=wanted)
+    use_file_Y = None if ground_truth == "auto" else ground_truth == "file"
+    return read_scan(scan, measurement=measurement, sidecar=cache, use_file_Y=use_file_Y)
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:
@@ -89,7 +87,7 @@ def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) ->
     """
     have = {
         "object": all(scan.objectGuess is not None for scan in scans),
-        "file": all(scan.has_ready_patches for scan in scans),
+        "file": all(scan.patches is not None for scan in scans),
     }
     if ground_truth == "auto":
         return "file" if have["file"] else "object" if have["object"] else "none"
@@ -99,7 +97,9 @@ def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) ->
             scan.path
             for scan in scans
             if not (
-                scan.objectGuess is not None if ground_truth == "object" else scan.has_ready_patches
+                scan.objectGuess is not None
+                if ground_truth == "object"
+                else scan.patches is not None
             )
         )
         raise ScanError(

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.cli.scans import grouping_config, open_scan
+from ptycho_torch.cli.scans import grouping_config
 from ptycho_torch.data import grouping
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, ScanFileError, shown
 from ptycho_torch.data.files.atomic_write import user_cache_directory
 from ptycho_torch.data.grouping import GroupingRequest
-from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.split import (
     check_fractions,
     region_of_frames,
@@ -42,7 +42,7 @@ def inspect(options: argparse.Namespace) -> None:
     if options.png is not None:
         _require_picture_path(options.png, options.scan)
     # With Y, which is then held to the contract too; only its header is read.
-    raw = open_scan(options.scan, options.measurement, use_file_Y=True)
+    raw = read_scan(options.scan, measurement=options.measurement, use_file_Y=True)
     groups = group_indices(raw, config)
     rows = {
         "contract": _contract(raw),
@@ -119,7 +119,7 @@ def nearest_step(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 def _contract(raw: RawData) -> str:
     """What has been checked by now: opening a scan refuses whatever breaks the contract."""
     checked = ["names", "shapes", "dtypes", "positions", "a sample of frames"]
-    if raw.has_ready_patches:
+    if raw.patches is not None:
         checked.append("shape and dtype of Y")
     return f"kept: {', '.join(checked)} (every byte: ptycho-torch verify)"
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -41,7 +40,9 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    raw = open_scan(options.scan, options.measurement, format=options.format, use_file_Y=True)
+    raw = read_scan(
+        options.scan, format=options.format, measurement=options.measurement, use_file_Y=True
+    )
     # A copy has checksums of its own, which would vouch for bytes that the original's disown.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
@@ -54,7 +55,7 @@ def prepare(options: argparse.Namespace) -> None:
     config = grouping_config(options)
     with logging_redirect_tqdm(loggers=[logging.getLogger("ptycho_torch")]):
         for path in options.scans:
-            raw = open_scan(path, options.measurement)
+            raw = read_scan(path, measurement=options.measurement)
             with _byte_bar(f"{path.name}: frames") as progress:
                 groups = prepare_scan(raw, config, progress=progress)
             size = raw.frames.nbytes / 2**20
@@ -102,13 +103,6 @@ def bench(options: argparse.Namespace) -> None:
         )
     command = [sys.executable, "-m", "benchmarks", *options.arguments]
     raise SystemExit(subprocess.run(command, cwd=root, check=False).returncode)
-
-
-def open_scan(path: Path, measurement: str, **reader_options: Any) -> RawData:
-    """Open a scan of any registered format; ``measurement`` "auto" is left to the reader."""
-    if measurement != "auto":
-        reader_options["measurement"] = measurement
-    return read_scan(path, **reader_options)
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:

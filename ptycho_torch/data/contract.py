@@ -115,7 +115,13 @@ ARRAYS: tuple[ArraySpec, ...] = (
     _batch("local_offsets", "B 1 xy C", "float64", "object px", "position = global - local"),
     _batch("nn_indices", "B C", "int64", "", "frame indices within the scan"),
     _batch("scan_id", "B", "int64", "", "which of the dataset's scans"),
-    _batch("probe", "B P N N", "complex64", "sqrt(counts)", "modes, one copy a batch, expanded"),
+    _batch(
+        "probe",
+        "B P N N",
+        "complex64",
+        "sqrt(counts)",
+        "modes; one copy per batch, broadcast over the groups",
+    ),
     _batch("scale", "B", "float32", "1 / sqrt(counts)", "X = scale * amplitude"),
 )
 
@@ -163,6 +169,7 @@ DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
 )
 
+_FIXED = MappingProxyType({"1": 1, "xy": 2})
 _SPECS = MappingProxyType({(spec.door, spec.name): spec for spec in ARRAYS})
 
 
@@ -171,9 +178,7 @@ def spec(door: str, name: str) -> ArraySpec:
     return _SPECS[door, name]
 
 
-def check_array(
-    array: object, wanted: ArraySpec, sizes: dict[str, int], file: object = None
-) -> NDArray[Any]:
+def check_array(array: Any, wanted: ArraySpec, sizes: dict[str, int]) -> NDArray[Any]:
     """Refuse an array whose rank, axis lengths or dtype break its entry of the table.
 
     Parameters
@@ -183,9 +188,7 @@ def check_array(
     wanted
         Its entry.
     sizes
-        Lengths of the axes known so far; axes that are new get bound here.
-    file
-        File it came from, for the message.
+        Lengths of the axes known so far, digits and ``xy`` apart; new axes get bound here.
 
     Returns
     -------
@@ -197,39 +200,31 @@ def check_array(
     ScanError, OptionTypeError
         Naming the field, what was found and what was expected.
     """
+    name, whole = wanted.name, wanted.shape_text()
     if not isinstance(array, np.ndarray):
-        raise OptionTypeError(
-            wanted.name, type(array).__name__, f"an array {wanted.shape_text()}", file=file
-        )
+        raise OptionTypeError(name, type(array).__name__, f"an array {whole}")
     if array.ndim != len(wanted.axes):
-        raise ScanError(
-            f"{wanted.name} shape",
-            array.shape,
-            f"{len(wanted.axes)} axes {wanted.shape_text()}",
-            file=file,
-        )
-    fits = (
-        array.dtype.kind in _KINDS[wanted.dtype]
-        if wanted.dtype in _KINDS
-        else array.dtype == np.dtype(wanted.dtype)
-    )
-    if not fits:
-        raise ScanError(f"{wanted.name} dtype", array.dtype, wanted.dtype, file=file)
+        raise ScanError(f"{name} shape", array.shape, f"{len(wanted.axes)} axes {whole}")
+    if not _fits(array.dtype, wanted.dtype):
+        raise ScanError(f"{name} dtype", array.dtype, wanted.dtype)
     for axis, (label, length) in enumerate(zip(wanted.axes, array.shape, strict=True)):
-        known = sizes.setdefault(label, length)
+        known = _FIXED.get(label) or sizes.setdefault(label, length)
         if length != known:
-            raise ScanError(
-                f"{wanted.name} axis {axis}",
-                length,
-                f"{label} = {known} in shape {wanted.shape_text()}",
-                file=file,
-            )
+            raise ScanError(f"{name} axis {axis}", length, f"{label} = {known} in shape {whole}")
+    if 0 in array.shape:
+        raise ScanError(f"{name} shape", array.shape, "no empty axis")
+    if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+        raise ScanError(f"{name} dtype", array.dtype, "double precision or less")
     return array
 
 
-def check_finite(array: NDArray[np.generic], name: str, file: object = None) -> None:
+def _fits(dtype: np.dtype[Any], wanted: str) -> bool:
+    return dtype.kind in _KINDS[wanted] if wanted in _KINDS else dtype == np.dtype(wanted)
+
+
+def check_finite(array: NDArray[np.generic], name: str) -> None:
     """Refuse NaN and infinity, naming the first place."""
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         place = ", ".join(str(i) for i in bad[0])
-        raise ScanError(f"{name}[{place}]", array[tuple(bad[0])], "a finite number", file=file)
+        raise ScanError(f"{name}[{place}]", array[tuple(bad[0])], "a finite number")

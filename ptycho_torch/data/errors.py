@@ -75,6 +75,10 @@ class ScanFileError(PtychoTorchError, OSError):
     """A file cannot be read or written: truncated, not a zip archive, no space, no permission."""
 
 
+class FrozenScanError(PtychoTorchError, AttributeError):
+    """An attribute of a scan was set or deleted; a scan stays as it was built."""
+
+
 class OptionError(PtychoTorchError, ValueError):
     """An argument or configuration field has a value that cannot work."""
 

@@ -7,11 +7,12 @@ Sums are float64: float32 sums would change the last bits of X.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import OptionError, ScanError
+from ptycho_torch.data.errors import OptionError, ScanError, naming
 from ptycho_torch.data.frames import Frames, Progress, check_frame_values
 
 CHUNK_BYTES = 2**20
@@ -86,7 +87,7 @@ def intensity_scale(
     energies: NDArray[np.float64],
     nn_indices: NDArray[np.integer],
     N: int,
-    file: object = None,
+    file: Any = None,
 ) -> np.float32:
     """The number that multiplies amplitudes to give X.
 
@@ -101,26 +102,23 @@ def intensity_scale(
         Grouped frames, shape (B, C).
     N
         Pixels along a frame's side.
-    file
-        Where the frames come from, for the message.
 
     Raises
     ------
     ScanError
         All grouped frames are zero: no scale exists.
     """
-    return pooled_scale([energies[nn_indices]], N, file)
+    with naming(file):
+        return pooled_scale([energies[nn_indices]], N)
 
 
-def pooled_scale(
-    grouped_energies: Iterable[NDArray[np.float64]], N: int, file: object = None
-) -> np.float32:
+def pooled_scale(grouped_energies: Iterable[NDArray[np.float64]], N: int) -> np.float32:
     """As :func:`intensity_scale`, over the grouped energies of several scans together."""
     parts = list(grouped_energies)
     whole = parts[0] if len(parts) == 1 else np.concatenate([part.ravel() for part in parts])
     mean = np.mean(whole)
     if not mean > 0:
-        raise ScanError("diff3d", "zero in every grouped frame", "some signal", file=file)
+        raise ScanError("diff3d", "zero in every grouped frame", "some signal")
     return np.float32(np.sqrt((N / 2) ** 2 / mean))
 
 

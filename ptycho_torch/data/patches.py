@@ -61,7 +61,7 @@ def patch_origins(
     return np.ascontiguousarray(origins[:, 0].transpose(0, 2, 1).astype(np.float32))
 
 
-def object_patches(
+def reference_patches(
     obj: NDArray[np.complexfloating] | NDArray[np.floating],
     xcoords: NDArray[np.floating],
     ycoords: NDArray[np.floating],

@@ -7,8 +7,9 @@ and what a cache file holds is known by the rooms below.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,26 +23,87 @@ from ptycho_torch.data.config import (
     check_integer,
     check_seed,
 )
-from ptycho_torch.data.errors import OptionError, OptionTypeError
-from ptycho_torch.data.frames import Frames
-from ptycho_torch.data.group_coords import centred_coords
-from ptycho_torch.data.grouping import GroupingRequest
-from ptycho_torch.data.readers import ScanFields, read_fields
+from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, naming
+from ptycho_torch.data.frames import Frames, FrameStack
+from ptycho_torch.data.grouping import GroupingRequest, centred_coords
+from ptycho_torch.data.readers import read_file
 from ptycho_torch.data.readers.write_npz import write_scan
-from ptycho_torch.data.scan_arrays import ScanArrays
+from ptycho_torch.data.scan import AnyArray, Scan
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
-AnyArray = NDArray[Any]
 
+class RawData(Scan):
+    """A scan as the TensorFlow reference names it, and its grouped arrays.
 
-class RawData(ScanArrays):
-    """A scan: positions, diffraction frames, probe, and what is known of the object.
+    Parameters
+    ----------
+    xcoords, ycoords
+        Probe positions, float, shape (M,), object pixels; x is the column, y the row.
+    xcoords_start, ycoords_start
+        Nominal positions, shape (M,), object pixels.
+    diff3d
+        Diffraction amplitudes, real, shape (M, N, N), zero frequency at the centre: an array, or
+        :class:`~ptycho_torch.data.frames.Frames` that stay on disk. Frames are not copied.
+    probeGuess
+        complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes.
+    scan_index
+        Integer, shape (M,); None means zeros.
+    objectGuess
+        Whole object, shape (H, W), or None.
+    Y
+        Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), or None. They win over
+        ``objectGuess``.
+    norm_Y_I
+        Kept as given.
+    metadata
+        Provenance: JSON values by name.
 
-    Built from the arrays of a scan, as :class:`~ptycho_torch.data.scan_arrays.ScanArrays` lists
-    them: ``RawData(xcoords, ycoords, xcoords_start, ycoords_start, diff3d, probeGuess, scan_index,
-    objectGuess=None, Y=None, norm_Y_I=None, metadata=None)``.
+    Raises
+    ------
+    ScanError, OptionTypeError
+        An array is missing, or its shape, dtype or values break the contract.
+
+    Notes
+    -----
+    Attributes have the names of the parameters; ``frames`` are the frames where they lie. They
+    cannot be set and their arrays cannot be written to, except the label ``sample_indices``.
     """
+
+    def __init__(
+        self,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        xcoords_start: AnyArray,
+        ycoords_start: AnyArray,
+        diff3d: AnyArray | Frames,
+        probeGuess: AnyArray,
+        scan_index: AnyArray | None = None,
+        objectGuess: AnyArray | None = None,
+        Y: AnyArray | FrameStack | None = None,
+        norm_Y_I: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name, start in (("xcoords_start", xcoords_start), ("ycoords_start", ycoords_start)):
+            if start is None:
+                action = "Where nothing was corrected use RawData.from_coords_without_pc"
+                raise OptionTypeError(name, None, "an array (M,)", action=action)
+        super().__init__(
+            xcoords=xcoords,
+            ycoords=ycoords,
+            frames=diff3d,
+            probeGuess=probeGuess,
+            xcoords_start=xcoords_start,
+            ycoords_start=ycoords_start,
+            scan_index=scan_index,
+            objectGuess=objectGuess,
+            Y=Y,
+            norm_Y_I=norm_Y_I,
+            metadata=metadata,
+        )
 
     @classmethod
     def from_coords_without_pc(
@@ -50,28 +112,11 @@ class RawData(ScanArrays):
         ycoords: AnyArray,
         diff3d: AnyArray | Frames,
         probeGuess: AnyArray,
-        scan_index: AnyArray | None,
+        scan_index: AnyArray | None = None,
         objectGuess: AnyArray | None = None,
-    ) -> RawData:
+    ) -> Self:
         """A scan whose positions were not corrected: start positions equal the positions."""
         return cls(xcoords, ycoords, xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess)
-
-    @classmethod
-    def from_fields(cls, fields: ScanFields, *, use_file_Y: bool = False) -> RawData:
-        """A scan from what a reader found in a file."""
-        return cls(
-            fields.xcoords,
-            fields.ycoords,
-            _same_or(fields.xcoords, fields.xcoords_start),
-            _same_or(fields.ycoords, fields.ycoords_start),
-            fields.frames,
-            fields.probeGuess,
-            fields.scan_index,
-            fields.objectGuess,
-            Y=fields.Y if use_file_Y else None,
-            metadata=fields.metadata,
-            path=fields.path,
-        )
 
     @classmethod
     def from_file(
@@ -83,7 +128,7 @@ class RawData(ScanArrays):
         n_subsample: int | None = None,
         subsample_seed: int | None = None,
         sidecar: str | Path = "auto",
-    ) -> RawData:
+    ) -> Self:
         """Open a canonical NPZ; the frames stay in the file until they are used.
 
         Parameters
@@ -98,7 +143,7 @@ class RawData(ScanArrays):
         n_subsample, subsample_seed
             Keep this many frames, chosen by this seed; see :meth:`subsample`.
         sidecar
-            Where the frames of a compressed NPZ are decompressed to, once: ``"auto"`` (beside the
+            Where the frames of a compressed NPZ are unpacked to, once: ``"auto"`` (beside the
             scan), ``"off"`` (in memory), ``"readonly"`` or a directory.
 
         Raises
@@ -106,9 +151,37 @@ class RawData(ScanArrays):
         ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError
             One line naming file, field, what was found and what was expected.
         """
-        fields = read_fields(Path(path), format="npz", measurement=measurement, sidecar=sidecar)
-        raw = cls.from_fields(fields, use_file_Y=use_file_Y)
+        scan = read_file(path, "npz", sidecar=sidecar, measurement=measurement)
+        raw = cls.sharing(scan, patches=scan.patches if use_file_Y else None)
         return raw if n_subsample is None else raw.subsample(n_subsample, subsample_seed)
+
+    @property
+    def sample_indices(self) -> NDArray[np.int64] | None:
+        """Numbers of the frames in the file they were chosen from, (M,); None for a whole scan.
+
+        :meth:`subsample` gives them. Whoever has chosen frames before building the scan may set
+        them as a label, which then indexes nothing here.
+        """
+        return vars(self).get("_label", self.chosen)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "sample_indices":
+            super().__setattr__(name, value)
+        label = np.array(value)
+        if label.dtype.kind not in "iu" or label.shape != (self.n_frames,):
+            found, expected = f"{label.shape} {label.dtype}", f"({self.n_frames},) integer"
+            raise ScanError("sample_indices", found, expected, file=self.path)
+        label.flags.writeable = False
+        vars(self)["_label"] = label
+
+    def choose(self, keep: NDArray[np.integer], *, part_name: str | None = None) -> Self:
+        """As :meth:`Scan.choose`; a label is carried along."""
+        part = super().choose(keep, part_name=part_name)
+        return (
+            part
+            if "_label" not in vars(self)
+            else self.sharing(part, _label=vars(self)["_label"][keep])
+        )
 
     def group(self, config: GroupingConfig, cache: CachePolicy = "auto") -> ScanGroups:
         """Group the scan, through its ``.groups_cache.npz`` where there is a file to keep it by.
@@ -207,38 +280,29 @@ class RawData(ScanArrays):
                 "gridsize", None, "an integer >= 1", action="Pass gridsize=1, 2 or 3"
             )
         check_integer("gridsize", gridsize, minimum=1)
-        if N != self.N and self._patches is None and self.objectGuess is not None:
+        if N != self.N and self.patches is None and self.objectGuess is not None:
             raise OptionError("N", N, f"{self.N}, the side of the frames in diff3d", file=self.path)
-        request = GroupingRequest(
-            n_frames=self.n_frames,
-            n_groups=nsamples,
-            gridsize=gridsize,
-            neighbor_count=K,
-            seed=seed,
-            sequential_sampling=sequential_sampling,
-            enable_oversampling=enable_oversampling,
-            neighbor_pool_size=neighbor_pool_size,
-        )
-        if dataset_path is not None:
-            config = GroupingConfig(
-                gridsize=gridsize,
-                neighbor_count=K,
-                n_groups=nsamples,
-                seed=seed,
-                sequential_sampling=sequential_sampling,
-                enable_oversampling=enable_oversampling,
-                neighbor_pool_size=neighbor_pool_size,
-            )
-            groups = self.group(config, Path(dataset_path).parent)
-            nn, energies = groups.nn_indices, groups.frame_energies[groups.nn_indices]
-        else:
-            nn = grouping.sample_then_group(self.xcoords, self.ycoords, request)
-            used, inverse = np.unique(nn, return_inverse=True)
-            energies = normalization.frame_energies(self.frames, self.file_indices(used))
-            energies = energies[inverse].reshape(nn.shape)
-        return self.grouped_arrays(
-            nn, normalization.pooled_scale([energies], N, self.path), patch_positions
-        )
+        asked: dict[str, Any] = {
+            "gridsize": gridsize,
+            "neighbor_count": K,
+            "n_groups": nsamples,
+            "seed": seed,
+            "sequential_sampling": sequential_sampling,
+            "enable_oversampling": enable_oversampling,
+            "neighbor_pool_size": neighbor_pool_size,
+        }
+        request = GroupingRequest(n_frames=self.n_frames, **asked)
+        with naming(self.path):
+            if dataset_path is not None:
+                groups = self.group(GroupingConfig(**asked), Path(dataset_path).parent)
+                nn, energies = groups.nn_indices, groups.frame_energies[groups.nn_indices]
+            else:
+                nn = grouping.sample_then_group(self.xcoords, self.ycoords, request)
+                used, inverse = np.unique(nn, return_inverse=True)
+                energies = normalization.frame_energies(self.frames, self.file_indices(used))
+                energies = energies[inverse].reshape(nn.shape)
+            scale = normalization.pooled_scale([energies], N)
+        return self.grouped_arrays(nn, scale, patch_positions)
 
     def grouped_coords(self, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
         """The six ``coords_*`` arrays of groups; nn_indices (B, C), results (B, 1, 2, C or 1)."""
@@ -308,12 +372,12 @@ class RawData(ScanArrays):
 
     def _cache_name(self) -> Path | None:
         """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
-        if self.path is None or self.sample_indices is None:
+        if self.path is None or self.chosen is None:
             return self.path
-        if self._subsample_name is None:
+        if self._part_name is None:
             logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
             return None
-        return self.path.with_name(f"{self.path.stem}.{self._subsample_name}{self.path.suffix}")
+        return self.path.with_name(f"{self.path.stem}.{self._part_name}{self.path.suffix}")
 
     def _grouped_patches(
         self,
@@ -322,8 +386,8 @@ class RawData(ScanArrays):
         patch_positions: PatchPositions,
     ) -> AnyArray | None:
         groups, channels = nn_indices.shape
-        if (ready := self.ready_patches) is not None:
-            taken: AnyArray = ready[self.file_indices(nn_indices.ravel())]
+        if self.patches is not None:
+            taken: AnyArray = self.patches.stored[self.file_indices(nn_indices.ravel())]
             return taken.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
         if self.objectGuess is None:
             return None
@@ -332,18 +396,17 @@ class RawData(ScanArrays):
         origins = patches.patch_origins(
             coords["coords_offsets"], coords["coords_relative"], patch_positions
         ).reshape(-1, 2)
-        cut = patches.object_patches(self.objectGuess, origins[:, 0], origins[:, 1], self.N)
+        cut = patches.reference_patches(self.objectGuess, origins[:, 0], origins[:, 1], self.N)
         return cut.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
 
 
-def _same_or(measured: AnyArray, start: AnyArray) -> AnyArray:
-    """Start positions; those that were not corrected are the measured ones, held once."""
-    same = start.dtype == measured.dtype and np.array_equal(start, measured)
-    return measured if same else start
-
-
 def read_scan(
-    path: str | Path, *, format: str = "auto", use_file_Y: bool = False, **reader_options: Any
+    path: str | Path,
+    *,
+    format: str = "auto",
+    use_file_Y: bool | None = False,
+    sidecar: str | Path = "auto",
+    **reader_options: Any,
 ) -> RawData:
     """Read a scan in any registered format.
 
@@ -354,14 +417,18 @@ def read_scan(
     format
         Name of a registered format, or ``"auto"``: judged from the file.
     use_file_Y
-        Take ready-made patches from the file, where it has them.
+        Take ready-made patches from the file, where it has them; None: where it has no object.
+    sidecar
+        Where frames that cannot be mapped are unpacked to, as for :meth:`RawData.from_file`.
     **reader_options
-        Options of that format's reader; an unknown one is refused by name.
+        Options of that format's reader; ``"auto"`` leaves the choice to it, and an unknown one is
+        refused by name.
 
     Raises
     ------
     ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError, OptionError
         One line naming file, field, what was found and what was expected.
     """
-    fields = read_fields(Path(path), format=format, **reader_options)
-    return RawData.from_fields(fields, use_file_Y=use_file_Y)
+    scan = read_file(path, format, sidecar=sidecar, **reader_options)
+    wanted = scan.objectGuess is None if use_file_Y is None else use_file_Y
+    return RawData.sharing(scan, patches=scan.patches if wanted else None)

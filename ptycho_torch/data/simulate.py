@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
 from ptycho_torch.data.errors import OptionError, OptionTypeError
-from ptycho_torch.data.patches import object_patches
+from ptycho_torch.data.patches import reference_patches
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.specimen import draw_object, make_probe
 
@@ -189,7 +189,7 @@ def _scaled_probe(
     counts = 0.0
     # The transform is unitary: counts are those of the exit waves.
     for block in _blocks(len(x), N, 1):
-        patches = object_patches(truth, x[block], y[block], N)
+        patches = reference_patches(truth, x[block], y[block], N)
         counts += float(np.einsum("yx,byx->", intensity, np.abs(patches) ** 2, dtype=np.float64))
     scale = math.sqrt(mean_counts * len(x) / counts)
     return (modes * scale).astype(np.complex64)
@@ -206,7 +206,7 @@ def _frames(
     modes, N = probe.shape[0], probe.shape[-1]
     frames = np.empty((len(x), N, N), dtype=np.float32)
     for block in _blocks(len(x), N, modes):
-        patches = object_patches(truth, x[block], y[block], N)
+        patches = reference_patches(truth, x[block], y[block], N)
         waves = scipy.fft.fft2(probe[:, None] * patches, norm="ortho", overwrite_x=True)
         counts = (waves.real.astype(np.float64) ** 2 + waves.imag.astype(np.float64) ** 2).sum(
             axis=0

@@ -145,6 +145,10 @@ class FrameStack:
         source = member_source(Path(path), member, order=axis_order)
         return cls(source, sidecar=sidecar, **options)
 
+    @classmethod
+    def from_archive(cls, archive, key, *, sidecar="auto", axis_order="frames_first", **options):
+        return cls.from_npz(archive.path, key, sidecar=sidecar, axis_order=axis_order, **options)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(M, N, N)."""

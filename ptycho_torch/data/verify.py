@@ -24,8 +24,8 @@ from ptycho_torch.data.errors import (
     ScanFileError,
 )
 from ptycho_torch.data.files.mapping import state_of
-from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.data.readers import ScanFields, read_fields
+from ptycho_torch.data.readers import read_file
+from ptycho_torch.data.scan import Scan
 from ptycho_torch.data.stack_check import verify_stack
 from ptycho_torch.data.storage import FrameStack
 
@@ -74,18 +74,17 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
     faults = broken_members(file) if file.suffix.lower() == ".npz" else []
     if faults:
         return faults
-    fields = _read(file, measurement)
-    raw = RawData.from_fields(fields, use_file_Y=True)
+    scan = read_file(file, measurement=measurement)
     for check in (
-        partial(fields.frames.verify, progress),
-        partial(_check_patches, fields.Y, file),
+        partial(scan.frames.verify, progress),
+        partial(_check_patches, scan.patches, file),
     ):
         try:
             check()
         except PtychoTorchError as error:
             faults.append(str(error))
     for cache in caches_of(file):
-        faults += _cache_faults(cache, raw)
+        faults += _cache_faults(cache, scan)
     return faults
 
 
@@ -101,31 +100,31 @@ def _check_finite(block: NDArray[Any], *, start: int, file: Path) -> None:
         raise ScanError(f"Y frame {frame}", "NaN or infinite", "finite values", file=file)
 
 
-def _cache_faults(file: Path, raw: RawData | None) -> list[str]:
-    if raw is None:
+def _cache_faults(file: Path, scan: Scan | None) -> list[str]:
+    if scan is None:
         return groups_cache.verify(file)
-    return groups_cache.verify(file, raw.xcoords, raw.ycoords)
+    return groups_cache.verify(file, scan.xcoords, scan.ycoords)
 
 
 def _check_sidecar(file: Path, measurement: str) -> None:
     stem, _, field = file.name.removesuffix(SIDECAR_SUFFIX).rpartition(".")
-    scan = _beside(file, stem)
-    if scan is None:
+    beside = _beside(file, stem)
+    if beside is None:
         require_whole(file)
         return
-    fields = _read(scan, measurement)
-    for stack in (fields.frames, fields.Y):
+    scan = read_file(beside, measurement=measurement)
+    for stack in (scan.frames, scan.patches):
         if stack is not None and stack.field == field:
             stack.verify_sidecar(file)
             return
-    found = f"of a member {field!r}, which {scan.name} does not have"
+    found = f"of a member {field!r}, which {beside.name} does not have"
     raise ScanFileError("sidecar", found, "one of its arrays", file=file)
 
 
-def _scan_of_cache(file: Path, measurement: str) -> RawData | None:
+def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
     named = CACHE_NAME.fullmatch(file.name)
-    scan = _beside(file, named["stem"]) if named else None
-    return None if scan is None else RawData.from_fields(_read(scan, measurement))
+    beside = _beside(file, named["stem"]) if named else None
+    return None if beside is None else read_file(beside, measurement=measurement)
 
 
 def _beside(file: Path, stem: str) -> Path | None:
@@ -134,8 +133,3 @@ def _beside(file: Path, stem: str) -> Path | None:
         if scan.is_file():
             return scan
     return None
-
-
-def _read(file: Path, measurement: str) -> ScanFields:
-    options = {} if measurement == "auto" else {"measurement": measurement}
-    return read_fields(file, **options)

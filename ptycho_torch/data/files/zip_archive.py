@@ -13,9 +13,15 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import BinaryIO
 
-from ptycho_torch.data.errors import ScanFileError
+import numpy as np
+from numpy.typing import NDArray
+
+AnyArray = NDArray[np.generic]
+from ptycho_torch.data.errors import ScanFileError, ScanKeyError
+from ptycho_torch.data.files.npy_header import NpyHeader
 
 STORED = 0
 DEFLATED = 8
@@ -72,8 +78,9 @@ class ZipMember:
     end_limit: int
 
 
-def damaged(file: object, field: str, found: object, expected: object) -> ScanFileError:
+def damaged(*parts: object) -> ScanFileError:
     """The error for bytes that contradict each other: a truncated or altered file."""
+    file, field, found, expected = (None, *parts)[-4:]
     return ScanFileError(
         field, found, expected, action="The file is damaged: copy or write it again", file=file
     )
@@ -370,3 +377,66 @@ class MemberStream:
         data = self._stream.read(min(size, self._packed_left))
         self._packed_left -= len(data)
         return data
+
+
+class ZipArchive:
+    """Members of one ``.npz``.
+
+    Parameters
+    ----------
+    stream
+        The open file.
+    file
+        Named in messages.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream = stream
+        self._file_bytes = stream.seek(0, os.SEEK_END)
+        self.path = self.file = path
+        self.members: Mapping[str, ZipMember] = read_directory(stream, path)
+
+    def require(self, key: str) -> None:
+        """Refuse an archive without ``key``, saying which keys it has.
+
+        Raises
+        ------
+        ScanKeyError
+            It has none.
+        """
+        if key not in self.members:
+            raise ScanKeyError(
+                key, "missing", "a required key", action=f"It has {self._keys()}", file=self.file
+            )
+
+    def _keys(self) -> str:
+        names = list(self.members)[:12]
+        more = ", ..." if len(self.members) > len(names) else ""
+        return "the keys " + ", ".join(names) + more if names else "no keys"
+
+    def header(self, key: str) -> NpyHeader:
+        """Shape and dtype of a member, without its numbers."""
+        from ptycho_torch.data.files.stored_stack import open_array as _open_array
+
+        return _open_array(self._stream, self.members[key], self.file)[0]
+
+    def read(self, key: str) -> AnyArray:
+        """A member as an array in native byte order, its checksum checked.
+
+        Memory grows with the bytes that are really there, never by what a header declares.
+        """
+        from ptycho_torch.data.files.stored_stack import open_array as _open_array
+        from ptycho_torch.data.files.stored_stack import require_moderate as _require_moderate
+
+        header, numbers = _open_array(self._stream, self.members[key], self.file)
+        _require_moderate(self.members[key], header.data_bytes, self._file_bytes, self.file)
+        raw = bytearray()
+        for block in numbers.blocks():
+            raw += block
+        if not header.data_bytes:
+            return np.empty(header.shape, header.dtype)
+        native = header.dtype.newbyteorder("=")
+        flat = np.frombuffer(raw, header.dtype)
+        if header.fortran_order:
+            return np.asarray(flat.reshape(header.shape[::-1]).T, native, order="C")
+        return np.asarray(flat.reshape(header.shape), native)

@@ -1,8 +1,8 @@
-"""Readers: one scan format a module, all ending in the same fields."""
+"""Readers: one scan format a module, all ending in a :class:`~ptycho_torch.data.scan.Scan`."""
 
 from __future__ import annotations
 
-from ptycho_torch.data.readers.fields import ScanFields
-from ptycho_torch.data.readers.registry import format_names, read_fields
+from ptycho_torch.data.readers.registry import Reader, format_names, read_file
+from ptycho_torch.data.readers.scan_file import ScanFile
 
-__all__ = ["ScanFields", "format_names", "read_fields"]
+__all__ = ["Reader", "ScanFile", "format_names", "read_file"]

@@ -1,25 +1,25 @@
 """Every format that can be read, and the choice between them.
 
-A reader is one module: a function that recognises its files and one that reads them. Adding a
-format is adding its line here.
+A reader is one module: a function that recognises its files and one that reads them. A format of
+this package is a line of ``BUILT_IN``; an installed package adds its own by an entry point of the
+group ``ptycho_torch.readers`` that names a :class:`Reader`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.data.errors import (
-    OptionError,
-    OptionTypeError,
-    ScanFileError,
-)
-from ptycho_torch.data.files.mapping import state_of
+from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError
 from ptycho_torch.data.readers import npz, tike
-from ptycho_torch.data.readers.fields import ScanFields
+from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
+from ptycho_torch.data.scan import Scan
+
+ENTRY_POINTS = "ptycho_torch.readers"
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Reader:
     recognises
         Whether a file with such an ending is of this format; reads a few bytes.
     read
-        ``read(path, **options)``; its keyword arguments are the options of the format.
+        ``read(file, **options)``; its keyword arguments are the options of the format.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    recognises: Callable[[Path], bool]
-    read: Callable[..., ScanFields]
+    recognises: Callable[[ScanFile], bool]
+    read: Callable[..., Scan]
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -50,28 +50,54 @@ class Reader:
 
 
 # In the order in which files are tried.
-READERS: tuple[Reader, ...] = (
+BUILT_IN: tuple[Reader, ...] = (
     Reader("npz", (".npz",), npz.recognises, npz.read_npz),
     Reader("tike", (".npz", ".npz.bz2"), tike.recognises, tike.read_tike),
 )
 
 
+def readers() -> Iterator[Reader]:
+    """Every reader: the built-in ones first, then those of installed packages.
+
+    Raises
+    ------
+    OptionError
+        An entry point does not lead to a :class:`Reader`.
+    """
+    yield from BUILT_IN
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            reader = point.load()
+        except Exception as error:
+            # The package is somebody else's, and so is what it raises.
+            found = f"not to be loaded ({type(error).__name__}: {error})"
+            raise _no_reader(point.value, found) from error
+        if not isinstance(reader, Reader):
+            raise _no_reader(point.value, type(reader).__name__)
+        yield reader
+
+
 def format_names() -> tuple[str, ...]:
-    """What ``format`` may be, ``"auto"`` aside."""
-    return tuple(reader.name for reader in READERS)
+    """What ``format`` may be, ``"auto"`` apart."""
+    return tuple(reader.name for reader in readers())
 
 
-def read_fields(path: str | Path, format: str = "auto", **options: Any) -> ScanFields:
-    """Read a scan in any registered format.
+def read_file(
+    path: str | Path, format: str = "auto", *, sidecar: str | Path = "auto", **options: Any
+) -> Scan:
+    """Read a scan in any registered format, through one opening of the file.
 
     Parameters
     ----------
     path
         The scan file.
     format
-        A name of :func:`format_names`, or ``"auto"``: chosen by file name and keys.
+        A name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
+    sidecar
+        Where frames that cannot be mapped are unpacked to; formats read into memory have no use
+        for it.
     **options
-        Options of that format's reader.
+        Options of that format's reader; one that is ``"auto"`` is left to a reader without it.
 
     Raises
     ------
@@ -82,36 +108,47 @@ def read_fields(path: str | Path, format: str = "auto", **options: Any) -> ScanF
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
-    place = Path(path)
-    state_of(place)
-    reader = _by_name(format) if format != "auto" else _by_content(place)
-    unknown = sorted(set(options) - set(reader.options))
-    if unknown:
-        known = ", ".join(reader.options)
-        raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
-    return reader.read(place, **options)
+    with open_scan_file(Path(path)) as file:
+        reader = _by_content(file) if format == "auto" else _by_name(format)
+        given = {
+            name: value
+            for name, value in {**options, "sidecar": sidecar}.items()
+            if name in reader.options or (name != "sidecar" and value != "auto")
+        }
+        unknown = sorted(set(given) - set(reader.options))
+        if unknown:
+            known = ", ".join(reader.options)
+            raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
+        return reader.read(file, **given)
 
 
 def _by_name(name: str) -> Reader:
-    for reader in READERS:
+    for reader in readers():
         if reader.name == name:
             return reader
     raise OptionError("format", repr(name), "one of auto, " + ", ".join(format_names()))
 
 
-def _by_content(path: Path) -> Reader:
-    fitting = [r for r in READERS if path.name.lower().endswith(r.suffixes)]
+def _by_content(file: ScanFile) -> Reader:
+    name = file.path.name.lower()
+    fitting = []
+    for reader in readers():
+        if name.endswith(reader.suffixes):
+            if reader.recognises(file):
+                return reader
+            fitting.append(reader)
     if not fitting:
-        endings = ", ".join(sorted({suffix for r in READERS for suffix in r.suffixes}))
+        endings = ", ".join(sorted({suffix for reader in readers() for suffix in reader.suffixes}))
         raise ScanFileError(
             "file name",
-            repr(path.name),
+            repr(file.path.name),
             f"an ending among {endings}",
             action="Pass format= if the name misleads",
-            file=path,
         )
-    for reader in fitting:
-        if reader.recognises(path):
-            return reader
     # Its reader says best which keys are missing.
     return fitting[0]
+
+
+def _no_reader(place: str, found: str) -> OptionError:
+    expected = "a ptycho_torch.data.readers.Reader"
+    return OptionError(f"entry point {place} of {ENTRY_POINTS}", found, expected)

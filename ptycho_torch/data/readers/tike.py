@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import bz2
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -19,40 +16,37 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.config import check_integer
 from ptycho_torch.data.errors import ScanError
-from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.files.npy_header import shape_text
-from ptycho_torch.data.files.zip_archive import damaged
+from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 from ptycho_torch.data.frames import Frames, check_frame_values
-from ptycho_torch.data.readers.archive import AnyArray, Archive
-from ptycho_torch.data.readers.fields import ScanFields
+from ptycho_torch.data.readers.scan_file import ScanFile
+from ptycho_torch.data.scan import AnyArray, Scan
 
+KEYS = ("data", "scan", "probe")
 DEFAULT_MAX_BYTES = 2 << 30
 _BLOCK_BYTES = 1 << 20
 # Pixels kept free before the first patch, for interpolation and for positions that get refined.
 MARGIN_PX = 2.0
 
 
-def recognises(path: Path) -> bool:
+def recognises(file: ScanFile) -> bool:
     """Whether a file is tike's: by name when compressed as a whole, else by its keys."""
-    if path.name.lower().endswith(".bz2"):
-        return True
-    with _open(path, DEFAULT_MAX_BYTES) as archive:
-        return {"data", "scan", "probe"} <= set(archive.members)
+    return _is_packed(file) or set(KEYS) <= set(file.archive.members)
 
 
-def read_tike(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanFields:
+def read_tike(file: ScanFile, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Scan:
     """Read a scan as tike stores it.
 
     Parameters
     ----------
-    path
-        ``.npz`` or ``.npz.bz2``.
+    file
+        The open ``.npz`` or ``.npz.bz2``.
     max_bytes
         Refuse a ``.bz2`` that unpacks to more than this, and a scan with more bytes of frames.
 
     Returns
     -------
-    fields
+    scan
         Frames stay counts, with the zero frequency moved to (N//2, N//2). Positions are patch
         centres; where a patch would begin at a negative pixel, all are moved by one shift, kept as
         ``positions_shift_px`` (x, y) in the metadata, so that the first begins at pixel 2. The
@@ -60,53 +54,53 @@ def read_tike(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanFields:
 
     Raises
     ------
-    ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError, OptionError
-        One line naming file, field, what was found and what was expected.
+    ScanFileError, ScanKeyError, ScanError, OptionError
+        One line naming field, what was found and what was expected.
     """
     check_integer("max_bytes", max_bytes, minimum=1)
-    with _open(path, max_bytes) as archive:
-        for key in ("data", "scan", "probe"):
-            archive.require(key)
-        _check_size(archive, max_bytes)
-        counts = _without_leading(archive, "data", "fiu", 3, "(1, M, N, N)")
-        scan = _without_leading(archive, "scan", "fiu", 2, "(1, M, 2)")
-        probe = _probe(archive)
+    if _is_packed(file):
+        archive = ZipArchive(_unpacked(file.stream, max_bytes), file.path)
+    else:
+        archive = file.archive
+    for key in KEYS:
+        archive.require(key)
+    _check_size(archive, max_bytes)
+    counts = _without_leading(archive, "data", "fiu", 3, "(1, M, N, N)")
+    scan = _without_leading(archive, "scan", "fiu", 2, "(1, M, 2)")
+    probe = _probe(archive)
     n_frames, height, width = counts.shape
     if height != width:
-        raise ScanError("data shape", shape_text(counts.shape), "square frames", file=path)
+        raise ScanError("data shape", shape_text(counts.shape), "square frames")
     if scan.shape != (n_frames, 2):
-        raise ScanError(
-            "scan shape", shape_text(scan.shape), f"({n_frames}, 2), as data", file=path
-        )
+        raise ScanError("scan shape", shape_text(scan.shape), f"({n_frames}, 2), as data")
     if probe.shape[-2:] != (height, width):
-        raise ScanError(
-            "probe shape", shape_text(probe.shape), f"(..., {height}, {width})", file=path
-        )
-    check_frame_values(counts, file=path, field="data")
+        raise ScanError("probe shape", shape_text(probe.shape), f"(..., {height}, {width})")
+    check_frame_values(counts, field="data")
     frames = Frames.from_array(np.fft.fftshift(counts, axes=(1, 2)), measurement="counts")
     corners = scan[:, ::-1].astype(np.float64)
     # An origin in the middle of the object gives negative corners. No frame depends on the origin,
     # so such a scan is moved to where every patch lies within an array.
     shift = np.where(corners.min(axis=0) < 0, MARGIN_PX - corners.min(axis=0), 0.0)
     xcoords, ycoords = (corners + shift + width / 2).T.copy()
-    return ScanFields(
-        path=path,
+    return Scan(
         xcoords=xcoords,
         ycoords=ycoords,
-        xcoords_start=xcoords,
-        ycoords_start=ycoords,
         frames=frames,
-        probeGuess=_scaled(probe, counts, path),
-        scan_index=np.zeros(n_frames, np.int64),
+        probeGuess=_scaled(probe, counts),
         metadata={
-            "source": path.name,
+            "source": file.path.name,
             "format": "tike",
             "positions_shift_px": [float(shift[0]), float(shift[1])],
         },
+        path=file.path,
     )
 
 
-def _check_size(archive: Archive, max_bytes: int) -> None:
+def _is_packed(file: ScanFile) -> bool:
+    return file.path.name.lower().endswith(".bz2")
+
+
+def _check_size(archive: ZipArchive, max_bytes: int) -> None:
     header = archive.header("data")
     if header.data_bytes > max_bytes:
         raise ScanError(
@@ -114,70 +108,59 @@ def _check_size(archive: Archive, max_bytes: int) -> None:
             f"{header.data_bytes} bytes",
             f"at most max_bytes = {max_bytes}",
             action="Raise max_bytes",
-            file=archive.file,
         )
 
 
 def _without_leading(
-    archive: Archive, key: str, kinds: str, rank: int, wanted: str
+    archive: ZipArchive, key: str, kinds: str, rank: int, wanted: str
 ) -> NDArray[np.generic]:
     """An array of ``rank`` axes; axes of length 1 before them are dropped."""
     header = archive.header(key)
     extra = len(header.shape) - rank
     if extra < 0 or any(length != 1 for length in header.shape[:extra]) or 0 in header.shape:
-        raise ScanError(f"{key} shape", shape_text(header.shape), wanted, file=archive.file)
+        raise ScanError(f"{key} shape", shape_text(header.shape), wanted)
     if header.dtype.kind not in kinds:
-        raise ScanError(f"{key} dtype", header.dtype, "numbers", file=archive.file)
+        raise ScanError(f"{key} dtype", header.dtype, "numbers")
     array = archive.read(key)
     if not np.isfinite(array).all():
-        raise ScanError(key, "NaN or infinite in places", "finite numbers", file=archive.file)
+        raise ScanError(key, "NaN or infinite in places", "finite numbers")
     return array.reshape(header.shape[extra:])
 
 
-def _probe(archive: Archive) -> AnyArray:
+def _probe(archive: ZipArchive) -> AnyArray:
     """Modes (P, N, N), or (N, N) where there is one."""
     rank = min(3, len(archive.header("probe").shape))
     probe = _without_leading(archive, "probe", "c", max(2, rank), "(1, ..., modes, N, N)")
     return probe[0] if probe.ndim == 3 and len(probe) == 1 else probe
 
 
-def _scaled(probe: AnyArray, counts: AnyArray, path: Path) -> AnyArray:
+def _scaled(probe: AnyArray, counts: AnyArray) -> AnyArray:
     power = np.sum(np.abs(probe.astype(np.complex128)) ** 2)
     mean_counts = np.sum(counts, dtype=np.float64) / len(counts)
     if not power > 0 or not mean_counts > 0:
         what = "probe" if not power > 0 else "data"
-        raise ScanError(what, "zero throughout", "some signal", file=path)
+        raise ScanError(what, "zero throughout", "some signal")
     scaled: AnyArray = (probe * np.sqrt(mean_counts / power)).astype(np.complex64)
     return scaled
 
 
-@contextmanager
-def _open(path: Path, max_bytes: int) -> Iterator[Archive]:
-    with opened(path) as stream:
-        if path.name.lower().endswith(".bz2"):
-            yield Archive(_unpacked(stream, path, max_bytes), path)
-        else:
-            yield Archive(stream, path)
-
-
-def _unpacked(packed: BinaryIO, path: Path, max_bytes: int) -> io.BytesIO:
+def _unpacked(packed: BinaryIO, max_bytes: int) -> io.BytesIO:
     """The content of a bz2 stream; memory grows with it, up to ``max_bytes``."""
     content = io.BytesIO()
     decompressor = bz2.BZ2Decompressor()
     while not decompressor.eof:
         more = packed.read(_BLOCK_BYTES) if decompressor.needs_input else b""
         if decompressor.needs_input and not more:
-            raise damaged(path, "bz2 stream", "cut short", "a complete one")
+            raise damaged("bz2 stream", "cut short", "a complete one")
         try:
             content.write(decompressor.decompress(more, _BLOCK_BYTES))
         except OSError as error:
-            raise damaged(path, "bz2 stream", "broken", "one that unpacks") from error
+            raise damaged("bz2 stream", "broken", "one that unpacks") from error
         if content.tell() > max_bytes:
             raise ScanError(
                 "unpacked size",
                 f"over {max_bytes} bytes",
                 f"at most max_bytes = {max_bytes}",
                 action="Raise max_bytes",
-                file=path,
             )
     return content

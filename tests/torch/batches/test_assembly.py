@@ -14,7 +14,7 @@ from ptycho_torch.batches.assembly import (  # noqa: E402
     probe_of_groups,
 )
 from ptycho_torch.batches.buffers import BufferPool  # noqa: E402
-from ptycho_torch.data.patches import object_patches  # noqa: E402
+from ptycho_torch.data.patches import reference_patches  # noqa: E402
 
 DEVICES = [
     "cpu",
@@ -72,7 +72,7 @@ def test_patches_equal_the_numpy_truth_for_several_objects(device: str, N: int) 
     )
     assert Y.shape == (30, N, N, 4)
     for group, scan in enumerate(scan_id):
-        expected = object_patches(objects[scan], origins[group, :, 0], origins[group, :, 1], N)
+        expected = reference_patches(objects[scan], origins[group, :, 0], origins[group, :, 1], N)
         np.testing.assert_allclose(
             Y[group].permute(2, 0, 1).cpu().numpy(), expected, atol=2e-7, rtol=0
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptycho_torch.data.patches import object_patches, patch_origins
+from ptycho_torch.data.patches import patch_origins, reference_patches
 
 
 def random_object(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -34,7 +34,7 @@ def looped_patch(obj: np.ndarray, x: float, y: float, N: int) -> np.ndarray:
 @pytest.mark.parametrize("N", [7, 8])
 def test_patch_at_an_integer_position_is_a_slice(N: int) -> None:
     obj = random_object(30, 40)
-    (patch,) = object_patches(obj, np.array([21.0]), np.array([11.0]), N)
+    (patch,) = reference_patches(obj, np.array([21.0]), np.array([11.0]), N)
     half = N // 2
     np.testing.assert_array_equal(patch, obj[11 - half : 11 - half + N, 21 - half : 21 - half + N])
 
@@ -46,7 +46,7 @@ def test_patch_at_an_integer_position_is_a_slice(N: int) -> None:
 )
 def test_patch_equals_a_per_pixel_loop_also_beyond_the_border(N: int, x: float, y: float) -> None:
     obj = random_object(18, 23)
-    (patch,) = object_patches(obj, np.array([x]), np.array([y]), N)
+    (patch,) = reference_patches(obj, np.array([x]), np.array([y]), N)
     np.testing.assert_allclose(patch, looped_patch(obj, x, y, N), atol=1e-6)
 
 
@@ -54,14 +54,16 @@ def test_patches_of_many_blocks_equal_patches_cut_one_by_one() -> None:
     obj = random_object(40, 40)
     rng = np.random.default_rng(1)
     x, y = rng.uniform(0, 40, (2, 600))
-    together = object_patches(obj, x, y, 8)
-    alone = np.concatenate([object_patches(obj, x[i : i + 1], y[i : i + 1], 8) for i in range(600)])
+    together = reference_patches(obj, x, y, 8)
+    alone = np.concatenate(
+        [reference_patches(obj, x[i : i + 1], y[i : i + 1], 8) for i in range(600)]
+    )
     np.testing.assert_array_equal(together, alone)
 
 
 def test_real_object_gives_complex_patches_without_phase() -> None:
     obj = np.abs(random_object(20, 20)).astype(np.float64)
-    (patch,) = object_patches(obj, np.array([10.0]), np.array([10.0]), 4)
+    (patch,) = reference_patches(obj, np.array([10.0]), np.array([10.0]), 4)
     assert patch.dtype == np.complex64
     np.testing.assert_array_equal(patch, obj[8:12, 8:12].astype(np.complex64))
 

@@ -28,7 +28,8 @@ from ptycho_torch.data.errors import (
 )
 from ptycho_torch.data.files import stored_stack as stack_source
 from ptycho_torch.data.raw_data import read_scan
-from ptycho_torch.data.readers import ScanFields, format_names, read_fields
+from ptycho_torch.data.readers import format_names, read_file
+from ptycho_torch.data.scan import Scan
 from ptycho_torch.data.storage import FrameStack
 
 M, N = 20, 8
@@ -65,7 +66,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 def refusal(path: Path, error: type[Exception] = ScanError, **options: Any) -> str:
     with pytest.raises(error) as caught:
-        read_fields(path, **options)
+        read_file(path, **options)
     message = str(caught.value)
     assert isinstance(caught.value, PtychoTorchError)
     assert "\n" not in message and message.endswith(".")
@@ -75,37 +76,37 @@ def refusal(path: Path, error: type[Exception] = ScanError, **options: Any) -> s
 @pytest.mark.parametrize("compressed", [False, True])
 def test_full_scan_is_read_as_written(write: Callable[..., Path], compressed: bool) -> None:
     path = write(compressed)
-    fields = read_fields(path)
+    scan = read_file(path)
     for key, truth in scan_arrays(diff3d=None, Y=None, _metadata=None).items():
-        found = getattr(fields, key)
+        found = getattr(scan, key)
         assert found.dtype == truth.dtype and np.array_equal(found, truth), key
-    assert fields.path == path and fields.metadata == {"nphotons": 1e5}
-    assert fields.frames.measurement == "amplitude"
-    assert isinstance(fields.Y, FrameStack)
+    assert scan.path == path and scan.metadata == {"nphotons": 1e5}
+    assert scan.frames.measurement == "amplitude"
+    assert isinstance(scan.patches, FrameStack)
     assert os.listdir(path.parent) == ["scan.npz"], "opening writes nothing"
-    assert np.array_equal(fields.frames.stored, scan_arrays()["diff3d"])
-    assert np.array_equal(fields.Y.stored, scan_arrays()["Y"])
+    assert np.array_equal(scan.frames.stored, scan_arrays()["diff3d"])
+    assert np.array_equal(scan.patches.stored, scan_arrays()["Y"])
 
 
 def test_poor_scan_gets_the_contracts_defaults(write: Callable[..., Path]) -> None:
     optional = ("xcoords_start", "ycoords_start", "objectGuess", "Y", "scan_index", "_metadata")
-    fields = read_fields(write(**dict.fromkeys(optional)))
-    assert np.array_equal(fields.xcoords_start, fields.xcoords)
-    assert np.array_equal(fields.ycoords_start, fields.ycoords)
-    assert fields.objectGuess is None and fields.Y is None and fields.metadata == {}
-    assert fields.scan_index.dtype == np.int64 and not fields.scan_index.any()
+    scan = read_file(write(**dict.fromkeys(optional)))
+    assert np.array_equal(scan.xcoords_start, scan.xcoords)
+    assert np.array_equal(scan.ycoords_start, scan.ycoords)
+    assert scan.objectGuess is None and scan.patches is None and scan.metadata == {}
+    assert scan.scan_index.dtype == np.int64 and not scan.scan_index.any()
 
 
 def test_frames_may_be_called_diffraction(write: Callable[..., Path]) -> None:
     frames = scan_arrays()["diff3d"]
-    fields = read_fields(write(diff3d=None, diffraction=frames))
-    assert np.array_equal(fields.frames.stored, frames)
+    scan = read_file(write(diff3d=None, diffraction=frames))
+    assert np.array_equal(scan.frames.stored, frames)
 
 
 def test_both_frame_keys_are_read_as_diff3d_only_when_alike(write: Callable[..., Path]) -> None:
     frames = scan_arrays()["diff3d"]
-    fields = read_fields(write(diffraction=frames + 1))
-    assert np.array_equal(fields.frames.stored, frames)
+    scan = read_file(write(diffraction=frames + 1))
+    assert np.array_equal(scan.frames.stored, frames)
     message = refusal(write(diffraction=frames[:, :4, :4]))
     assert "diff3d and diffraction is (20, 8, 8) float32 and (20, 4, 4) float32" in message
 
@@ -115,34 +116,34 @@ def test_probe_may_be_one_mode_or_several(
     write: Callable[..., Path], shape: tuple[int, ...]
 ) -> None:
     probe = np.random.default_rng(1).random(shape) + 1j
-    found = read_fields(write(probeGuess=probe)).probeGuess
+    found = read_file(write(probeGuess=probe)).probeGuess
     assert np.array_equal(found, probe[:, :, 0] if shape[-1] == 1 else probe)
 
 
 def test_positions_keep_a_float_dtype_and_integers_become_float64(
     write: Callable[..., Path],
 ) -> None:
-    single = read_fields(write(xcoords=np.arange(M, dtype="f4"))).xcoords
-    whole = read_fields(write(xcoords=np.arange(M, dtype=">i2"))).xcoords
+    single = read_file(write(xcoords=np.arange(M, dtype="f4"))).xcoords
+    whole = read_file(write(xcoords=np.arange(M, dtype=">i2"))).xcoords
     assert (single.dtype, whole.dtype) == (np.float32, np.float64)
     assert np.array_equal(whole, np.arange(M))
 
 
 def test_small_arrays_may_be_big_endian_or_fortran_ordered(write: Callable[..., Path]) -> None:
     truth = scan_arrays()
-    fields = read_fields(
+    scan = read_file(
         write(
             xcoords=truth["xcoords"].astype(">f8"),
             objectGuess=np.asfortranarray(truth["objectGuess"]).astype(">c8"),
         )
     )
-    assert np.array_equal(fields.objectGuess, truth["objectGuess"])
-    assert fields.objectGuess.dtype.isnative and fields.objectGuess.flags.c_contiguous
-    assert np.array_equal(fields.xcoords, truth["xcoords"]) and fields.xcoords.dtype.isnative
+    assert np.array_equal(scan.objectGuess, truth["objectGuess"])
+    assert scan.objectGuess.dtype.isnative and scan.objectGuess.flags.c_contiguous
+    assert np.array_equal(scan.xcoords, truth["xcoords"]) and scan.xcoords.dtype.isnative
 
 
 def test_scan_index_stored_as_whole_floats_becomes_integer(write: Callable[..., Path]) -> None:
-    found = read_fields(write(scan_index=np.arange(M) * 1.0)).scan_index
+    found = read_file(write(scan_index=np.arange(M) * 1.0)).scan_index
     assert found.dtype == np.int64 and np.array_equal(found, np.arange(M))
     assert "scan_index is fractional" in refusal(write(scan_index=np.arange(M) + 0.5))
 
@@ -151,9 +152,9 @@ def test_frames_on_the_last_axis_are_told_by_the_positions(write: Callable[..., 
     frames = scan_arrays()["diff3d"]
     legacy = np.ascontiguousarray(frames.transpose(1, 2, 0))
     for compressed in (False, True):
-        fields = read_fields(write(compressed, diff3d=legacy))
-        assert np.array_equal(fields.frames.stored, frames)
-    squeezed = read_fields(write(diff3d=frames[..., None]))
+        scan = read_file(write(compressed, diff3d=legacy))
+        assert np.array_equal(scan.frames.stored, frames)
+    squeezed = read_file(write(diff3d=frames[..., None]))
     assert np.array_equal(squeezed.frames.stored, frames)
 
 
@@ -164,12 +165,12 @@ def test_frames_that_fit_both_axes_are_refused_until_told(write: Callable[..., P
     message = refusal(path)
     assert "diff3d shape is (8, 8, 8) with 8 positions" in message
     assert "axis_order='frames_first'" in message
-    first = read_fields(path, axis_order="frames_first").frames.stored
-    last = read_fields(path, axis_order="frames_last").frames.stored
+    first = read_file(path, axis_order="frames_first").frames.stored
+    last = read_file(path, axis_order="frames_last").frames.stored
     assert np.array_equal(first, cube) and np.array_equal(last, cube.transpose(2, 0, 1))
     said = np.array(json.dumps({"axis_order": "frames_first"}))
     path = write(diff3d=cube, Y=None, scan_index=None, _metadata=said, **changes)
-    assert np.array_equal(read_fields(path).frames.stored, cube)
+    assert np.array_equal(read_file(path).frames.stored, cube)
 
 
 @pytest.mark.parametrize("key", ["diff3d", "xcoords", "ycoords", "probeGuess"])
@@ -233,17 +234,17 @@ def test_integer_frames_must_be_told_apart_from_counts(
     assert f"diff3d is {dtype}, amplitude or counts" in message
     assert "measurement='counts' or measurement='amplitude'" in message
     for measurement in ("counts", "amplitude"):
-        frames = read_fields(path, measurement=measurement).frames
+        frames = read_file(path, measurement=measurement).frames
         assert frames.measurement == measurement and frames.stored.dtype == np.dtype(dtype)
 
 
 def test_whole_float_frames_above_fifty_look_like_counts(write: Callable[..., Path]) -> None:
     counts = np.zeros((M, N, N), np.float32)
-    assert read_fields(write(diff3d=counts + 50)).frames.measurement == "amplitude"
+    assert read_file(write(diff3d=counts + 50)).frames.measurement == "amplitude"
     counts[15, 3, 3] = 51
     assert "whole numbers above 50" in refusal(write(diff3d=counts))
     counts[16, 3, 3] = 0.5
-    assert read_fields(write(diff3d=counts)).frames.measurement == "amplitude"
+    assert read_file(write(diff3d=counts)).frames.measurement == "amplitude"
 
 
 @pytest.mark.parametrize("stored", ["frames first", "frames last"])
@@ -284,12 +285,12 @@ def test_metadata_of_another_kind_is_skipped_with_a_log_line(
     write: Callable[..., Path], metadata: np.ndarray, logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert read_fields(write(_metadata=metadata)).metadata == {}
+    assert read_file(write(_metadata=metadata)).metadata == {}
     assert [logged in r.getMessage() for r in caplog.records] == [True]
 
 
 def test_pickle_beside_the_known_keys_is_never_touched(write: Callable[..., Path]) -> None:
-    assert read_fields(write(notes=np.array([print], dtype=object))).frames.shape == (M, N, N)
+    assert read_file(write(notes=np.array([print], dtype=object))).frames.shape == (M, N, N)
 
 
 def test_damaged_small_member_fails_its_checksum(write: Callable[..., Path]) -> None:
@@ -326,7 +327,7 @@ def test_unknown_format_and_option_are_refused_by_name(write: Callable[..., Path
     assert "axis_order is 'last'" in refusal(path, OptionError, axis_order="last")
     other = path.rename(path.with_suffix(".dat"))
     assert "ending among .npz, .npz.bz2" in refusal(other, ScanFileError)
-    assert read_fields(other, "npz").frames.shape == (M, N, N)
+    assert read_file(other, "npz").frames.shape == (M, N, N)
 
 
 def test_opening_reads_no_frames_of_a_stored_scan(write: Callable[..., Path]) -> None:
@@ -336,7 +337,7 @@ def test_opening_reads_no_frames_of_a_stored_scan(write: Callable[..., Path]) ->
         probeGuess=np.ones((256, 256), complex),
     )
     tracemalloc.start()
-    read_fields(path)
+    read_file(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < path.stat().st_size
@@ -364,27 +365,27 @@ def write_tike(path: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("name", ["s.npz", "s.npz.bz2"])
 def test_tike_scan_becomes_canonical(tmp_path: Path, name: str) -> None:
-    fields = read_fields(write_tike(tmp_path / name))
+    scan = read_file(write_tike(tmp_path / name))
     raw = tike_arrays()
     # By hand: the corner pixel of the transform moves to the centre.
-    assert fields.frames.measurement == "counts"
-    assert np.array_equal(fields.frames.stored[:, N // 2, N // 2], raw["data"][0, :, 0, 0])
-    assert np.array_equal(fields.frames.stored[:, N // 2 + 1, N // 2], raw["data"][0, :, 1, 0])
-    assert np.array_equal(fields.xcoords, raw["scan"][0, :, 1].astype("f8") + N / 2)
-    assert np.array_equal(fields.ycoords, raw["scan"][0, :, 0].astype("f8") + N / 2)
+    assert scan.frames.measurement == "counts"
+    assert np.array_equal(scan.frames.stored[:, N // 2, N // 2], raw["data"][0, :, 0, 0])
+    assert np.array_equal(scan.frames.stored[:, N // 2 + 1, N // 2], raw["data"][0, :, 1, 0])
+    assert np.array_equal(scan.xcoords, raw["scan"][0, :, 1].astype("f8") + N / 2)
+    assert np.array_equal(scan.ycoords, raw["scan"][0, :, 0].astype("f8") + N / 2)
     mean_counts = raw["data"].sum(axis=(2, 3)).mean()
-    assert np.sum(np.abs(fields.probeGuess) ** 2) == pytest.approx(mean_counts, rel=1e-5)
-    assert fields.probeGuess.shape == (2, N, N) and fields.probeGuess.dtype == np.complex64
-    assert fields.metadata["positions_shift_px"] == [0.0, 0.0]
+    assert np.sum(np.abs(scan.probeGuess) ** 2) == pytest.approx(mean_counts, rel=1e-5)
+    assert scan.probeGuess.shape == (2, N, N) and scan.probeGuess.dtype == np.complex64
+    assert scan.metadata["positions_shift_px"] == [0.0, 0.0]
 
 
 def test_tike_corners_below_zero_are_moved_into_the_object(tmp_path: Path) -> None:
-    scan = tike_arrays()["scan"] - np.float32(10)
-    fields = read_fields(write_tike(tmp_path / "s.npz", scan=scan))
-    assert fields.xcoords.min() == fields.ycoords.min() == N / 2 + 2
-    shift = fields.metadata["positions_shift_px"]
-    assert np.allclose(fields.xcoords - shift[0], scan[0, :, 1] + N / 2)
-    assert np.allclose(fields.ycoords - shift[1], scan[0, :, 0] + N / 2)
+    corners = tike_arrays()["scan"] - np.float32(10)
+    scan = read_file(write_tike(tmp_path / "s.npz", scan=corners))
+    assert scan.xcoords.min() == scan.ycoords.min() == N / 2 + 2
+    shift = scan.metadata["positions_shift_px"]
+    assert np.allclose(scan.xcoords - shift[0], corners[0, :, 1] + N / 2)
+    assert np.allclose(scan.ycoords - shift[1], corners[0, :, 0] + N / 2)
 
 
 @pytest.mark.parametrize(
@@ -440,15 +441,15 @@ def measured(name: str) -> Path:
 
 
 def test_measured_siemens_star_opens_as_amplitude() -> None:
-    fields = read_fields(measured("aps_velociprobe_siemens.npz"), sidecar="off")
-    assert fields.frames.shape == (516, 128, 128)
-    counts = np.sum(fields.frames.take(np.arange(516)).astype("f8") ** 2) / 516
+    scan = read_file(measured("aps_velociprobe_siemens.npz"), sidecar="off")
+    assert scan.frames.shape == (516, 128, 128)
+    counts = np.sum(scan.frames.take(np.arange(516)).astype("f8") ** 2) / 516
     assert counts == pytest.approx(461212.9, rel=1e-6)
 
 
 def test_measured_tike_scan_equals_its_canonical_form() -> None:
-    raw: ScanFields = read_fields(measured("siemens-star-small.npz.bz2"))
-    canonical = read_fields(measured("aps_velociprobe_siemens.npz"), sidecar="off")
+    raw: Scan = read_file(measured("siemens-star-small.npz.bz2"))
+    canonical = read_file(measured("aps_velociprobe_siemens.npz"), sidecar="off")
     assert np.array_equal(raw.frames.take(np.arange(516)), canonical.frames.stored)
     assert np.array_equal(raw.xcoords, canonical.xcoords)
     assert np.array_equal(raw.ycoords, canonical.ycoords)
@@ -473,9 +474,9 @@ def test_small_array_that_unpacks_to_far_more_than_the_file_is_refused(
     message = refusal(write(compressed=True, objectGuess=objects), ScanFileError)
     assert "objectGuess size is 2880000 bytes, unpacked from" in message
     assert "np.savez" in message
-    assert read_fields(write(objectGuess=objects)).objectGuess is not None, "stored is as large"
+    assert read_file(write(objectGuess=objects)).objectGuess is not None, "stored is as large"
     monkeypatch.setattr(stack_source, "MODERATE_BYTES", 4 << 20)
-    assert read_fields(write(compressed=True, objectGuess=objects)).objectGuess is not None
+    assert read_file(write(compressed=True, objectGuess=objects)).objectGuess is not None
 
 
 def test_frame_that_unpacks_to_far_more_than_the_file_is_refused(
@@ -499,12 +500,68 @@ def test_positions_no_object_can_hold_are_refused(write: Callable[..., Path], fa
 def test_scan_that_cannot_be_reached_is_refused_in_one_line(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    path, genuine = write(), os.stat
+    path, genuine = write(), open
 
-    def refuse(place: object, **options: Any) -> os.stat_result:
+    def refuse(place: Any, *arguments: Any, **options: Any) -> Any:
         if str(place) == str(path):
             raise OSError(code, os.strerror(code))
-        return genuine(place, **options)
+        return genuine(place, *arguments, **options)
 
-    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     assert f"unreadable ({os.strerror(code)})" in refusal(path, ScanFileError)
+
+
+READER_OF_ANOTHER_PACKAGE = """
+import numpy as np
+from ptycho_torch.data.readers import Reader, ScanFile
+from ptycho_torch.data.scan import Scan
+
+def recognises(file: ScanFile) -> bool:
+    return file.stream.read(4) == b"MINE"
+
+def read(file: ScanFile, *, offset: float = 0.0) -> Scan:
+    x = np.arange(4.0) + offset
+    frames = np.ones((4, 8, 8), np.float32)
+    return Scan(xcoords=x, ycoords=x, frames=frames, probeGuess=np.ones((8, 8), complex), path=file.path)
+
+mine = Reader("mine", (".mine", ".npz"), recognises, read)
+nothing = "no reader"
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Put a package with an entry point of our group on the path, as pip would."""
+
+    def install_package(target: str) -> None:
+        (tmp_path / "mine_reader.py").write_text(READER_OF_ANOTHER_PACKAGE, encoding="utf-8")
+        folder = tmp_path / "mine-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[ptycho_torch.readers]\nmine = {target}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return install_package
+
+
+def test_format_of_an_installed_package_is_read_like_ours(
+    write: Callable[..., Path], install: Callable[[str], None], tmp_path: Path
+) -> None:
+    install("mine_reader:mine")
+    (path := tmp_path / "scan.mine").write_bytes(b"MINE")
+    assert format_names() == ("npz", "tike", "mine")
+    assert read_scan(path, offset=2.0).xcoords[0] == 2.0
+    assert len(read_scan(path, format="mine", measurement="auto")) == 4
+    assert read_scan(write()).N == N, "the built-in formats come first"
+    with pytest.raises(OptionError, match="option of format mine is phase; expected one of offset"):
+        read_scan(path, phase=1)
+
+
+@pytest.mark.parametrize("target", ["mine_reader:nothing", "mine_reader:absent", "no_module:mine"])
+def test_entry_point_that_leads_to_no_reader_is_named(
+    install: Callable[[str], None], tmp_path: Path, target: str
+) -> None:
+    install(target)
+    (path := tmp_path / "scan.mine").write_bytes(b"MINE")
+    with pytest.raises(OptionError, match=f"entry point {target} of ptycho_torch.readers is "):
+        read_scan(path)

@@ -11,7 +11,7 @@ from scipy import ndimage
 torch = pytest.importorskip("torch", reason="torch is not installed: the forward model")
 
 from ptycho_torch.data.errors import OptionError  # noqa: E402
-from ptycho_torch.data.patches import object_patches as numpy_patches  # noqa: E402
+from ptycho_torch.data.patches import reference_patches as numpy_patches  # noqa: E402
 from ptycho_torch.physics import (  # noqa: E402
     diffract,
     illuminate,

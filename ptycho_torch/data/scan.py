@@ -1,0 +1,297 @@
+"""Scan: positions, diffraction frames, probe and object of one measurement.
+
+Owns the one validator of a scan. A scan is valid once it is built and stays so: its attributes
+cannot be set and its arrays cannot be written to. Where the frames lie is known by the rooms below;
+groups are made by the rooms above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data import grouping, normalization
+from ptycho_torch.data.config import check_integer, check_seed
+from ptycho_torch.data.contract import check_array, check_finite, spec
+from ptycho_torch.data.errors import FrozenScanError, OptionTypeError, ScanError, naming
+from ptycho_torch.data.frames import Frames, FrameStack, Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+AnyArray = NDArray[Any]
+
+FARTHEST_PX = 2.0**31
+"""No object is that large, and sums of such positions stay finite."""
+
+
+class Scan:
+    """One scan, checked against the contract.
+
+    Small arrays are copied, so that nobody can alter them later; frames stay where they are.
+
+    Parameters
+    ----------
+    xcoords, ycoords
+        Probe positions, float, shape (M,), object pixels; x is the column, y the row. Integers
+        become float64.
+    frames
+        Diffraction amplitudes, shape (M, N, N), zero frequency at the centre: an array, or
+        :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
+    probeGuess
+        complex, shape (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
+    xcoords_start, ycoords_start
+        Nominal positions, shape (M,), object pixels; None means the measured ones.
+    scan_index
+        Integer, shape (M,); None means zeros.
+    objectGuess
+        Whole object, shape (H, W), or None.
+    Y
+        Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), or None. They win over
+        ``objectGuess``.
+    norm_Y_I
+        Kept as given.
+    metadata
+        Provenance: JSON values by name.
+    path
+        The file that the scan comes from.
+
+    Raises
+    ------
+    ScanError, OptionTypeError
+        An array is missing, or its shape, dtype or values break the contract.
+    """
+
+    path: Path | None
+    frames: Frames
+    xcoords: NDArray[np.floating]
+    ycoords: NDArray[np.floating]
+    xcoords_start: NDArray[np.floating]
+    ycoords_start: NDArray[np.floating]
+    probeGuess: AnyArray
+    scan_index: NDArray[np.integer]
+    objectGuess: AnyArray | None
+    patches: FrameStack | None
+    norm_Y_I: Any
+    metadata: dict[str, Any]
+    chosen: NDArray[np.int64] | None
+    _part_name: str | None
+
+    def __init__(
+        self,
+        *,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        frames: AnyArray | Frames,
+        probeGuess: AnyArray,
+        xcoords_start: AnyArray | None = None,
+        ycoords_start: AnyArray | None = None,
+        scan_index: AnyArray | None = None,
+        objectGuess: AnyArray | None = None,
+        Y: AnyArray | FrameStack | None = None,
+        norm_Y_I: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        with naming(path):
+            stack = _frames(frames)
+            M, N = stack.shape[:2]
+            x, y = _positions("xcoords", xcoords, M), _positions("ycoords", ycoords, M)
+            vars(self).update(
+                path=path,
+                frames=stack,
+                xcoords=x,
+                ycoords=y,
+                xcoords_start=_start_positions("xcoords_start", xcoords_start, x),
+                ycoords_start=_start_positions("ycoords_start", ycoords_start, y),
+                probeGuess=_probe(probeGuess, N),
+                scan_index=_small(
+                    "scan_index", np.zeros(M, int) if scan_index is None else scan_index, M
+                ),
+                objectGuess=None if objectGuess is None else _small("objectGuess", objectGuess, M),
+                patches=_patches(Y, stack.shape),
+                norm_Y_I=norm_Y_I,
+                metadata=dict(metadata or {}),
+                chosen=None,
+                _part_name=None,
+            )
+
+    @classmethod
+    def sharing(cls, scan: Scan, **changes: Any) -> Self:
+        """A scan with the fields of another, some of them replaced; nothing is checked again."""
+        copy = object.__new__(cls)
+        vars(copy).update(vars(scan), **changes)
+        return copy
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = type(self).__name__
+        raise FrozenScanError(
+            f"{kind}.{name}",
+            "set after the scan was built",
+            "left as it is",
+            action=f"Build another {kind}",
+        )
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A pickle carries numbers, not whether they may be written to.
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        vars(self).update(state)
+
+    @property
+    def n_frames(self) -> int:
+        """M, the number of frames in use."""
+        return len(self.xcoords)
+
+    @property
+    def N(self) -> int:
+        """Pixels along a frame's side."""
+        return self.frames.shape[1]
+
+    @property
+    def diff3d(self) -> AnyArray:
+        """Amplitudes, shape (M, N, N), read-only: the map itself where it holds them."""
+        if self.chosen is None and self.frames.measurement == "amplitude":
+            amplitudes = self.frames.stored.view()
+        else:
+            amplitudes = self.frames.take(self.file_indices(np.arange(self.n_frames)))
+        amplitudes.flags.writeable = False
+        return amplitudes
+
+    @property
+    def Y(self) -> AnyArray | None:
+        """Ready-made patches, complex, shape (M, N, N), or None."""
+        if self.patches is None:
+            return None
+        return self.patches.stored if self.chosen is None else self.patches.stored[self.chosen]
+
+    def __len__(self) -> int:
+        return self.n_frames
+
+    def __repr__(self) -> str:
+        where = "memory" if self.path is None else str(self.path)
+        return f"{type(self).__name__}({where}: {self.n_frames} frames of {self.N} x {self.N})"
+
+    def file_indices(self, indices: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Indices within the scan as indices within the file: they differ after subsampling."""
+        return indices if self.chosen is None else self.chosen[indices]
+
+    def subsample(self, n_subsample: int, seed: int | None = None) -> Self:
+        """A scan of ``n_subsample`` of these frames, chosen before any grouping.
+
+        ``chosen`` of the result holds these frames, sorted, in the numbering of the file.
+        """
+        check_integer("n_subsample", n_subsample, minimum=1)
+        check_seed("subsample_seed", seed)
+        keep = grouping.subsample(self.n_frames, n_subsample, seed)
+        named = seed is not None and self.chosen is None
+        return self.choose(keep, part_name=f"n{n_subsample}s{seed}" if named else None)
+
+    def choose(self, keep: NDArray[np.integer], *, part_name: str | None = None) -> Self:
+        """A scan of some of these frames, by index; the frames themselves are shared.
+
+        Groups of the part are kept in a cache only where ``part_name`` tells it from other parts.
+        """
+        x, y = self.xcoords[keep], self.ycoords[keep]
+        # Start positions that are the measured ones stay the same array.
+        x_start = x if self.xcoords_start is self.xcoords else self.xcoords_start[keep]
+        y_start = y if self.ycoords_start is self.ycoords else self.ycoords_start[keep]
+        part = {"xcoords": x, "ycoords": y, "xcoords_start": x_start, "ycoords_start": y_start}
+        part["scan_index"] = self.scan_index[keep]
+        part["chosen"] = self.file_indices(keep).astype(np.int64)
+        for array in part.values():
+            array.flags.writeable = False
+        return self.sharing(self, **part, _part_name=part_name)
+
+    def frame_energies(
+        self, *, check: bool = False, progress: Progress | None = None
+    ) -> NDArray[np.float64]:
+        """Sum of amplitude ** 2 per frame, float64, shape (M,); reads every frame once.
+
+        With ``check`` the same pass compares the frames of a whole scan with their checksum.
+        """
+        energies = normalization.frame_energies(
+            self.frames, self.chosen, check=check, progress=progress
+        )
+        if not energies.any():
+            raise ScanError("diff3d", "zero in every frame", "some signal", file=self.path)
+        return energies
+
+
+def _small(name: str, array: Any, frames: int) -> AnyArray:
+    """A copy of an array that keeps its entry of the contract, finite and read-only."""
+    checked = check_array(array, spec("scan", name), {"M": frames})
+    if checked.dtype.kind in "fc":
+        check_finite(checked, name)
+    copy = np.array(checked)
+    copy.flags.writeable = False
+    return copy
+
+
+def _frames(frames: Any) -> Frames:
+    if isinstance(frames, Frames):
+        return frames
+    return Frames.from_array(check_array(frames, spec("scan", "diff3d"), {}))
+
+
+def _positions(name: str, array: Any, frames: int) -> AnyArray:
+    if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
+        array = array.astype(np.float64)
+    positions = _small(name, array, frames)
+    farthest = float(np.abs(positions).max())
+    if farthest > FARTHEST_PX:
+        raise ScanError(
+            name,
+            f"up to {farthest:g} px from the origin",
+            f"at most {FARTHEST_PX:g} px",
+            action="Give positions in object pixels",
+        )
+    return positions
+
+
+def _start_positions(name: str, array: Any, measured: AnyArray) -> AnyArray:
+    """Start positions; where they equal the measured ones, the two share one array."""
+    if array is None:
+        return measured
+    start = _positions(name, array, len(measured))
+    same = start.dtype == measured.dtype and np.array_equal(start, measured)
+    return measured if same else start
+
+
+def _probe(probe: Any, side: int) -> AnyArray:
+    """The probe (N, N), or its modes (P, N, N)."""
+    wanted = spec("scan", "probeGuess")
+    if not isinstance(probe, np.ndarray) or probe.ndim != 3 or probe.dtype.kind != "c":
+        return _small("probeGuess", check_array(probe, wanted, {"N": side}), 0)
+    if probe.shape == (side, side, 1):
+        return _small("probeGuess", probe[:, :, 0], 0)
+    if probe.shape[0] < 1 or probe.shape[1:] != (side, side):
+        expected = f"({side}, {side}) or (P, {side}, {side}), as the frames"
+        raise ScanError("probeGuess shape", probe.shape, expected)
+    check_finite(probe, "probeGuess")
+    modes = probe.copy()
+    modes.flags.writeable = False
+    return modes
+
+
+def _patches(Y: Any, frames: tuple[int, int, int]) -> FrameStack | None:
+    """Ready-made patches, complex, one per frame, or None."""
+    if Y is None:
+        return None
+    if isinstance(Y, np.ndarray):
+        Y = Y[..., 0] if Y.ndim == 4 and Y.shape[-1] == 1 else Y
+        check_array(Y, spec("scan", "Y"), {"M": frames[0], "N": frames[1]})
+        return FrameStack.from_array(Y)
+    if not isinstance(Y, FrameStack):
+        raise OptionTypeError("Y", type(Y).__name__, "an array (M, N, N)")
+    if Y.shape != frames or Y.dtype.kind != "c":
+        raise ScanError("Y", f"{Y.shape} {Y.dtype}", f"{frames}, complex")
+    return Y
