@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_torch.data.grouped import grouped_coords
 from ptycho_torch.data.raw_data import RawData
 
 
@@ -102,11 +103,11 @@ def coords_of_groups(
         As in :func:`frame_numbers`.
     """
     if len(scans) == 1:
-        return scans[0].grouped_coords(nn_indices)
+        return grouped_coords(scans[0], nn_indices)
     coords: dict[str, NDArray[Any]] = {}
     for scan in np.unique(scan_id):
         rows = np.flatnonzero(scan_id == scan)
-        for name, part in scans[scan].grouped_coords(nn_indices[rows]).items():
+        for name, part in grouped_coords(scans[scan], nn_indices[rows]).items():
             whole = coords.setdefault(name, np.empty((len(nn_indices), *part.shape[1:])))
             whole[rows] = part
     return coords

@@ -1,7 +1,7 @@
-"""RawData: one scan and its grouped arrays.
+"""RawData: the reference's face of a scan, and the door through which scans are read.
 
-Owns the reference's ``generate_grouped_data``. Where the frames lie, how positions become groups
-and what a cache file holds is known by the rooms below.
+Owns the arguments of ``generate_grouped_data`` and what they mean. What a scan is, how positions
+become groups, what a grouped array holds and what a cache keeps is known by the rooms below.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data import grouping, normalization, patches
+from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups, group_scan
 from ptycho_torch.data.config import (
     GroupingConfig,
@@ -25,7 +25,8 @@ from ptycho_torch.data.config import (
 )
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, naming
 from ptycho_torch.data.frames import Frames, FrameStack
-from ptycho_torch.data.grouping import GroupingRequest, centred_coords
+from ptycho_torch.data.grouped import grouped_arrays
+from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.readers import read_file
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan import AnyArray, Scan
@@ -44,10 +45,10 @@ class RawData(Scan):
     xcoords, ycoords
         Probe positions, float, shape (M,), object pixels; x is the column, y the row.
     xcoords_start, ycoords_start
-        Nominal positions, shape (M,), object pixels.
+        Nominal positions, the same.
     diff3d
-        Diffraction amplitudes, real, shape (M, N, N), zero frequency at the centre: an array, or
-        :class:`~ptycho_torch.data.frames.Frames` that stay on disk. Frames are not copied.
+        Diffraction amplitudes, real, shape (M, N, N), zero frequency at the centre: an array, which
+        is not copied, or :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
     probeGuess
         complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes.
     scan_index
@@ -55,12 +56,10 @@ class RawData(Scan):
     objectGuess
         Whole object, shape (H, W), or None.
     Y
-        Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), or None. They win over
+        Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), or None; they win over
         ``objectGuess``.
-    norm_Y_I
-        Kept as given.
-    metadata
-        Provenance: JSON values by name.
+    norm_Y_I, metadata
+        Kept as given; metadata are JSON values by name.
 
     Raises
     ------
@@ -69,8 +68,8 @@ class RawData(Scan):
 
     Notes
     -----
-    Attributes have the names of the parameters; ``frames`` are the frames where they lie. They
-    cannot be set and their arrays cannot be written to, except the label ``sample_indices``.
+    The attributes have these names; ``frames`` are the frames where they lie. None can be set and
+    no array written to, except that ``sample_indices`` takes a label.
     """
 
     def __init__(
@@ -302,45 +301,10 @@ class RawData(Scan):
                 energies = normalization.frame_energies(self.frames, self.file_indices(used))
                 energies = energies[inverse].reshape(nn.shape)
             scale = normalization.pooled_scale([energies], N)
-        return self.grouped_arrays(nn, scale, patch_positions)
-
-    def grouped_coords(self, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
-        """The six ``coords_*`` arrays of groups; nn_indices (B, C), results (B, 1, 2, C or 1)."""
-        measured = centred_coords("coords", self.xcoords, self.ycoords, nn_indices)
-        if self.xcoords_start is self.xcoords and self.ycoords_start is self.ycoords:
-            start = {name.replace("coords", "coords_start"): v for name, v in measured.items()}
-        else:
-            start = centred_coords(
-                "coords_start", self.xcoords_start, self.ycoords_start, nn_indices
-            )
-        return {**measured, **start}
-
-    def grouped_arrays(
-        self,
-        nn_indices: NDArray[np.integer],
-        scale: np.float32,
-        patch_positions: PatchPositions = "reference",
-    ) -> dict[str, Any]:
-        """The dictionary of :meth:`generate_grouped_data` for known groups and scale."""
-        groups, channels = nn_indices.shape
-        amplitudes = self.frames.take(self.file_indices(nn_indices.ravel()))
-        frame = amplitudes.shape[1:]
-        stacked = amplitudes.reshape(groups, channels, *frame)
-        # A copy would double the largest array; the axes of the view are the contract's.
-        diffraction = stacked.transpose(0, 2, 3, 1)
-        X_full = (stacked.astype(np.float32, copy=False) * scale).transpose(0, 2, 3, 1)
-        coords = self.grouped_coords(nn_indices)
-        result: dict[str, Any] = {
-            "diffraction": diffraction,
-            "Y": self._grouped_patches(nn_indices, coords, patch_positions),
-            **coords,
-            "nn_indices": nn_indices,
-            "objectGuess": self.objectGuess,
-            "X_full": X_full,
-        }
+        grouped = grouped_arrays(self, nn, scale, patch_positions)
         if self.sample_indices is not None:
-            result["sample_indices"] = self.sample_indices
-        return result
+            grouped["sample_indices"] = self.sample_indices
+        return grouped
 
     def to_file(self, path: str | Path) -> Path:
         """Write a canonical NPZ, uncompressed so that its frames can be mapped in place.
@@ -378,26 +342,6 @@ class RawData(Scan):
             logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
             return None
         return self.path.with_name(f"{self.path.stem}.{self._part_name}{self.path.suffix}")
-
-    def _grouped_patches(
-        self,
-        nn_indices: NDArray[np.integer],
-        coords: dict[str, AnyArray],
-        patch_positions: PatchPositions,
-    ) -> AnyArray | None:
-        groups, channels = nn_indices.shape
-        if self.patches is not None:
-            taken: AnyArray = self.patches.stored[self.file_indices(nn_indices.ravel())]
-            return taken.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
-        if self.objectGuess is None:
-            return None
-        if patch_positions == "reference" and channels > 1:
-            patches.warn_mirrored()
-        origins = patches.patch_origins(
-            coords["coords_offsets"], coords["coords_relative"], patch_positions
-        ).reshape(-1, 2)
-        cut = patches.reference_patches(self.objectGuess, origins[:, 0], origins[:, 1], self.N)
-        return cut.reshape(groups, channels, self.N, self.N).transpose(0, 2, 3, 1)
 
 
 def read_scan(

@@ -30,35 +30,22 @@ FARTHEST_PX = 2.0**31
 
 
 class Scan:
-    """One scan, checked against the contract.
-
-    Small arrays are copied, so that nobody can alter them later; frames stay where they are.
+    """One scan, checked against the scan table of :mod:`ptycho_torch.data.contract`.
 
     Parameters
     ----------
-    xcoords, ycoords
-        Probe positions, float, shape (M,), object pixels; x is the column, y the row. Integers
-        become float64.
+    xcoords, ycoords, xcoords_start, ycoords_start
+        Positions, shape (M,), object pixels. Integers become float64; start positions that are None
+        are the measured ones. Small arrays are copied, so that nobody can alter them later.
     frames
-        Diffraction amplitudes, shape (M, N, N), zero frequency at the centre: an array, or
+        Amplitudes, shape (M, N, N): an array, which is not copied, or
         :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
     probeGuess
-        complex, shape (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
-    xcoords_start, ycoords_start
-        Nominal positions, shape (M,), object pixels; None means the measured ones.
-    scan_index
-        Integer, shape (M,); None means zeros.
-    objectGuess
-        Whole object, shape (H, W), or None.
-    Y
-        Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), or None. They win over
-        ``objectGuess``.
-    norm_Y_I
-        Kept as given.
-    metadata
-        Provenance: JSON values by name.
+        complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
+    scan_index, objectGuess, Y, norm_Y_I, metadata
+        Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk.
     path
-        The file that the scan comes from.
+        The file that the scan comes from; errors name it.
 
     Raises
     ------
