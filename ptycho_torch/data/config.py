@@ -61,7 +61,7 @@ class GroupingConfig:
     neighbor_count
         K: a group is drawn from the K nearest neighbours of its seed position; K >= C.
     n_groups
-        Number of groups; None means one group a frame.
+        Number of groups; None means one group per frame.
     seed
         Seed of every draw; None takes fresh entropy, and two runs then differ.
     sequential_sampling
@@ -122,11 +122,8 @@ class GroupingConfig:
         if self.strategy == "group_first" and (
             self.enable_oversampling or self.sequential_sampling
         ):
-            raise OptionError(
-                "strategy",
-                "'group_first' with enable_oversampling or sequential_sampling",
-                "neither: they belong to 'sample_then_group'",
-            )
+            found = "'group_first' with enable_oversampling or sequential_sampling"
+            raise OptionError("strategy", found, "'sample_then_group', to which they belong")
 
     @property
     def channels(self) -> int:

@@ -50,7 +50,7 @@ class PtychoTorchError(Exception):
 
 @contextmanager
 def naming(file: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Name the file in every error of ours that is raised inside and names none."""
+    """Give the file's name to every :class:`PtychoTorchError` raised inside that names none."""
     try:
         yield
     except PtychoTorchError as error:

@@ -1,6 +1,6 @@
 """Positions become groups of frame indices.
 
-Pure functions: the answer depends on the arguments alone, and NumPy's global random stream is
+Pure functions: the answer depends only on the arguments, and NumPy's global random stream is
 neither read nor moved. The draws are those of ``numpy.random.RandomState`` in the order in which
 the TensorFlow reference takes them, so equal seeds give equal groups. Knows no files and no frames.
 

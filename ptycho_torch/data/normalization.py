@@ -1,6 +1,6 @@
 """Frame energies and the scale that makes X from amplitudes.
 
-One pass over the frames gives an energy per frame; the scale of any grouping follows from them.
+One pass over the frames gives one energy per frame; the scale of any grouping follows from them.
 Sums are float64: float32 sums would change the last bits of X.
 """
 
@@ -35,7 +35,7 @@ def frame_energies(
     indices
         Frames wanted, shape (L,); None means all, streamed.
     check
-        Where all are streamed, hold them against the file's checksum in the same pass.
+        Where all are streamed, compare them with the file's checksum in the same pass.
     progress
         Called with (bytes done, bytes in all).
 

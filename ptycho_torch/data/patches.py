@@ -23,7 +23,7 @@ class MirroredPatchesWarning(UserWarning):
 
 
 def warn_mirrored() -> None:
-    """Say once a process what the default of ``patch_positions`` means for Y."""
+    """Say what the default of ``patch_positions`` means for Y."""
     warnings.warn(
         "patch_positions='reference' cuts the object patches of a group mirrored through the "
         "group's centre, equal to the TensorFlow container; patch_positions='scan' cuts them at "

@@ -8,6 +8,7 @@ groups are made by the rooms above.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.config import check_integer, check_seed
-from ptycho_torch.data.contract import check_array, check_finite, spec
+from ptycho_torch.data.contract import ArraySpec, check_array, check_finite, spec
 from ptycho_torch.data.errors import FrozenScanError, OptionTypeError, ScanError, naming
 from ptycho_torch.data.frames import Frames, FrameStack, Progress
 
@@ -88,6 +89,7 @@ class Scan:
             stack = _frames(frames)
             M, N = stack.shape[:2]
             x, y = _positions("xcoords", xcoords, M), _positions("ycoords", ycoords, M)
+            numbers = np.zeros(M, np.int64) if scan_index is None else scan_index
             vars(self).update(
                 path=path,
                 frames=stack,
@@ -96,10 +98,8 @@ class Scan:
                 xcoords_start=_start_positions("xcoords_start", xcoords_start, x),
                 ycoords_start=_start_positions("ycoords_start", ycoords_start, y),
                 probeGuess=_probe(probeGuess, N),
-                scan_index=_small(
-                    "scan_index", np.zeros(M, int) if scan_index is None else scan_index, M
-                ),
-                objectGuess=None if objectGuess is None else _small("objectGuess", objectGuess, M),
+                scan_index=_small(spec("scan", "scan_index"), numbers, {"M": M}),
+                objectGuess=_object(objectGuess),
                 patches=_patches(Y, stack.shape),
                 norm_Y_I=norm_Y_I,
                 metadata=dict(metadata or {}),
@@ -213,11 +213,11 @@ class Scan:
         return energies
 
 
-def _small(name: str, array: Any, frames: int) -> AnyArray:
-    """A copy of an array that keeps its entry of the contract, finite and read-only."""
-    checked = check_array(array, spec("scan", name), {"M": frames})
+def _small(wanted: ArraySpec, array: Any, sizes: dict[str, int]) -> AnyArray:
+    """A read-only copy of an array that keeps its entry of the contract and is finite."""
+    checked = check_array(array, wanted, sizes)
     if checked.dtype.kind in "fc":
-        check_finite(checked, name)
+        check_finite(checked, wanted.name)
     copy = np.array(checked)
     copy.flags.writeable = False
     return copy
@@ -232,7 +232,7 @@ def _frames(frames: Any) -> Frames:
 def _positions(name: str, array: Any, frames: int) -> AnyArray:
     if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
         array = array.astype(np.float64)
-    positions = _small(name, array, frames)
+    positions = _small(spec("scan", name), array, {"M": frames})
     farthest = float(np.abs(positions).max())
     if farthest > FARTHEST_PX:
         raise ScanError(
@@ -256,17 +256,16 @@ def _start_positions(name: str, array: Any, measured: AnyArray) -> AnyArray:
 def _probe(probe: Any, side: int) -> AnyArray:
     """The probe (N, N), or its modes (P, N, N)."""
     wanted = spec("scan", "probeGuess")
-    if not isinstance(probe, np.ndarray) or probe.ndim != 3 or probe.dtype.kind != "c":
-        return _small("probeGuess", check_array(probe, wanted, {"N": side}), 0)
-    if probe.shape == (side, side, 1):
-        return _small("probeGuess", probe[:, :, 0], 0)
-    if probe.shape[0] < 1 or probe.shape[1:] != (side, side):
-        expected = f"({side}, {side}) or (P, {side}, {side}), as the frames"
-        raise ScanError("probeGuess shape", probe.shape, expected)
-    check_finite(probe, "probeGuess")
-    modes = probe.copy()
-    modes.flags.writeable = False
-    return modes
+    if isinstance(probe, np.ndarray) and probe.ndim == 3:
+        if probe.shape == (side, side, 1):
+            probe = probe[:, :, 0]
+        else:
+            wanted = replace(wanted, axes=("P", "N", "N"))
+    return _small(wanted, probe, {"N": side})
+
+
+def _object(obj: Any) -> AnyArray | None:
+    return None if obj is None else _small(spec("scan", "objectGuess"), obj, {})
 
 
 def _patches(Y: Any, frames: tuple[int, int, int]) -> FrameStack | None:

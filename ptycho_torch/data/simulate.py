@@ -25,7 +25,7 @@ JITTER_STEPS = 0.4
 """How far a jittered raster moves a position at most, in steps of the raster."""
 
 NOISE_FREE_PHOTONS = 1e5
-"""Mean counts of a frame when there is no noise: a scale is needed all the same."""
+"""Mean counts per frame when there is no noise: a scale is needed all the same."""
 
 _CHUNK_BYTES = 32 * 2**20
 _SMALLEST_FRAME = 8
@@ -56,7 +56,7 @@ def simulate_scan(
         ``"jittered_raster"``: rows and columns, each position moved at random by up to 0.4 steps;
         ``"raster"``: without the jitter; ``"fermat"``: Fermat spiral; ``"random"``: uniform.
     photons
-        Mean counts of a frame. Frames are then square roots of Poisson numbers. None: no noise.
+        Mean counts per frame. Frames are then square roots of Poisson numbers. None: no noise.
     n_modes
         Number P of incoherent probe modes.
     seed
@@ -245,6 +245,6 @@ def _check_photons(photons: object) -> None:
     if photons is None:
         return
     if isinstance(photons, bool) or not isinstance(photons, (int, float, np.number)):
-        raise OptionTypeError("photons", repr(photons), "mean counts of a frame, or None")
+        raise OptionTypeError("photons", repr(photons), "mean counts per frame, or None")
     if not (math.isfinite(photons) and photons > 0):
         raise OptionError("photons", photons, "a finite number above 0, or None")

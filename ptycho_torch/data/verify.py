@@ -45,7 +45,7 @@ def verify_path(
     ----------
     path
         A scan, together with its caches and sidecars; a groups cache; or a sidecar. The last two
-        are held against their scan where it lies beside them.
+        are compared with their scan where it lies beside them.
     measurement
         What the scan's frames are, where the file leaves it open.
     progress

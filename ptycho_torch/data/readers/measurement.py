@@ -1,4 +1,4 @@
-"""What the numbers of a frame are: amplitude or counts. Nothing is guessed in silence."""
+"""Whether frames hold amplitudes or counts. Nothing is guessed in silence."""
 
 from __future__ import annotations
 
@@ -53,18 +53,17 @@ def settle_measurement(frames: Frames, measurement: str) -> Frames:
 
 def _refuse_counts(frames: Frames, sample: NDArray[Any]) -> None:
     if frames.dtype.kind in "iu":
-        found = f"{frames.dtype}, amplitude or counts"
+        found = f"{frames.dtype}, ambiguous"
     elif _whole_and_large(frames, sample):
-        found = f"whole numbers above {LARGEST_WHOLE_AMPLITUDE}, amplitude or counts"
+        found = f"whole numbers above {LARGEST_WHOLE_AMPLITUDE}, ambiguous"
     else:
         return
     raise ScanError(
         frames.field,
         found,
-        "to be told which",
-        action="Pass measurement='counts' or measurement='amplitude'; on the command line "
-        "--measurement counts or --measurement amplitude",
-        file=frames.path,
+        "amplitude or counts",
+        action="Pass measurement='counts' or measurement='amplitude' to choose; on the command "
+        "line --measurement counts or --measurement amplitude",
     )
 
 
@@ -73,8 +72,8 @@ def _whole_and_large(frames: Frames, sample: NDArray[Any]) -> bool:
         return False
     if sample.max() > LARGEST_WHOLE_AMPLITUDE:
         return True
-    # Whole but small, as where the first frames are dark: look on, within bounds. Of frames stored
-    # last the first rows are dark as well, and the sample took all of the file already.
+    # All values so far are small integers, perhaps because the first frames are dark. Read on, up
+    # to a limit; where frames are stored last, the sample has read the whole file anyway.
     bound = SEARCH_BYTES if frames.frame_by_frame else frames.nbytes
     seen = 0
     for _, block in frames.blocks():

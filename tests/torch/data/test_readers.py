@@ -231,7 +231,7 @@ def test_integer_frames_must_be_told_apart_from_counts(
 ) -> None:
     path = write(diff3d=np.arange(M * N * N).reshape(M, N, N).astype(dtype))
     message = refusal(path)
-    assert f"diff3d is {dtype}, amplitude or counts" in message
+    assert f"diff3d is {dtype}, ambiguous; expected amplitude or counts" in message
     assert "measurement='counts' or measurement='amplitude'" in message
     for measurement in ("counts", "amplitude"):
         frames = read_file(path, measurement=measurement).frames
