@@ -1,8 +1,8 @@
-"""Configuration dataclasses of the lineage, and the flat legacy dict they become.
+"""Configuration dataclasses of the TensorFlow pipeline, and the flat legacy dict they become.
 
 Owns the three dataclasses, their defaults and rules, the renamed keys, and the translation of the
-lineage's torch spelling (grid_size, K, epochs, nll, mode). Any dataclass with these field names is
-accepted. Knows no arrays and no files; there is no global dict: callers pass their own.
+torch spelling (grid_size, K, epochs, nll, mode). Takes any dataclass with these field names. Knows
+no arrays and no files; there is no global dict: callers pass their own.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 ModelType = Literal["pinn", "supervised"]
 
 DEFAULT_TRAINING_GROUPS = 512
-"""Groups drawn for training where neither n_groups nor n_images says, as in the reference."""
+"""Groups for training where neither n_groups nor n_images says how many, as in the reference."""
 
 LEGACY_KEYS = MappingProxyType(
     {
@@ -38,7 +41,7 @@ LEGACY_KEYS = MappingProxyType(
         "test_data_file": "test_data_file_path",
     }
 )
-"""Fields whose key in the flat legacy dict has another name."""
+"""Fields that have another name in the flat legacy dict."""
 
 TORCH_SPELLING = MappingProxyType(
     {
@@ -49,7 +52,7 @@ TORCH_SPELLING = MappingProxyType(
         "mode": "model_type",
     }
 )
-"""Fields of the lineage's torch configuration, and ours that mean the same."""
+"""Fields of the torch spelling, and the fields here that mean the same."""
 
 _MODEL_TYPES = MappingProxyType({"Unsupervised": "pinn", "Supervised": "supervised"})
 
@@ -58,7 +61,7 @@ PathLike = str | Path | None
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the lineage's models are built from.
+    """Settings of the TensorFlow pipeline's models.
 
     Parameters
     ----------
@@ -70,7 +73,7 @@ class ModelConfig:
         ``"pinn"`` or ``"supervised"``.
     object_big, probe_big, probe_mask, pad_object, probe_scale, gaussian_smoothing_sigma, \
 n_filters_scale, amp_activation
-        Passed on to the lineage's models under their legacy keys.
+        Passed on to those models under their legacy keys.
 
     Raises
     ------
@@ -95,8 +98,8 @@ n_filters_scale, amp_activation
             check_integer(name, getattr(self, name), minimum=1)
         check_choice("model_type", self.model_type, ModelType)
         _check_flags(self, "object_big", "probe_big", "probe_mask", "pad_object")
-        _check_number("probe_scale", self.probe_scale, positive=True)
-        _check_number("gaussian_smoothing_sigma", self.gaussian_smoothing_sigma)
+        check_number("probe_scale", self.probe_scale, positive=True)
+        check_number("gaussian_smoothing_sigma", self.gaussian_smoothing_sigma)
         if not isinstance(self.amp_activation, str) or not self.amp_activation:
             raise OptionTypeError(
                 "amp_activation", repr(self.amp_activation), "an activation's name"
@@ -105,11 +108,11 @@ n_filters_scale, amp_activation
 
 @dataclass(frozen=True)
 class _SamplingConfig:
-    """Fields that training and inference share; checked by :meth:`_check_sampling`."""
+    """Rules of the fields that training and inference share."""
 
     def _check_sampling(self) -> None:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        if not dataclasses.is_dataclass(values["model"]) or isinstance(values["model"], type):
+        values = _fields(self)
+        if not _is_configuration(values["model"]):
             raise OptionTypeError("model", repr(values["model"]), "a ModelConfig")
         for name in ("n_groups", "n_images", "n_subsample", "neighbor_pool_size"):
             check_integer(name, values[name], minimum=1, optional=True)
@@ -130,18 +133,14 @@ class _SamplingConfig:
             stacklevel=5,
         )
         if n_groups not in (None, n_images):
-            raise OptionError(
-                "n_images",
-                n_images,
-                f"n_groups = {n_groups}, of which it is another spelling",
-                action="Drop n_images",
-            )
+            expected = f"n_groups = {n_groups}, of which it is another spelling"
+            raise OptionError("n_images", n_images, expected, action="Drop n_images")
         object.__setattr__(self, "n_groups", n_images)
 
 
 @dataclass(frozen=True)
 class TrainingConfig(_SamplingConfig):
-    """One training run of the lineage.
+    """One training run of the TensorFlow pipeline.
 
     Parameters
     ----------
@@ -156,7 +155,7 @@ class TrainingConfig(_SamplingConfig):
     neighbor_count
         K: a group is drawn from the K nearest neighbours of its seed position.
     nphotons
-        Photons a frame holds.
+        Photons per frame.
     train_data_file, test_data_file, batch_size, nepochs, mae_weight, nll_weight, \
 realspace_mae_weight, realspace_weight, enable_oversampling, neighbor_pool_size, \
 positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequential_sampling
@@ -168,7 +167,7 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
         A value is out of range, of the wrong type, or contradicts another.
     """
 
-    model: Any = field(default_factory=ModelConfig)
+    model: DataclassInstance = field(default_factory=ModelConfig)
     train_data_file: PathLike = None
     test_data_file: PathLike = None
     batch_size: int = 16
@@ -198,8 +197,8 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
         for name in ("batch_size", "nepochs"):
             check_integer(name, getattr(self, name), minimum=1)
         for name in ("mae_weight", "nll_weight", "realspace_mae_weight", "realspace_weight"):
-            _check_number(name, getattr(self, name))
-        _check_number("nphotons", self.nphotons, positive=True)
+            check_number(name, getattr(self, name))
+        check_number("nphotons", self.nphotons, positive=True)
         _check_flags(
             self,
             "positions_provided",
@@ -211,12 +210,12 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
 
 @dataclass(frozen=True)
 class InferenceConfig(_SamplingConfig):
-    """One inference run of the lineage; fields as in :class:`TrainingConfig`.
+    """One inference run of the TensorFlow pipeline; fields as in :class:`TrainingConfig`.
 
     Parameters
     ----------
     model, model_path, test_data_file
-        What to run, and on what.
+        The model to run, its file, and the scan to run it on.
     n_groups
         Groups to draw; None means all.
     n_images, n_subsample, subsample_seed, neighbor_count, enable_oversampling, \
@@ -229,7 +228,7 @@ neighbor_pool_size, debug, output_dir
         A value is out of range, of the wrong type, or contradicts another.
     """
 
-    model: Any
+    model: DataclassInstance
     model_path: str | Path
     test_data_file: str | Path
     n_groups: int | None = None
@@ -250,14 +249,14 @@ neighbor_pool_size, debug, output_dir
         _check_flags(self, "debug")
 
 
-def to_legacy_params(cfg: Any) -> dict[str, Any]:
+def to_legacy_params(cfg: DataclassInstance) -> dict[str, Any]:
     """The flat legacy dict of a configuration.
 
     Parameters
     ----------
     cfg
         One of the dataclasses here, the reference's own, or any dataclass with such field names,
-        the lineage's torch spelling included.
+        the torch spelling included.
 
     Returns
     -------
@@ -274,7 +273,7 @@ def to_legacy_params(cfg: Any) -> dict[str, Any]:
     """
     params: dict[str, Any] = {}
     for name, value in _translated_fields(cfg).items():
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if _is_configuration(value):
             _put_all(params, to_legacy_params(value))
         elif value is not None:
             plain = str(value) if isinstance(value, Path) else value
@@ -282,7 +281,7 @@ def to_legacy_params(cfg: Any) -> dict[str, Any]:
     return params
 
 
-def update_legacy_dict(cfg: MutableMapping[str, Any], config: Any) -> None:
+def update_legacy_dict(cfg: MutableMapping[str, Any], config: DataclassInstance) -> None:
     """Put a configuration into a caller's flat legacy dict, in place.
 
     Parameters
@@ -304,11 +303,35 @@ def update_legacy_dict(cfg: MutableMapping[str, Any], config: Any) -> None:
     cfg.update(to_legacy_params(config))
 
 
-def _translated_fields(cfg: Any) -> dict[str, Any]:
-    """Fields of one dataclass by our names; nested dataclasses stay whole."""
-    if not dataclasses.is_dataclass(cfg) or isinstance(cfg, type):
+def check_number(name: str, value: float, *, positive: bool = False) -> float:
+    """Return ``value`` as float when it is finite and >= 0, or > 0; refuse anything else.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        It is out of range, or no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise OptionTypeError(name, repr(value), "a number")
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        raise OptionError(name, number, f"a finite number {'> 0' if positive else '>= 0'}")
+    return number
+
+
+def _is_configuration(value: Any) -> TypeGuard[DataclassInstance]:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _fields(cfg: DataclassInstance) -> dict[str, Any]:
+    return {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+
+
+def _translated_fields(cfg: DataclassInstance) -> dict[str, Any]:
+    """Fields of one dataclass by the names here; nested dataclasses stay whole."""
+    if not _is_configuration(cfg):
         raise OptionTypeError("the configuration", type(cfg).__name__, "a dataclass instance")
-    values = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+    values = _fields(cfg)
     spelled = [name for name in TORCH_SPELLING if values.get(name) is not None]
     if spelled and values.get("n_subsample") is not None:
         raise OptionError(
@@ -344,19 +367,10 @@ def _translate(name: str, value: Any) -> Any:
 def _put_all(params: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in new.items():
         if params.setdefault(key, value) != value:
-            raise OptionError(key, repr(value), f"{params[key]!r}, as said elsewhere in it")
+            raise OptionError(key, repr(value), f"{params[key]!r}, which another field says")
 
 
-def _check_flags(config: Any, *names: str) -> None:
+def _check_flags(config: DataclassInstance, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(config, name), bool):
             raise OptionTypeError(name, repr(getattr(config, name)), "True or False")
-
-
-def _check_number(name: str, value: object, *, positive: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise OptionTypeError(name, repr(value), "a number")
-    number = float(value)
-    if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        bound = "> 0" if positive else ">= 0"
-        raise OptionError(name, number, f"a finite number {bound}")
