@@ -1,60 +1,41 @@
-"""Configuration dataclasses of the TensorFlow pipeline, and the flat legacy dict they become.
+"""Configuration dataclasses of the TensorFlow pipeline.
 
-Owns the three dataclasses, their defaults and rules, the renamed keys, and the translation of the
-torch spelling (grid_size, K, epochs, nll, mode). Takes any dataclass with these field names. Knows
-no arrays and no files; there is no global dict: callers pass their own.
+Owns the three dataclasses, their defaults and their rules, and stands in front of the flat legacy
+dict that they become. Knows no arrays and no files.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import numbers
 import warnings
-from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import Literal
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
 from ptycho_torch.data.errors import OptionError, OptionTypeError
+from ptycho_torch.legacy_params import (
+    Configuration,
+    field_values,
+    is_configuration,
+    to_legacy_params,
+    update_legacy_dict,
+)
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+__all__ = [
+    "InferenceConfig",
+    "ModelConfig",
+    "TrainingConfig",
+    "check_number",
+    "to_legacy_params",
+    "update_legacy_dict",
+]
 
 ModelType = Literal["pinn", "supervised"]
 
 DEFAULT_TRAINING_GROUPS = 512
 """Groups for training where neither n_groups nor n_images says how many, as in the reference."""
-
-LEGACY_KEYS = MappingProxyType(
-    {
-        "object_big": "object.big",
-        "probe_big": "probe.big",
-        "probe_mask": "probe.mask",
-        "probe_trainable": "probe.trainable",
-        "intensity_scale_trainable": "intensity_scale.trainable",
-        "positions_provided": "positions.provided",
-        "output_dir": "output_prefix",
-        "train_data_file": "train_data_file_path",
-        "test_data_file": "test_data_file_path",
-    }
-)
-"""Fields that have another name in the flat legacy dict."""
-
-TORCH_SPELLING = MappingProxyType(
-    {
-        "grid_size": "gridsize",
-        "K": "neighbor_count",
-        "epochs": "nepochs",
-        "nll": "nll_weight",
-        "mode": "model_type",
-    }
-)
-"""Fields of the torch spelling, and the fields here that mean the same."""
-
-_MODEL_TYPES = MappingProxyType({"Unsupervised": "pinn", "Supervised": "supervised"})
 
 PathLike = str | Path | None
 
@@ -111,8 +92,8 @@ class _SamplingConfig:
     """Rules of the fields that training and inference share."""
 
     def _check_sampling(self) -> None:
-        values = _fields(self)
-        if not _is_configuration(values["model"]):
+        values = field_values(self)
+        if not is_configuration(values["model"]):
             raise OptionTypeError("model", repr(values["model"]), "a ModelConfig")
         for name in ("n_groups", "n_images", "n_subsample", "neighbor_pool_size"):
             check_integer(name, values[name], minimum=1, optional=True)
@@ -167,7 +148,7 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
         A value is out of range, of the wrong type, or contradicts another.
     """
 
-    model: DataclassInstance = field(default_factory=ModelConfig)
+    model: Configuration = field(default_factory=ModelConfig)
     train_data_file: PathLike = None
     test_data_file: PathLike = None
     batch_size: int = 16
@@ -228,7 +209,7 @@ neighbor_pool_size, debug, output_dir
         A value is out of range, of the wrong type, or contradicts another.
     """
 
-    model: DataclassInstance
+    model: Configuration
     model_path: str | Path
     test_data_file: str | Path
     n_groups: int | None = None
@@ -249,61 +230,7 @@ neighbor_pool_size, debug, output_dir
         _check_flags(self, "debug")
 
 
-def to_legacy_params(cfg: DataclassInstance) -> dict[str, Any]:
-    """The flat legacy dict of a configuration.
-
-    Parameters
-    ----------
-    cfg
-        One of the dataclasses here, the reference's own, or any dataclass with such field names,
-        the torch spelling included.
-
-    Returns
-    -------
-    params
-        Fields of ``model`` beside the others, renamed where the legacy dict has another name,
-        paths as strings. A field that is None has no key.
-
-    Raises
-    ------
-    OptionError
-        A torch spelling that has no translation, or that contradicts its other spelling.
-    OptionTypeError
-        ``cfg`` is not a dataclass instance.
-    """
-    params: dict[str, Any] = {}
-    for name, value in _translated_fields(cfg).items():
-        if _is_configuration(value):
-            _put_all(params, to_legacy_params(value))
-        elif value is not None:
-            plain = str(value) if isinstance(value, Path) else value
-            _put_all(params, {LEGACY_KEYS.get(name, name): plain})
-    return params
-
-
-def update_legacy_dict(cfg: MutableMapping[str, Any], config: DataclassInstance) -> None:
-    """Put a configuration into a caller's flat legacy dict, in place.
-
-    Parameters
-    ----------
-    cfg
-        The caller's dict; keys whose field is None stay as they are, and so do all other keys.
-    config
-        As for :func:`to_legacy_params`.
-
-    Raises
-    ------
-    OptionError, OptionTypeError
-        As for :func:`to_legacy_params`; the dict is then unchanged.
-    """
-    if not isinstance(cfg, MutableMapping):
-        raise OptionTypeError(
-            "cfg", type(cfg).__name__, "the dict to update", action="Pass (dict, dataclass)"
-        )
-    cfg.update(to_legacy_params(config))
-
-
-def check_number(name: str, value: float, *, positive: bool = False) -> float:
+def check_number(name: str, value: object, *, positive: bool = False) -> float:
     """Return ``value`` as float when it is finite and >= 0, or > 0; refuse anything else.
 
     Raises
@@ -319,58 +246,7 @@ def check_number(name: str, value: float, *, positive: bool = False) -> float:
     return number
 
 
-def _is_configuration(value: Any) -> TypeGuard[DataclassInstance]:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def _fields(cfg: DataclassInstance) -> dict[str, Any]:
-    return {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-
-
-def _translated_fields(cfg: DataclassInstance) -> dict[str, Any]:
-    """Fields of one dataclass by the names here; nested dataclasses stay whole."""
-    if not _is_configuration(cfg):
-        raise OptionTypeError("the configuration", type(cfg).__name__, "a dataclass instance")
-    values = _fields(cfg)
-    spelled = [name for name in TORCH_SPELLING if values.get(name) is not None]
-    if spelled and values.get("n_subsample") is not None:
-        raise OptionError(
-            f"n_subsample={values['n_subsample']} stands beside {spelled[0]}, the torch spelling, "
-            "where it means groups per seed position; expected the number of frames kept before "
-            "grouping. Set it to None and say n_groups, or n_subsample in a TrainingConfig."
-        )
-    for name in spelled:
-        ours, value = TORCH_SPELLING[name], _translate(name, values[name])
-        if values.get(ours, value) not in (None, value):
-            raise OptionError(name, values[name], f"{ours} = {values[ours]}, which it contradicts")
-        values[ours] = value
-    return {name: value for name, value in values.items() if name not in TORCH_SPELLING}
-
-
-def _translate(name: str, value: Any) -> Any:
-    if name == "grid_size":
-        sides = tuple(value) if isinstance(value, (tuple, list)) else ()
-        if len(sides) != 2 or sides[0] != sides[1]:
-            raise OptionError("grid_size", repr(value), "a pair (g, g): groups are square")
-        return check_integer("grid_size", sides[0], minimum=1)
-    if name == "nll":
-        if not isinstance(value, bool):
-            raise OptionTypeError("nll", repr(value), "True or False")
-        return 1.0 if value else 0.0
-    if name == "mode":
-        if value not in _MODEL_TYPES:
-            raise OptionError("mode", repr(value), "'Unsupervised' or 'Supervised'")
-        return _MODEL_TYPES[value]
-    return check_integer(name, value, minimum=1)
-
-
-def _put_all(params: dict[str, Any], new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if params.setdefault(key, value) != value:
-            raise OptionError(key, repr(value), f"{params[key]!r}, which another field says")
-
-
-def _check_flags(config: DataclassInstance, *names: str) -> None:
+def _check_flags(config: Configuration, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(config, name), bool):
             raise OptionTypeError(name, repr(getattr(config, name)), "True or False")
