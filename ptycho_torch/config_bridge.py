@@ -1,64 +1,48 @@
-"""Configuration dataclasses of the lineage, and the flat legacy dict they become.
+"""Configuration dataclasses of the TensorFlow pipeline.
 
-Owns the three dataclasses, their defaults and rules, the renamed keys, and the translation of the
-lineage's torch spelling (grid_size, K, epochs, nll, mode). Any dataclass with these field names is
-accepted. Knows no arrays and no files; there is no global dict: callers pass their own.
+Owns the three dataclasses, their defaults and their rules, and stands in front of the flat legacy
+dict that they become. Knows no arrays and no files.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import numbers
 import warnings
-from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
 from ptycho_torch.data.errors import OptionError, OptionTypeError
+from ptycho_torch.legacy_params import (
+    Configuration,
+    field_values,
+    is_configuration,
+    to_legacy_params,
+    update_legacy_dict,
+)
+
+__all__ = [
+    "InferenceConfig",
+    "ModelConfig",
+    "TrainingConfig",
+    "check_number",
+    "to_legacy_params",
+    "update_legacy_dict",
+]
 
 ModelType = Literal["pinn", "supervised"]
 
 DEFAULT_TRAINING_GROUPS = 512
-"""Groups drawn for training where neither n_groups nor n_images says, as in the reference."""
-
-LEGACY_KEYS = MappingProxyType(
-    {
-        "object_big": "object.big",
-        "probe_big": "probe.big",
-        "probe_mask": "probe.mask",
-        "probe_trainable": "probe.trainable",
-        "intensity_scale_trainable": "intensity_scale.trainable",
-        "positions_provided": "positions.provided",
-        "output_dir": "output_prefix",
-        "train_data_file": "train_data_file_path",
-        "test_data_file": "test_data_file_path",
-    }
-)
-"""Fields whose key in the flat legacy dict has another name."""
-
-TORCH_SPELLING = MappingProxyType(
-    {
-        "grid_size": "gridsize",
-        "K": "neighbor_count",
-        "epochs": "nepochs",
-        "nll": "nll_weight",
-        "mode": "model_type",
-    }
-)
-"""Fields of the lineage's torch configuration, and ours that mean the same."""
-
-_MODEL_TYPES = MappingProxyType({"Unsupervised": "pinn", "Supervised": "supervised"})
+"""Groups for training where neither n_groups nor n_images says how many, as in the reference."""
 
 PathLike = str | Path | None
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the lineage's models are built from.
+    """Settings of the TensorFlow pipeline's models.
 
     Parameters
     ----------
@@ -70,7 +54,7 @@ class ModelConfig:
         ``"pinn"`` or ``"supervised"``.
     object_big, probe_big, probe_mask, pad_object, probe_scale, gaussian_smoothing_sigma, \
 n_filters_scale, amp_activation
-        Passed on to the lineage's models under their legacy keys.
+        Passed on to those models under their legacy keys.
 
     Raises
     ------
@@ -95,8 +79,8 @@ n_filters_scale, amp_activation
             check_integer(name, getattr(self, name), minimum=1)
         check_choice("model_type", self.model_type, ModelType)
         _check_flags(self, "object_big", "probe_big", "probe_mask", "pad_object")
-        _check_number("probe_scale", self.probe_scale, positive=True)
-        _check_number("gaussian_smoothing_sigma", self.gaussian_smoothing_sigma)
+        check_number("probe_scale", self.probe_scale, positive=True)
+        check_number("gaussian_smoothing_sigma", self.gaussian_smoothing_sigma)
         if not isinstance(self.amp_activation, str) or not self.amp_activation:
             raise OptionTypeError(
                 "amp_activation", repr(self.amp_activation), "an activation's name"
@@ -105,11 +89,11 @@ n_filters_scale, amp_activation
 
 @dataclass(frozen=True)
 class _SamplingConfig:
-    """Fields that training and inference share; checked by :meth:`_check_sampling`."""
+    """Rules of the fields that training and inference share."""
 
     def _check_sampling(self) -> None:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        if not dataclasses.is_dataclass(values["model"]) or isinstance(values["model"], type):
+        values = field_values(self)
+        if not is_configuration(values["model"]):
             raise OptionTypeError("model", repr(values["model"]), "a ModelConfig")
         for name in ("n_groups", "n_images", "n_subsample", "neighbor_pool_size"):
             check_integer(name, values[name], minimum=1, optional=True)
@@ -130,18 +114,14 @@ class _SamplingConfig:
             stacklevel=5,
         )
         if n_groups not in (None, n_images):
-            raise OptionError(
-                "n_images",
-                n_images,
-                f"n_groups = {n_groups}, of which it is another spelling",
-                action="Drop n_images",
-            )
+            expected = f"n_groups = {n_groups}, of which it is another spelling"
+            raise OptionError("n_images", n_images, expected, action="Drop n_images")
         object.__setattr__(self, "n_groups", n_images)
 
 
 @dataclass(frozen=True)
 class TrainingConfig(_SamplingConfig):
-    """One training run of the lineage.
+    """One training run of the TensorFlow pipeline.
 
     Parameters
     ----------
@@ -156,7 +136,7 @@ class TrainingConfig(_SamplingConfig):
     neighbor_count
         K: a group is drawn from the K nearest neighbours of its seed position.
     nphotons
-        Photons a frame holds.
+        Photons per frame.
     train_data_file, test_data_file, batch_size, nepochs, mae_weight, nll_weight, \
 realspace_mae_weight, realspace_weight, enable_oversampling, neighbor_pool_size, \
 positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequential_sampling
@@ -168,7 +148,7 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
         A value is out of range, of the wrong type, or contradicts another.
     """
 
-    model: Any = field(default_factory=ModelConfig)
+    model: Configuration = field(default_factory=ModelConfig)
     train_data_file: PathLike = None
     test_data_file: PathLike = None
     batch_size: int = 16
@@ -198,8 +178,8 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
         for name in ("batch_size", "nepochs"):
             check_integer(name, getattr(self, name), minimum=1)
         for name in ("mae_weight", "nll_weight", "realspace_mae_weight", "realspace_weight"):
-            _check_number(name, getattr(self, name))
-        _check_number("nphotons", self.nphotons, positive=True)
+            check_number(name, getattr(self, name))
+        check_number("nphotons", self.nphotons, positive=True)
         _check_flags(
             self,
             "positions_provided",
@@ -211,12 +191,12 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
 
 @dataclass(frozen=True)
 class InferenceConfig(_SamplingConfig):
-    """One inference run of the lineage; fields as in :class:`TrainingConfig`.
+    """One inference run of the TensorFlow pipeline; fields as in :class:`TrainingConfig`.
 
     Parameters
     ----------
     model, model_path, test_data_file
-        What to run, and on what.
+        The model to run, its file, and the scan to run it on.
     n_groups
         Groups to draw; None means all.
     n_images, n_subsample, subsample_seed, neighbor_count, enable_oversampling, \
@@ -229,7 +209,7 @@ neighbor_pool_size, debug, output_dir
         A value is out of range, of the wrong type, or contradicts another.
     """
 
-    model: Any
+    model: Configuration
     model_path: str | Path
     test_data_file: str | Path
     n_groups: int | None = None
@@ -250,113 +230,23 @@ neighbor_pool_size, debug, output_dir
         _check_flags(self, "debug")
 
 
-def to_legacy_params(cfg: Any) -> dict[str, Any]:
-    """The flat legacy dict of a configuration.
-
-    Parameters
-    ----------
-    cfg
-        One of the dataclasses here, the reference's own, or any dataclass with such field names,
-        the lineage's torch spelling included.
-
-    Returns
-    -------
-    params
-        Fields of ``model`` beside the others, renamed where the legacy dict has another name,
-        paths as strings. A field that is None has no key.
-
-    Raises
-    ------
-    OptionError
-        A torch spelling that has no translation, or that contradicts its other spelling.
-    OptionTypeError
-        ``cfg`` is not a dataclass instance.
-    """
-    params: dict[str, Any] = {}
-    for name, value in _translated_fields(cfg).items():
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            _put_all(params, to_legacy_params(value))
-        elif value is not None:
-            plain = str(value) if isinstance(value, Path) else value
-            _put_all(params, {LEGACY_KEYS.get(name, name): plain})
-    return params
-
-
-def update_legacy_dict(cfg: MutableMapping[str, Any], config: Any) -> None:
-    """Put a configuration into a caller's flat legacy dict, in place.
-
-    Parameters
-    ----------
-    cfg
-        The caller's dict; keys whose field is None stay as they are, and so do all other keys.
-    config
-        As for :func:`to_legacy_params`.
+def check_number(name: str, value: object, *, positive: bool = False) -> float:
+    """Return ``value`` as float when it is finite and >= 0, or > 0; refuse anything else.
 
     Raises
     ------
     OptionError, OptionTypeError
-        As for :func:`to_legacy_params`; the dict is then unchanged.
+        It is out of range, or no number.
     """
-    if not isinstance(cfg, MutableMapping):
-        raise OptionTypeError(
-            "cfg", type(cfg).__name__, "the dict to update", action="Pass (dict, dataclass)"
-        )
-    cfg.update(to_legacy_params(config))
-
-
-def _translated_fields(cfg: Any) -> dict[str, Any]:
-    """Fields of one dataclass by our names; nested dataclasses stay whole."""
-    if not dataclasses.is_dataclass(cfg) or isinstance(cfg, type):
-        raise OptionTypeError("the configuration", type(cfg).__name__, "a dataclass instance")
-    values = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-    spelled = [name for name in TORCH_SPELLING if values.get(name) is not None]
-    if spelled and values.get("n_subsample") is not None:
-        raise OptionError(
-            f"n_subsample={values['n_subsample']} stands beside {spelled[0]}, the torch spelling, "
-            "where it means groups per seed position; expected the number of frames kept before "
-            "grouping. Set it to None and say n_groups, or n_subsample in a TrainingConfig."
-        )
-    for name in spelled:
-        ours, value = TORCH_SPELLING[name], _translate(name, values[name])
-        if values.get(ours, value) not in (None, value):
-            raise OptionError(name, values[name], f"{ours} = {values[ours]}, which it contradicts")
-        values[ours] = value
-    return {name: value for name, value in values.items() if name not in TORCH_SPELLING}
-
-
-def _translate(name: str, value: Any) -> Any:
-    if name == "grid_size":
-        sides = tuple(value) if isinstance(value, (tuple, list)) else ()
-        if len(sides) != 2 or sides[0] != sides[1]:
-            raise OptionError("grid_size", repr(value), "a pair (g, g): groups are square")
-        return check_integer("grid_size", sides[0], minimum=1)
-    if name == "nll":
-        if not isinstance(value, bool):
-            raise OptionTypeError("nll", repr(value), "True or False")
-        return 1.0 if value else 0.0
-    if name == "mode":
-        if value not in _MODEL_TYPES:
-            raise OptionError("mode", repr(value), "'Unsupervised' or 'Supervised'")
-        return _MODEL_TYPES[value]
-    return check_integer(name, value, minimum=1)
-
-
-def _put_all(params: dict[str, Any], new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if params.setdefault(key, value) != value:
-            raise OptionError(key, repr(value), f"{params[key]!r}, as said elsewhere in it")
-
-
-def _check_flags(config: Any, *names: str) -> None:
-    for name in names:
-        if not isinstance(getattr(config, name), bool):
-            raise OptionTypeError(name, repr(getattr(config, name)), "True or False")
-
-
-def _check_number(name: str, value: object, *, positive: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise OptionTypeError(name, repr(value), "a number")
     number = float(value)
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        bound = "> 0" if positive else ">= 0"
-        raise OptionError(name, number, f"a finite number {bound}")
+        raise OptionError(name, number, f"a finite number {'> 0' if positive else '>= 0'}")
+    return number
+
+
+def _check_flags(config: Configuration, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise OptionTypeError(name, repr(getattr(config, name)), "True or False")

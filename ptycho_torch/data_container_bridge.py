@@ -1,8 +1,8 @@
 """PtychoDataContainerTorch: grouped arrays under the attribute names of the TensorFlow container.
 
-Owns the legacy container, its split and the legacy ``load``. Attributes are torch tensors where
-torch is installed and NumPy arrays where it is not; none is computed before it is asked for. Knows
-no files but the one it is told to write, and nothing else in the package imports it.
+Owns the container, its split and the reference's ``load``. Attributes are torch tensors where torch
+is installed and NumPy arrays where it is not; the container computes each on first use. Knows no
+files but the one it writes on request; nothing else in the package imports it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from ptycho_torch.config_bridge import check_number
 from ptycho_torch.data.contract import check_array, spec
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError
 from ptycho_torch.data.files.atomic_write import atomic_write
 from ptycho_torch.data.raw_data import RawData
 
 DEFAULT_NPHOTONS = 1e9
-"""Photons a frame is assumed to hold where nobody says, as in the reference."""
+"""Photons per frame where the caller does not say, as in the reference."""
 
 _ROWS_PER_BLOCK = 64
 _SOURCES = ("X_full", "coords_start_relative", "coords_offsets", "coords_relative", "nn_indices")
@@ -37,8 +38,8 @@ AnyArray = NDArray[Any]
 class PtychoDataContainerTorch:
     """The grouped data of one call, under the names of the reference's container.
 
-    Construction checks shapes and keeps references: X is a view of ``X_full``, and Y_I, Y_phi, Y
-    and norm_Y_I are computed when they are first asked for.
+    Construction checks shapes and keeps references: X is a view of ``X_full``; Y_I, Y_phi, Y and
+    norm_Y_I wait for their first use.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class PtychoDataContainerTorch:
     probe
         complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes, N as the frames have.
     nphotons
-        Photons a frame holds, for ``norm_Y_I``.
+        Photons per frame, for ``norm_Y_I``.
 
     Raises
     ------
@@ -70,7 +71,7 @@ class PtychoDataContainerTorch:
     def __init__(
         self,
         grouped_data: Mapping[str, Any],
-        probe: Any,
+        probe: ArrayLike,
         *,
         nphotons: float = DEFAULT_NPHOTONS,
     ) -> None:
@@ -80,7 +81,7 @@ class PtychoDataContainerTorch:
             )
         self._arrays = _checked_arrays(grouped_data)
         self._probe = _checked_probe(probe, self._arrays["X_full"].shape[1])
-        self._nphotons = _positive("nphotons", nphotons)
+        self._nphotons = check_number("nphotons", nphotons, positive=True)
 
     @classmethod
     def from_raw_data_without_pc(
@@ -99,7 +100,7 @@ class PtychoDataContainerTorch:
         nphotons: float = DEFAULT_NPHOTONS,
         **grouping_options: Any,
     ) -> PtychoDataContainerTorch:
-        """Group a scan whose positions were not corrected, and hold the result.
+        """Group a scan whose positions nobody corrected, and hold the result.
 
         Parameters
         ----------
@@ -110,7 +111,12 @@ class PtychoDataContainerTorch:
         K, nsamples, gridsize, **grouping_options
             As for ``RawData.generate_grouped_data``.
         nphotons
-            Photons a frame holds.
+            Photons per frame.
+
+        Raises
+        ------
+        OptionError, OptionTypeError, ScanError
+            As from RawData, from its grouping, and from the container.
         """
         raw = RawData.from_coords_without_pc(
             xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
@@ -142,8 +148,8 @@ class PtychoDataContainerTorch:
     ) -> PtychoDataContainerTorch | tuple[PtychoDataContainerTorch, PtychoDataContainerTorch]:
         """The first ``int(B * train_frac)`` groups (train), the rest (test), or both.
 
-        Every attribute is cut alike. The reference leaves global_offsets, local_offsets and
-        nn_indices whole, so that row i of X and row i of an offset belong to different groups.
+        The cut goes through every attribute. The reference leaves global_offsets, local_offsets and
+        nn_indices whole, so row i of X and row i of an offset may belong to different groups.
 
         Parameters
         ----------
@@ -155,26 +161,28 @@ class PtychoDataContainerTorch:
         Raises
         ------
         OptionError
-            ``which`` is another word, ``train_frac`` is out of range, or a half that was asked
-            for is empty.
+            ``which`` is another word, ``train_frac`` is out of range, or the half asked for is
+            empty.
         """
-        if which not in (None, "train", "test"):
+        if which is None:
+            return self.split(train_frac, "train"), self.split(train_frac, "test")
+        if which not in ("train", "test"):
             raise OptionError("which", repr(which), "'train' or 'test'")
-        fraction = _real("train_frac", train_frac)
-        if not 0 <= fraction <= 1:
+        fraction = check_number("train_frac", train_frac)
+        if fraction > 1:
             raise OptionError("train_frac", train_frac, "a number in [0, 1]")
         middle = int(len(self) * fraction)
-        if which == "train":
-            return self._rows("train", train_frac, slice(0, middle))
-        if which == "test":
-            return self._rows("test", train_frac, slice(middle, None))
-        return self.split(train_frac, "train"), self.split(train_frac, "test")
+        rows = slice(middle) if which == "train" else slice(middle, None)
+        if not len(self._arrays["nn_indices"][rows]):
+            raise OptionError(
+                f"the {which} half is empty: train_frac={train_frac} of {len(self)} groups; "
+                "expected at least one group. Choose another train_frac or more groups."
+            )
+        half = {k: None if v is None else v[rows] for k, v in self._arrays.items()}
+        return type(self)(half, self._probe, nphotons=self._nphotons)
 
     def to_npz(self, path: str | Path) -> Path:
-        """Write every attribute under its own name, uncompressed; the file appears whole or not.
-
-        ``YY_full`` is None and not written.
-        """
+        """Write all attributes but ``YY_full`` by name, uncompressed; whole or not at all."""
         target = Path(path)
         with atomic_write(target) as handle:
             arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _SAVED}
@@ -255,7 +263,7 @@ class PtychoDataContainerTorch:
 
     @property
     def YY_full(self) -> None:
-        """None: the reference keeps the name and fills nothing in."""
+        """None: the reference has the name, and nothing behind it."""
 
     def _patches(self) -> AnyArray:
         patches = self._arrays["Y"]
@@ -263,36 +271,25 @@ class PtychoDataContainerTorch:
             return np.ones(self._arrays["X_full"].shape, np.complex64)
         return np.asarray(patches.astype(np.complex64, copy=False))
 
-    def _rows(self, which: str, train_frac: float, rows: slice) -> PtychoDataContainerTorch:
-        part = object.__new__(type(self))
-        part._probe, part._nphotons = self._probe, self._nphotons
-        part._arrays = {k: None if v is None else v[rows] for k, v in self._arrays.items()}
-        if len(part) == 0:
-            raise OptionError(
-                f"the {which} half is empty: train_frac={train_frac} of {len(self)} groups; "
-                "expected at least one group. Choose another train_frac or more groups."
-            )
-        return part
-
 
 def load(
     cb: Callable[[], Any],
-    probeGuess: Any,
+    probeGuess: ArrayLike,
     which: str | None,
     create_split: bool,
     *,
     nphotons: float = DEFAULT_NPHOTONS,
 ) -> PtychoDataContainerTorch:
-    """The container of what ``cb`` returns, as the reference's ``ptycho.loader.load``.
+    """The container of the grouped dict that ``cb`` returns, as ``ptycho.loader.load`` makes it.
 
     Parameters
     ----------
     cb
         Returns the grouped dict; with ``create_split``, the pair (grouped dict, train_frac).
-    probeGuess
-        The probe.
+    probeGuess, nphotons
+        As for :class:`PtychoDataContainerTorch`.
     which
-        ``"train"`` or ``"test"``; read only with ``create_split``.
+        ``"train"`` or ``"test"``; counts only with ``create_split``.
     create_split
         Cut the groups by ``train_frac`` and keep the half that ``which`` names.
 
@@ -320,13 +317,14 @@ def load(
 
 
 def _checked_arrays(grouped: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays the container is made of, without a copy, once their shapes agree."""
+    """The arrays of a container, without a copy, once their shapes agree."""
     sizes: dict[str, int] = {"1": 1, "xy": 2}
     arrays: dict[str, Any] = {}
     for name in _SOURCES:
         if name not in grouped:
             raise ScanError(f"grouped_data[{name!r}]", "missing", "an array")
-        wanted = dataclasses.replace(spec("grouped", name), dtype=_family(name))
+        family = "integer" if name == "nn_indices" else "floating"
+        wanted = dataclasses.replace(spec("grouped", name), dtype=family)
         arrays[name] = check_array(np.asarray(grouped[name]), wanted, sizes)
     if "Y" not in grouped:
         raise ScanError("grouped_data['Y']", "missing", "patches, or None where there are none")
@@ -344,11 +342,7 @@ def _checked_arrays(grouped: Mapping[str, Any]) -> dict[str, Any]:
     return arrays
 
 
-def _family(name: str) -> str:
-    return "integer" if name == "nn_indices" else "floating"
-
-
-def _checked_probe(probe: Any, side: int) -> AnyArray:
+def _checked_probe(probe: ArrayLike, side: int) -> AnyArray:
     """The probe as complex64, (N, N) or (P, N, N), of the frames' side."""
     array = np.asarray(probe)
     if array.shape == (side, side, 1):
@@ -361,24 +355,11 @@ def _checked_probe(probe: Any, side: int) -> AnyArray:
     return np.asarray(array.astype(np.complex64, copy=False))
 
 
-def _real(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise OptionTypeError(name, repr(value), "a number")
-    return float(value)
-
-
-def _positive(name: str, value: object) -> float:
-    number = _real(name, value)
-    if not (number > 0 and np.isfinite(number)):
-        raise OptionError(name, number, "a positive, finite number")
-    return number
-
-
 def _tensor(array: AnyArray) -> Any:
     """A torch tensor on the array's own memory where torch is installed, else the array."""
     try:
         import torch
     except ImportError:
         return array
-    # A tensor on read-only memory would be undefined behaviour once written to.
+    # Writing to a tensor on read-only memory is undefined behaviour.
     return torch.from_numpy(array if array.flags.writeable else array.copy())

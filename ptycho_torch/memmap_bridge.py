@@ -1,7 +1,7 @@
-"""MemmapDatasetBridge: a scan file, mapped, behind the lineage's memory-map bridge.
+"""MemmapDatasetBridge: a mapped scan file behind the TensorFlow pipeline's memory-map bridge.
 
-Owns where the map's sidecar and the groups cache are kept. Frames stay in the file; groups are
-those of RawData. Knows no formula; nothing else in the package imports it.
+Owns the place of the map's sidecar and of the groups cache. Frames stay in the file; RawData makes
+the groups. Knows no formula; nothing else in the package imports it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.config_bridge import to_legacy_params
 from ptycho_torch.data.errors import OptionTypeError
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.legacy_params import Configuration, grouping_defaults, to_legacy_params
 
 
 class MemmapDatasetBridge:
@@ -25,8 +25,8 @@ class MemmapDatasetBridge:
         A :class:`~ptycho_torch.config_bridge.TrainingConfig`, or any dataclass with its field
         names: gives the defaults of :meth:`get_grouped_data`, and ``n_subsample``.
     memmap_dir
-        Where the decompressed frames of a compressed file and ``.groups_cache.npz`` are kept;
-        created when absent. None: beside the scan.
+        Folder of the groups cache, and of the frames that a compressed file unpacks into; made
+        where it is missing. None: beside the scan.
 
     Attributes
     ----------
@@ -40,17 +40,18 @@ class MemmapDatasetBridge:
     """
 
     def __init__(
-        self, npz_path: str | Path, config: Any, memmap_dir: str | Path | None = None
+        self, npz_path: str | Path, config: Configuration, memmap_dir: str | Path | None = None
     ) -> None:
-        self._settings = to_legacy_params(config)
+        settings = to_legacy_params(config)
+        self._defaults = grouping_defaults(settings)
         path = Path(npz_path)
         self._cache_dir = path.parent if memmap_dir is None else Path(memmap_dir)
         if memmap_dir is not None:
             self._cache_dir.mkdir(parents=True, exist_ok=True)
         self.raw = RawData.from_file(
             path,
-            n_subsample=self._settings.get("n_subsample"),
-            subsample_seed=self._settings.get("subsample_seed"),
+            n_subsample=settings.get("n_subsample"),
+            subsample_seed=settings.get("subsample_seed"),
             sidecar="auto" if memmap_dir is None else self._cache_dir,
         )
 
@@ -73,8 +74,8 @@ class MemmapDatasetBridge:
         Parameters
         ----------
         N, K, nsamples, gridsize
-            None takes the configuration's value: N, neighbor_count, n_groups, gridsize. Without
-            n_groups there is one group a frame.
+            None takes the configuration's N, neighbor_count, n_groups and gridsize. Without
+            n_groups there is one group per frame.
         seed
             Seed of the draws; None takes fresh entropy.
 
@@ -83,21 +84,10 @@ class MemmapDatasetBridge:
         OptionError, OptionTypeError, ScanError
             As from ``generate_grouped_data``.
         """
-        settings = self._settings
-        groups = settings.get("n_groups", len(self.raw))
-        return self.raw.generate_grouped_data(
-            settings.get("N", self.raw.N) if N is None else N,
-            settings.get("neighbor_count", 4) if K is None else K,
-            groups if nsamples is None else nsamples,
-            dataset_path=self._cache_dir / self._file_name(),
-            seed=seed,
-            gridsize=settings.get("gridsize", 1) if gridsize is None else gridsize,
-            sequential_sampling=settings.get("sequential_sampling", False),
-            enable_oversampling=settings.get("enable_oversampling", False),
-            neighbor_pool_size=settings.get("neighbor_pool_size"),
-        )
-
-    def _file_name(self) -> str:
+        given = {"N": N, "K": K, "nsamples": nsamples, "gridsize": gridsize}
+        options = {"N": self.raw.N, "nsamples": len(self.raw), "gridsize": 1} | self._defaults
+        options |= {name: value for name, value in given.items() if value is not None}
         if self.raw.path is None:
             raise OptionTypeError("the scan's path", None, "a file")
-        return self.raw.path.name
+        path = self._cache_dir / self.raw.path.name
+        return self.raw.generate_grouped_data(**options, dataset_path=path, seed=seed)

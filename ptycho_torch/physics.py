@@ -1,23 +1,21 @@
 """Far-field ptychography as plain differentiable functions on tensors.
 
-Owns the forward model: a patch of the object is lit by the probe, the exit wave travels to the
-detector, and its amplitude is what a frame holds. Also owns the adjoint that puts patches back.
-Knows no batch, no model, no file: positions are in object pixels, in the order (x, y), and pixel
+Owns the forward model: the probe lights a patch of the object, the exit wave travels to the
+detector, and a frame holds its amplitude. Also owns the way back, from patches to an object. Knows
+no batch, no model, no file: positions are in object pixels, in the order (x, y), and pixel
 (N // 2, N // 2) of a patch sits on object row y, column x.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.autograd import Function
 from torch.nn import functional
 
 from ptycho_torch.data.errors import OptionError
+from ptycho_torch.subpixel_windows import CutPatches, put_patches, windows_at
 
 
 def object_shape_for(positions_px: ArrayLike, N: int) -> tuple[int, int]:
@@ -32,8 +30,8 @@ def object_shape_for(positions_px: ArrayLike, N: int) -> tuple[int, int]:
 
     Returns
     -------
-    (H, W) in pixels. The row and column after the patch are counted in: the bilinear formula reads
-    them at sub-pixel positions.
+    (H, W) in pixels. They include the row and column after the patch, which the bilinear formula
+    reads at sub-pixel positions.
 
     Raises
     ------
@@ -73,10 +71,10 @@ def object_patches(obj: Tensor, positions_px: Tensor, N: int) -> Tensor:
     tensor([[4.5000, 5.5000],
             [8.5000, 9.5000]])
     """
-    index, fx, fy = _windows(obj.shape, positions_px, N, obj.real.dtype)
-    # One ring of zeros stands for everything outside: window indices are clamped onto it.
+    index, fx, fy = windows_at(obj.shape, positions_px, N, obj.real.dtype)
+    # One ring of zeros stands for everything outside: windows_at clamps indices onto it.
     ringed = functional.pad(obj, (1, 1, 1, 1)).reshape(-1)
-    patches: Tensor = _CutPatches.apply(ringed, fx, fy, index)  # type: ignore[no-untyped-call]
+    patches: Tensor = CutPatches.apply(ringed, fx, fy, index)  # type: ignore[no-untyped-call]
     return patches.reshape(*positions_px.shape[:-1], N, N)
 
 
@@ -148,101 +146,18 @@ def stitch(
     Returns
     -------
     Tensor
-        (H, W), dtype of ``patches``; 0 where nothing was put. Differentiable.
+        (H, W), dtype of ``patches``; 0 where no patch lies. Differentiable.
     """
     N = patches.shape[-1]
     real = patches.real.dtype if patches.is_complex() else patches.dtype
-    index, fx, fy = _windows(shape, positions_px, N, real)
+    index, fx, fy = windows_at(shape, positions_px, N, real)
     if weights is None:
         weights = torch.ones((), dtype=real, device=patches.device)
     weights = weights.to(real).expand(patches.shape).reshape(-1, N, N)
     size = (shape[0] + 2) * (shape[1] + 2)
-    total = _put_patches(weights * patches.reshape(-1, N, N), fx, fy, index, size)
-    weight = _put_patches(weights, fx, fy, index, size)
-    # A pixel touched only by rounding-sized weights holds no information: 0, not noise over noise.
+    total = put_patches(weights * patches.reshape(-1, N, N), fx, fy, index, size)
+    weight = put_patches(weights, fx, fy, index, size)
+    # A pixel that has only rounding-sized weights holds no information: 0, not noise over noise.
     covered = weight > torch.finfo(real).eps * weight.max()
     mean = torch.where(covered, total, 0) / torch.where(covered, weight, 1)
     return mean.reshape(shape[0] + 2, shape[1] + 2)[1:-1, 1:-1]
-
-
-def _windows(
-    shape: tuple[int, ...], positions_px: Tensor, N: int, real: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat indices of (N + 1, N + 1) windows in the object with its ring of zeros, and fractions.
-
-    Returns the index (n, N + 1, N + 1) int64 and the fractions of x and y, each (n, 1, 1).
-    """
-    positions = positions_px.reshape(-1, 2)
-    corner = torch.floor(positions.detach())
-    fx, fy = (positions - corner).to(real).unbind(-1)
-    height, width = shape
-    steps = torch.arange(N + 1, device=positions.device) - N // 2 + 1
-    first = corner.to(torch.int64)
-    rows = (first[:, 1, None] + steps).clamp_(0, height + 1)
-    columns = (first[:, 0, None] + steps).clamp_(0, width + 1)
-    index = (rows * (width + 2))[:, :, None] + columns[:, None, :]
-    return index, fx[:, None, None], fy[:, None, None]
-
-
-class _CutPatches(Function):
-    """Gather windows and interpolate; the backward is one ``index_add``.
-
-    Written out because autograd's own backward of the slices in the interpolation fills four
-    window-sized arrays with zeros, which doubles the time of a training step on a CPU. Gathering
-    by flat index keeps the backward at the size of the object: that of an indexed ``unfold`` view
-    allocates the whole unfolded object.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, ringed: Tensor, fx: Tensor, fy: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(ringed, fx, fy, index)
-        rows = _lerp(_gather(ringed, index), fy, dim=1)
-        return _lerp(rows, fx, dim=2)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        ringed, fx, fy, index = ctx.saved_tensors
-        grad_object = grad_x = grad_y = None
-        if ctx.needs_input_grad[0]:
-            grad_object = _put_patches(grad, fx, fy, index, ringed.numel())
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            windows = _gather(ringed, index)
-            slope_x = _lerp(windows.diff(dim=2), fy, dim=1)
-            slope_y = _lerp(windows.diff(dim=1), fx, dim=2)
-            grad_x = (grad.conj() * slope_x).sum(dim=(1, 2), keepdim=True).real
-            grad_y = (grad.conj() * slope_y).sum(dim=(1, 2), keepdim=True).real
-        return grad_object, grad_x, grad_y, None
-
-
-def _gather(flat: Tensor, index: Tensor) -> Tensor:
-    # index_select is the fastest gather of complex rows of one on CPU, and index_add its inverse.
-    return flat.index_select(0, index.reshape(-1)).reshape(index.shape)
-
-
-def _lerp(values: Tensor, fraction: Tensor, dim: int) -> Tensor:
-    """(1 - fraction) * value + fraction * next value along ``dim``, which gets one shorter."""
-    size = values.shape[dim] - 1
-    first, second = values.narrow(dim, 0, size), values.narrow(dim, 1, size)
-    if not values.is_complex():
-        return torch.lerp(first, second, fraction)
-    # torch.lerp of real numbers is several times faster than that of complex ones.
-    real_view = torch.lerp(
-        torch.view_as_real(first), torch.view_as_real(second), fraction.unsqueeze(-1)
-    )
-    return torch.view_as_complex(real_view)
-
-
-def _spread(values: Tensor, fraction: Tensor, dim: int) -> Tensor:
-    """Adjoint of ``_lerp``: share each value between its pixel and the next along ``dim``."""
-    second = values * fraction
-    padding = [0, 0] * (values.ndim - 1 - dim) + [0, 1]
-    shared = functional.pad(values - second, padding)
-    shared.narrow(dim, 1, values.shape[dim]).add_(second)
-    return shared
-
-
-def _put_patches(patches: Tensor, fx: Tensor, fy: Tensor, index: Tensor, size: int) -> Tensor:
-    """Adjoint of gather and interpolation: (n, N, N) patches added into a flat (size,) object."""
-    windows = _spread(_spread(patches, fx, dim=2), fy, dim=1)
-    flat = windows.new_zeros(size)
-    return flat.index_add(0, index.reshape(-1), windows.reshape(-1))

@@ -1,7 +1,7 @@
-"""RawDataTorch: RawData behind the arguments of the lineage's torch adapter.
+"""RawDataTorch: RawData behind the arguments of the TensorFlow pipeline's torch adapter.
 
-Owns where the defaults of ``generate_grouped_data`` come from, a configuration dataclass or the
-caller's flat legacy dict, and the choice between our grouping and an installed
+Owns the source of the defaults of ``generate_grouped_data``, a configuration dataclass or the
+caller's flat legacy dict, and the choice between RawData and an installed
 ``ptycho.raw_data.RawData``. Knows no formula; nothing else in the package imports it.
 """
 
@@ -16,24 +16,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.config_bridge import to_legacy_params, update_legacy_dict
 from ptycho_torch.data.config import PatchPositions, check_choice
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.legacy_params import (
+    Configuration,
+    grouping_defaults,
+    to_legacy_params,
+    update_legacy_dict,
+)
 
 Backend = Literal["native", "legacy"]
 AnyArray = NDArray[Any]
-
-# Arguments of generate_grouped_data, and the keys of the flat dict that give their defaults.
-_DEFAULT_KEYS = (
-    ("N", "N"),
-    ("K", "neighbor_count"),
-    ("nsamples", "n_groups"),
-    ("gridsize", "gridsize"),
-    ("sequential_sampling", "sequential_sampling"),
-    ("enable_oversampling", "enable_oversampling"),
-    ("neighbor_pool_size", "neighbor_pool_size"),
-)
 
 
 class RawDataTorch:
@@ -55,16 +49,16 @@ class RawDataTorch:
         A :class:`~ptycho_torch.config_bridge.TrainingConfig`, or any dataclass with its field
         names. Gives the defaults of :meth:`generate_grouped_data`, and ``n_subsample``.
     backend
-        ``"native"``: our grouping. ``"legacy"``: an installed ``ptycho.raw_data.RawData``.
+        What groups: ``"native"``, RawData; ``"legacy"``, an installed ``ptycho.raw_data.RawData``.
     params
-        The caller's flat legacy dict, updated in place from ``config``. Without a ``config`` the
-        defaults are read from it.
+        The caller's flat legacy dict, which ``config`` updates in place. Without a ``config`` it
+        gives the defaults.
 
     Attributes
     ----------
     raw
-        The :class:`~ptycho_torch.data.raw_data.RawData` in use, after ``n_subsample``; attributes
-        that are not here are looked up there.
+        The :class:`~ptycho_torch.data.raw_data.RawData` in use, after ``n_subsample``; it answers
+        for attributes that are not here.
     params
         The dict given, or None.
 
@@ -84,7 +78,7 @@ class RawDataTorch:
         probeGuess: AnyArray,
         scan_index: AnyArray | None,
         objectGuess: AnyArray | None = None,
-        config: Any = None,
+        config: Configuration | None = None,
         backend: Backend = "native",
         params: MutableMapping[str, Any] | None = None,
     ) -> None:
@@ -100,12 +94,10 @@ class RawDataTorch:
         n_subsample = settings.get("n_subsample")
         if n_subsample is not None:
             self.raw = self.raw.subsample(n_subsample, settings.get("subsample_seed"))
-        self._defaults = {
-            name: settings[key] for name, key in _DEFAULT_KEYS if settings.get(key) is not None
-        }
+        self._defaults = grouping_defaults(settings)
         self._defaults.setdefault("N", self.raw.N)
         if config is not None:
-            # A configuration without n_groups means all the frames, as in inference.
+            # A configuration without n_groups asks for all the frames, as in inference.
             self._defaults.setdefault("nsamples", self.raw.n_frames)
         if backend == "legacy":
             self._legacy = _legacy_raw_data(self.raw)
@@ -136,8 +128,8 @@ class RawDataTorch:
     ) -> dict[str, Any]:
         """As :meth:`RawData.generate_grouped_data`; None takes the configuration's value.
 
-        Without one, ``N`` is the frames' side and the others have RawData's defaults. The result
-        carries ``sample_indices`` after ``n_subsample``.
+        Without a configuration, ``N`` is the frames' side and RawData gives the other defaults.
+        After ``n_subsample`` the result carries ``sample_indices``.
 
         Raises
         ------
@@ -159,13 +151,17 @@ class RawDataTorch:
                 **options, dataset_path=dataset_path, seed=seed, patch_positions=patch_positions
             )
         if patch_positions != "reference":
-            raise OptionError(
-                f"patch_positions is {patch_positions!r}; expected 'reference', the only one that "
-                "backend='legacy' has. Use backend='native'."
-            )
+            expected = "'reference', the only one that backend='legacy' has"
+            action = "Use backend='native'"
+            raise OptionError("patch_positions", repr(patch_positions), expected, action=action)
+        return self._group_by_legacy(options, dataset_path, seed)
+
+    def _group_by_legacy(
+        self, options: dict[str, Any], dataset_path: str | Path | None, seed: int | None
+    ) -> dict[str, Any]:
         with _global_stream_kept():
-            # The reference draws from NumPy's global stream: without a seed the stream's state,
-            # which is put back afterwards, would give the same groups at every call.
+            # The reference draws from NumPy's global stream, which gets its state back afterwards:
+            # without a seed of its own, every call would give the same groups.
             grouped = self._legacy.generate_grouped_data(
                 **options,
                 dataset_path=None if dataset_path is None else str(dataset_path),

@@ -1,6 +1,6 @@
-"""What a trained model is read from and what it predicts: a checkpoint in, ``predictions.npz`` out.
+"""A checkpoint in, ``predictions.npz`` out.
 
-Checkpoints are opened before anything is built, so that junk is one line and leaves nothing behind.
+Checks a checkpoint before Lightning builds anything: junk is one line, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_torch.data.errors import (
-    OptionError,
-    ScanFileError,
-    ScanFileNotFoundError,
-)
+from ptycho_torch.batches.batch import PtychoBatch
+from ptycho_torch.data.errors import OptionError, ScanFileError, ScanFileNotFoundError, naming
 from ptycho_torch.data.files.atomic_write import atomic_write
 
-# Lightning finds the file of these by itself.
+# Lightning finds the files of these words.
 _WORDS = ("best", "last", "hpc")
+_EXPECTED = "a checkpoint written by fit"
 _REQUIRED = ("state_dict", "pytorch-lightning_version")
 
 
 def check_checkpoint(path: str | Path) -> None:
-    """Refuse what is no checkpoint of Lightning's.
+    """Refuse a file that is no checkpoint of Lightning's.
 
     Parameters
     ----------
     path
-        The file; a word that Lightning resolves is left to it, as is an address of a file system.
+        The file. Words that Lightning resolves, and addresses of file systems, are left to it.
 
     Raises
     ------
@@ -43,39 +42,41 @@ def check_checkpoint(path: str | Path) -> None:
     OptionError
         An address on the web: Lightning would unpickle what lies there.
     """
-    if str(path) in _WORDS:
+    word = str(path)
+    if word in _WORDS:
         return
-    expected = "a checkpoint written by fit"
-    if not Path(path).exists():
-        if str(path).startswith("http"):
-            raise OptionError(
-                "ckpt_path", "an address", "a file", action="Download it first", file=path
-            )
-        if ":" in str(path):
-            return
-        raise ScanFileNotFoundError("file", "missing", expected, file=path)
+    with naming(path):
+        if Path(path).exists():
+            _check_content(path)
+        elif word.startswith("http"):
+            raise OptionError("ckpt_path", "an address", "a file", action="Download it first")
+        elif ":" not in word:
+            raise ScanFileNotFoundError("file", "missing", _EXPECTED)
+
+
+def _check_content(path: str | Path) -> None:
     try:
-        # Mapped: the weights are not read twice.
+        # Mapped: nothing reads the weights twice.
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except OSError as error:
         found = f"unreadable ({error.strerror or error})"
-        raise ScanFileError("file", found, expected, file=path) from error
+        raise ScanFileError("file", found, _EXPECTED) from error
     except MemoryError:
         raise
     except Exception as error:
         # Junk makes torch raise whatever its parsers happen to meet.
         found = "broken, or holds more than tensors and plain values"
-        raise ScanFileError("file", found, expected, file=path) from error
+        raise ScanFileError("file", found, _EXPECTED) from error
     for key in _REQUIRED:
         if not isinstance(content, Mapping) or key not in content:
-            raise ScanFileError("file", f"without {key}", expected, file=path)
+            raise ScanFileError("file", f"without {key}", _EXPECTED)
 
 
 class WritePredictions(pl.Callback):
     """Write what a model predicts to ``<default_root_dir>/predictions.npz``, an array for each key.
 
-    Batches are joined along their first axis. With several processes each writes its own groups,
-    to ``predictions.<rank>.npz``.
+    Batches are joined along their first axis. With several processes, each writes its own groups to
+    ``predictions.<rank>.npz``.
     """
 
     def __init__(self) -> None:
@@ -86,12 +87,18 @@ class WritePredictions(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: STEP_OUTPUT,
+        batch: PtychoBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch's arrays."""
+        """Keep a batch's arrays.
+
+        Raises
+        ------
+        OptionError
+            The model predicts something else than tensors with the batch on the first axis.
+        """
         named = {"predictions": outputs} if isinstance(outputs, Tensor) else outputs
         if not isinstance(named, Mapping) or not all(
             isinstance(value, Tensor) and value.ndim for value in named.values()

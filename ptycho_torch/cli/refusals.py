@@ -1,7 +1,7 @@
-"""What jsonargparse refuses, said in one line: file, field, what was found, what was expected.
+"""What jsonargparse refuses, in one line: field, what was found, what was expected.
 
-Text in, text out. Its messages run over many lines and name types and parsers; a configuration
-file's author needs the field.
+Text in, an error out. Messages of jsonargparse run over many lines and name types and parsers; the
+author of a configuration file needs the field.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.data.errors import OptionError
 
 # The last line of every refusal of a value that may also be absent.
@@ -30,8 +31,8 @@ def config_files(arguments: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def explain(message: str, files: str, keys: Sequence[str] = ()) -> str:
-    """One line for whatever jsonargparse says.
+def explain(message: str, files: str, keys: Sequence[str] = ()) -> OptionError:
+    """One line for whatever jsonargparse says; the caller names the configuration files.
 
     Parameters
     ----------
@@ -42,24 +43,24 @@ def explain(message: str, files: str, keys: Sequence[str] = ()) -> str:
     keys
         Known options in dotted form, to suggest the nearest from.
     """
-    where = files or None
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
-        return str(
-            OptionError("file", "missing", "a configuration file", file=_as_given(found[1], files))
-        )
+        missing = _as_given(found[1], files)
+        return OptionError("file", "missing", "a configuration file", file=missing)
     if found := re.search(r"Problems? parsing config: (.*)", message, re.DOTALL):
-        return str(OptionError("file", f"broken ({_flat(found[1])})", "valid YAML", file=where))
+        return OptionError("file", f"broken ({_flat(found[1])})", "valid YAML")
     if found := re.search(r"arguments? (?:are|is) required: (.*)", message):
-        missing = re.sub(r"\b(?:fit|validate|test|predict)\.", "", found[1])
-        return str(OptionError(missing, "missing", "a value", file=where))
+        names = re.sub(rf"\b(?:{'|'.join(TRAINING)})\.", "", found[1])
+        return OptionError(names, "missing", "a value")
     if found := re.search(r"unrecognized arguments: (.*)", message):
-        return str(OptionError(found[1], "an unknown option", "a known one; see --help"))
+        expected = "a known one; see --help"
+        return OptionError(found[1], "an unknown option", expected, file="command line")
     if found := re.search(r"does not accept option '([^']+)'", message):
-        return str(OptionError(found[1], "an unknown key", nearest(found[1], keys), file=where))
-    return _explain_value(message, where, "")
+        return OptionError(found[1], "an unknown key", nearest(found[1], keys))
+    return _explain_value(message, "")
 
 
-def _explain_value(message: str, where: str | None, prefix: str) -> str:
+def _explain_value(message: str, prefix: str) -> OptionError:
+    """One line for a value, which may stand in the arguments of a class within another's."""
     outer = re.match(r'\s*Parser key "([^"]+)":', message)
     field = f"{prefix}{outer[1]}" if outer else prefix.rstrip(".") or "the command line"
     if found := re.search(r"Problem with given class_path '([^']+)':\s*(.*)", message, re.DOTALL):
@@ -68,25 +69,26 @@ def _explain_value(message: str, where: str | None, prefix: str) -> str:
         if option := re.match(r"Option '([^']+)' is not accepted", inner):
             known = [f"{inside}{name}" for name in _parameters(found[1])]
             key = f"{inside}{option[1]}"
-            return str(OptionError(key, "an unknown key", nearest(key, known), file=where))
+            return OptionError(key, "an unknown key", nearest(key, known))
         if inner.startswith("Parser key"):
-            return _explain_value(inner, where, inside)
-        return str(
-            OptionError(f"{field}.class_path", repr(found[1]), _flat(inner).rstrip("."), file=where)
-        )
+            return _explain_value(inner, inside)
+        return OptionError(f"{field}.class_path", repr(found[1]), _flat(inner).rstrip("."))
     given = re.search(r"(?:Given value|Got value): (.*)", message)
     wanted = re.findall(r"Expected (?:an? )?(<class '[^']+'>|typing\.[^\n]+?\]|[^\n.]+)", message)
     if given and wanted:
-        names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
-        names = [re.sub(r"typing\.Literal\[(.+)\]$", r"one of \1", name) for name in names]
-        names = ["null" if name == "NoneType" else name for name in names]
-        return str(OptionError(field, given[1], " or ".join(dict.fromkeys(names)), file=where))
-    reason = _flat(message)
-    return f"{where}: {reason}" if where else reason
+        names = dict.fromkeys(map(_type_in_words, wanted))
+        return OptionError(field, given[1], " or ".join(names))
+    return OptionError(_flat(message))
+
+
+def _type_in_words(name: str) -> str:
+    name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name)
+    name = re.sub(r"typing\.Literal\[(.+)\]$", r"one of \1", name)
+    return "null" if name == "NoneType" else name
 
 
 def nearest(key: str, keys: Sequence[str]) -> str:
-    """What could have been meant by an unknown key, as text."""
+    """What the author of an unknown key could mean, as text."""
     parent = key.rpartition(".")[0]
     siblings = [other for other in keys if other.rpartition(".")[0] == parent]
     close = difflib.get_close_matches(key, siblings or keys, n=1)
@@ -96,7 +98,7 @@ def nearest(key: str, keys: Sequence[str]) -> str:
 
 
 def _parameters(class_path: str) -> list[str]:
-    """Names of the arguments of a class that the parser could import a moment ago."""
+    """Names of the arguments of a class that the parser has just imported."""
     module, _, name = class_path.rpartition(".")
     try:
         signature = inspect.signature(getattr(import_module(module), name))
@@ -106,7 +108,7 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def _as_given(path: str, files: str) -> str:
-    """A path as the user wrote it: the parser reports it made absolute."""
+    """A path as the user wrote it; the parser makes it absolute."""
     for name in files.split(", "):
         if name and Path(name).absolute() == Path(path):
             return name

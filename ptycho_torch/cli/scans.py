@@ -1,4 +1,4 @@
-"""Commands that make, convert, prepare and check scan files. None of them needs torch."""
+"""Commands that make, convert, prepare and check scan files, without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ptycho_torch
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.errors import OptionError, naming
 from ptycho_torch.data.prepare import prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.simulate import simulate_scan
@@ -43,7 +43,7 @@ def convert(options: argparse.Namespace) -> None:
     raw = read_scan(
         options.scan, format=options.format, measurement=options.measurement, use_file_Y=True
     )
-    # A copy has checksums of its own, which would vouch for bytes that the original's disown.
+    # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
     raw.to_file(options.out)
@@ -66,7 +66,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def verify(options: argparse.Namespace) -> None:
-    """Check every path, say what is wrong with each, and end in code 1 if anything is."""
+    """Check every path, say what is wrong with each, and end in code 1 if anything is wrong."""
     broken = 0
     for path in options.paths:
         with _byte_bar(f"{path.name}: frames") as progress:
@@ -82,7 +82,7 @@ def verify(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar fed with (bytes done, bytes in all)."""
+    """A progress bar; the function it yields takes (bytes done, bytes in all)."""
     with tqdm(
         desc=label, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
     ) as bar:
@@ -98,9 +98,10 @@ def bench(options: argparse.Namespace) -> None:
     """Run the benchmarks that lie beside the package in a source checkout."""
     root = Path(ptycho_torch.__file__).parents[1]
     if not (root / "benchmarks" / "__main__.py").is_file():
-        raise OptionError(
-            "benchmarks/", "missing", "a source checkout", action="Run it from a clone", file=root
-        )
+        with naming(root):
+            raise OptionError(
+                "benchmarks/", "missing", "a source checkout", action="Run it from a clone"
+            )
     command = [sys.executable, "-m", "benchmarks", *options.arguments]
     raise SystemExit(subprocess.run(command, cwd=root, check=False).returncode)
 
@@ -114,17 +115,16 @@ def grouping_config(options: argparse.Namespace) -> GroupingConfig:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    if out.suffix != ".npz":
-        raise OptionError("OUT", repr(out.suffix), "a name ending in .npz", file=out)
-    folder = out.parent
-    if not folder.is_dir():
-        # Never made: a misspelt folder would hide the file.
-        found = "no directory" if folder.exists() else "missing"
-        raise OptionError("folder of OUT", found, "a directory", file=folder)
-    if out.exists() and not overwrite:
-        raise OptionError(
-            "OUT", "there already", "a new file", action="Add --overwrite to replace it", file=out
-        )
+    with naming(out):
+        if out.suffix != ".npz":
+            raise OptionError("OUT", repr(out.suffix), "a name ending in .npz")
+        if not out.parent.is_dir():
+            # Making it would hide a misspelt name.
+            found = "no directory" if out.parent.exists() else "missing"
+            raise OptionError("folder of OUT", found, "a directory", file=out.parent)
+        if out.exists() and not overwrite:
+            action = "Add --overwrite to replace it"
+            raise OptionError("OUT", "there already", "a new file", action=action)
 
 
 def _say_written(out: Path, raw: RawData) -> None:

@@ -1,7 +1,7 @@
 """``ptycho-torch fit``, ``validate``, ``test`` and ``predict``: LightningCLI, with short refusals.
 
-Models and callbacks are named in the configuration file; the data module is ours. Every refusal of
-a configuration is one line, and comes before anything is written.
+The configuration file names model and callbacks; the data module is PtychoDataModule. Every refusal
+of a configuration is one line, and comes before anything is written.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
+from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
     PtychoTorchError,
     ScanFileError,
+    naming,
 )
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.results.report import ReconstructionReport
@@ -39,7 +42,6 @@ CHATTER = (
     "\nDetected KeyboardInterrupt",
     "\N{ELECTRIC LIGHT BULB}",
 )
-COMMANDS = ("fit", "validate", "test", "predict")
 LIMITS = MappingProxyType({"validate": "val", "test": "test", "predict": "predict"})
 
 
@@ -48,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(_is_about_this_run)
     with warnings.catch_warnings():
-        # Lightning's own use of deprecated names: no user can act on it.
+        # Lightning itself uses deprecated names: no user can act on that.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
         # A run may be repeated into the same folder.
@@ -63,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
                 parser_kwargs={
                     "prog": "ptycho-torch",
                     "exit_on_error": False,
-                    **{name: {"exit_on_error": False} for name in COMMANDS},
+                    **{name: {"exit_on_error": False} for name in TRAINING},
                 },
                 save_config_kwargs={"overwrite": True},
             )
@@ -77,7 +79,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _is_about_this_run(record: logging.LogRecord) -> bool:
-    """Whether a log line of Lightning's helps: absent hardware and recommendations do not."""
+    """Whether a log line of Lightning's helps; absent hardware and recommendations do not."""
     return not record.getMessage().startswith(CHATTER)
 
 
@@ -88,8 +90,8 @@ class PtychoCLI(LightningCLI):
         """Fit object and probe where the configuration names no model."""
         parser.set_defaults({"model": {"class_path": "ptycho_torch.ObjectFit"}})
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args``.
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse ``args``, a list of words.
 
         Raises
         ------
@@ -99,24 +101,27 @@ class PtychoCLI(LightningCLI):
         ScanFileError
             The checkpoint is none.
         """
-        self._files = config_files(args)
-        try:
-            self.config = parser.parse_args(args)
-        except argparse.ArgumentError as error:
-            keys = known_keys(parser, args[0])
-            raise OptionError(explain(str(error), self._files, keys)) from error
-        command = self.config["subcommand"]
-        self._require_work(command, self.config[command])
+        words = cast("list[str]", args)
+        files = config_files(words)
+        self._file = files or None
+        with naming(self._file):
+            try:
+                self.config = parser.parse_args(words)
+            except argparse.ArgumentError as error:
+                raise explain(str(error), files, known_keys(parser, words[0])) from error
+            command = self.config["subcommand"]
+            require_work(command, self.config[command])
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
         try:
             super()._parse_ckpt_path()
         except (argparse.ArgumentError, AttributeError, TypeError, ValueError) as error:
-            path = self.config[self.config["subcommand"]]["ckpt_path"]
-            found = "of a model or of options that are not there"
-            expected = "those of a model written by fit"
-            raise ScanFileError("hyper_parameters", found, expected, file=path) from error
+            with naming(self.config[self.config["subcommand"]]["ckpt_path"]):
+                raise ScanFileError(
+                    "the checkpoint was written by another model class or with unknown options "
+                    "(hyper_parameters); expected one written by fit."
+                ) from error
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer.
@@ -129,38 +134,53 @@ class PtychoCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, OptionTypeError, MisconfigurationException) as error:
-            raise _in_file(error, self._files) from error
-
+            with naming(self._file):
+                raise _refusal(error) from None
         if self.subcommand == "predict":
             self._predictions = WritePredictions()
             cast("Any", self.trainer).callbacks.append(self._predictions)
 
-    def _require_work(self, command: str, config: Any) -> None:
-        where = self._files or None
-        if command in LIMITS:
-            field = f"limit_{LIMITS[command]}_batches"
-            limit = config["trainer"][field]
-            if config["ckpt_path"] is None:
-                found = "missing, so the model is untrained"
-                action = "For a trained model, pass --ckpt_path FILE"
-                raise OptionError("ckpt_path", found, "a checkpoint", action=action, file=where)
-            if limit == 0:
-                found = f"{limit}, so {command} does nothing"
-                action = f"Add --trainer.{field}=1.0"
-                raise OptionError(f"trainer.{field}", found, "above 0", action=action, file=where)
-        if config["ckpt_path"] is not None:
-            # Before Lightning opens it, which ends in a traceback for anything else.
-            check_checkpoint(config["ckpt_path"])
-
     def after_predict(self) -> None:
-        """Say where the predictions lie."""
+        """Print the path of the predictions."""
         print(f"predictions: {self._predictions.path}")
 
     def after_fit(self) -> None:
-        """Say how good the reconstruction is and where it lies."""
+        """Print the figures of the reconstruction and the path of its picture."""
         for callback in cast("Any", self.trainer).callbacks:
             if isinstance(callback, ReconstructionReport) and self.trainer.is_global_zero:
                 _say_figures(callback.output_dir)
+
+
+def require_work(command: str, config: Namespace) -> None:
+    """Refuse a pass of no batch or of an untrained model, and a file that is no checkpoint.
+
+    Parameters
+    ----------
+    command
+        ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+    config
+        Its options, as parsed.
+
+    Raises
+    ------
+    OptionError, ScanFileError, ScanFileNotFoundError
+        One line.
+    """
+    checkpoint = config["ckpt_path"]
+    if command in LIMITS:
+        field = f"limit_{LIMITS[command]}_batches"
+        limit = config["trainer"][field]
+        if checkpoint is None:
+            found = "missing, so the model is untrained"
+            action = "For a trained model, pass --ckpt_path FILE"
+            raise OptionError("ckpt_path", found, "a checkpoint", action=action)
+        if limit == 0:
+            found = f"{limit}, so {command} does nothing"
+            action = f"Add --trainer.{field}=1.0"
+            raise OptionError(f"trainer.{field}", found, "above 0", action=action)
+    if checkpoint is not None:
+        # Before Lightning opens it, which ends in a traceback for anything else.
+        check_checkpoint(checkpoint)
 
 
 def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
@@ -170,15 +190,12 @@ def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
     return sorted({action.dest for action in chosen._actions if action.dest != "help"})
 
 
-def _in_file(error: Exception, files: str) -> PtychoTorchError:
-    """The refusal of ours among an exception's causes, with the configuration file in front."""
+def _refusal(error: Exception) -> PtychoTorchError:
+    """The refusal among an exception's causes, or one with its words."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, PtychoTorchError):
         cause = cause.__cause__ or cause.__context__
-    if cause is not None and not isinstance(cause, OptionError | OptionTypeError):
-        return cause
-    where = f"{files}: " if files else ""
-    return OptionError(f"{where}{cause or error}")
+    return OptionError(str(error)) if cause is None else cause
 
 
 def _say_figures(folder: Path) -> None:

@@ -1,24 +1,27 @@
 """Automatic-differentiation ptychography: the object and the probe are the parameters.
 
-Owns the fit of one scan by gradient descent on amplitudes. Takes batches as they come; it can
-only work if X, positions, probe and scale of a batch fit together. Knows no file, no grouping.
+Owns the fit of one scan by gradient descent on amplitudes. Takes batches as they come: it works
+only if X, positions, probe and scale of a batch belong together. Knows no file and no grouping.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torchmetrics import Metric
 
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.data.config import check_choice
-from ptycho_torch.data.errors import OptionError, ScanFileError
+from ptycho_torch.data.errors import OptionError, ScanFileError, naming
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.datamodule import PtychoDataModule
+from ptycho_torch.fourier_error import fourier_sums
+from ptycho_torch.models.error_metric import FourierError
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
 logger = logging.getLogger(__name__)
@@ -26,48 +29,11 @@ logger = logging.getLogger(__name__)
 Schedule = Literal["constant", "cosine"]
 
 
-class ScanSource(Protocol):
-    """What a datamodule tells about its scan."""
-
-    @property
-    def object_shape(self) -> tuple[int, int]:
-        """(H, W) of an object that holds every patch, pixels."""
-
-    @property
-    def initial_probe(self) -> Tensor:
-        """Probe guess (P, N, N), complex64, sqrt(counts)."""
-
-    def dataset(self, stage: Literal["train"]) -> Any:
-        """The training dataset; its ``scans`` are the scans."""
-
-
-class FourierError(Metric):
-    """Relative distance of frames, sqrt(sum (A - X)^2 / sum X^2), over all batches and ranks."""
-
-    full_state_update = False
-    residual: Tensor
-    energy: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("residual", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("energy", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, residual: Tensor, energy: Tensor) -> None:
-        """Add a batch's sum (A - X)^2 and sum X^2."""
-        self.residual += residual.detach()
-        self.energy += energy.detach()
-
-    def compute(self) -> Tensor:
-        """The error of everything added so far."""
-        return torch.sqrt(self.residual / self.energy)
-
-
 class ObjectFit(pl.LightningModule):
     """Fit object and probe of one scan to its frames with Adam.
 
-    The loss of a batch is its squared Fourier error, sum (A - X)^2 / sum X^2, and the probe is
-    kept in units of its own root mean square: learning rates are free of counts and frame size.
+    The loss of a batch is its squared Fourier error, and the probe is a multiple of its own root
+    mean square: learning rates depend on neither counts nor frame size.
 
     Parameters
     ----------
@@ -76,12 +42,12 @@ class ObjectFit(pl.LightningModule):
     probe_learning_rate
         Step on the probe, in units of its root mean square; None: as ``learning_rate``.
     refine_probe
-        Fit the probe too. If False the probe that comes with each batch is used as it is.
+        Fit the probe too. If False, the fit uses the probe of each batch as it is.
     schedule
-        ``"constant"``, or ``"cosine"``: learning rates fall to 0 at the last step, which gives a
-        lower error on measured scans.
+        ``"constant"``, or ``"cosine"``: learning rates fall to 0 at the last step, which lowers the
+        error on measured scans.
     object_shape
-        (H, W) in pixels; None: the datamodule's, the smallest that holds every patch.
+        (H, W) in pixels; None takes the datamodule's, the smallest that holds every patch.
 
     Raises
     ------
@@ -115,7 +81,7 @@ class ObjectFit(pl.LightningModule):
         self.refine_probe = refine_probe
         self.schedule = schedule
         self.object_shape = object_shape
-        # Shapes are known when a scan is: see initialize and on_load_checkpoint.
+        # Shapes wait for a scan or a checkpoint: initialize and on_load_checkpoint set them.
         self.register_parameter("obj", None)
         self.register_parameter("probe", None)
         self.register_buffer("probe_unit", None)
@@ -132,6 +98,11 @@ class ObjectFit(pl.LightningModule):
             (H, W), pixels.
         probe
             (P, N, N), complex, sqrt(counts).
+
+        Raises
+        ------
+        OptionError
+            The probe is zero, or not finite.
         """
         probe = probe.detach().to(self.device, torch.complex64)
         unit = probe.abs().square().sum(dim=0).mean().sqrt()
@@ -141,25 +112,31 @@ class ObjectFit(pl.LightningModule):
         self._allocate(torch.view_as_real(flat), torch.view_as_real(probe / unit), unit)
 
     def _allocate(self, obj: Tensor, probe: Tensor, probe_unit: Tensor) -> None:
-        # Real views, last axis (real, imaginary): optimisers and checkpoints handle real tensors
-        # everywhere, complex ones not everywhere.
+        # Real views, last axis (real, imaginary): not every optimiser and checkpoint handles
+        # complex tensors.
         self.obj = Parameter(obj.clone())
         self.probe = Parameter(probe.clone(), requires_grad=self.refine_probe)
         self.probe_unit = probe_unit.clone()
 
     def setup(self, stage: str) -> None:
-        """Take shapes and the first probe from the trainer's datamodule, once."""
+        """Take shapes and the first probe from the trainer's datamodule, once.
+
+        Raises
+        ------
+        OptionError
+            The trainer has no PtychoDataModule, or that trains on several scans.
+        """
         if self.obj is not None:
             return
-        source = cast("ScanSource | None", getattr(self.trainer, "datamodule", None))
-        if source is None or not hasattr(source, "initial_probe"):
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, PtychoDataModule):
             raise OptionError(
                 "ObjectFit",
                 "without a scan",
                 "a trainer with a PtychoDataModule",
                 action="Or call initialize(object_shape, probe) before fit",
             )
-        scans = source.dataset("train").scans
+        scans = data.dataset("train").scans
         if len(scans) != 1:
             raise OptionError(
                 "train",
@@ -167,35 +144,35 @@ class ObjectFit(pl.LightningModule):
                 "one: ObjectFit has one object",
                 action="Fit each scan in a run of its own",
             )
-        shape = source.object_shape if self.object_shape is None else self.object_shape
-        probe = source.initial_probe
-        self.initialize((int(shape[0]), int(shape[1])), probe)
-        start = min(float(scans[0].xcoords.min()), float(scans[0].ycoords.min()))
-        missing = probe.shape[-1] // 2 - start
-        if missing > 0:
-            logger.warning(
-                "%s: positions start at %.1f px, so patches reach over the object's edge, where "
-                "it is 0; add at least %.1f px to xcoords and ycoords to fit all of it",
-                scans[0].path or "scan in memory",
-                start,
-                missing,
-            )
+        height, width = data.object_shape if self.object_shape is None else self.object_shape
+        self.initialize((int(height), int(width)), data.initial_probe)
+        _warn_of_cut_patches(scans[0])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the checkpoint's object and probe: no datamodule is needed."""
+        """Take object and probe from a checkpoint, without any datamodule.
+
+        Raises
+        ------
+        ScanFileError
+            The checkpoint is another model's.
+        """
         state, names = checkpoint["state_dict"], ("obj", "probe", "probe_unit")
-        for name in names:
-            if name not in state:
-                path = None if self._trainer is None else self._trainer.ckpt_path
-                raise ScanFileError(
-                    "checkpoint", f"without {name}", "a checkpoint of ObjectFit", file=path
-                )
+        with naming(None if self._trainer is None else self._trainer.ckpt_path):
+            for name in names:
+                if name not in state:
+                    found, expected = f"without {name}", "a checkpoint of ObjectFit"
+                    raise ScanFileError("checkpoint", found, expected)
         self._allocate(*(state[name].to(self.device) for name in names))
 
     def reconstruction(self) -> tuple[Tensor, Tensor]:
         """Object (H, W) and probe (P, N, N), complex64, detached; the probe in sqrt(counts).
 
-        The probe is the one the fit refines; with ``refine_probe=False`` it stays the first.
+        With ``refine_probe=False`` the probe is the one that the fit started from.
+
+        Raises
+        ------
+        OptionError
+            No fit, checkpoint or call of ``initialize`` has set them yet.
         """
         obj, probe = self._object_and_probe()
         return obj.detach().clone(), probe.detach().clone()
@@ -215,22 +192,19 @@ class ObjectFit(pl.LightningModule):
         return batch.scale[:, None, None, None] * amplitude
 
     def _step(self, batch: PtychoBatch, stage: str) -> Tensor:
-        measured = batch.channels_first()
-        residual = (self(batch) - measured).square().sum()
-        energy = measured.square().sum()
+        residual, energy = fourier_sums(self(batch), batch.channels_first())
         error = cast("FourierError", self.fourier_errors[f"{stage}_error"])
         error(residual, energy)
         loss: Tensor = residual / energy
-        size = len(measured)
-        self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, batch_size=size)
-        self.log(
-            f"{stage}_fourier_error",
-            error,
-            on_step=False,
-            on_epoch=True,
-            batch_size=size,
-            prog_bar=True,
-        )
+        for name, value in ((f"{stage}_loss", loss), (f"{stage}_fourier_error", error)):
+            self.log(
+                name,
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(batch.X),
+                prog_bar=value is error,
+            )
         return loss
 
     def training_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:
@@ -238,7 +212,7 @@ class ObjectFit(pl.LightningModule):
         return self._step(batch, "train")
 
     def validation_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:
-        """The same on validation groups; parts of the object no training frame saw stay flat."""
+        """The same on validation groups; the object stays flat where no training frame saw it."""
         return self._step(batch, "val")
 
     def test_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:
@@ -246,7 +220,7 @@ class ObjectFit(pl.LightningModule):
         return self._step(batch, "test")
 
     def predict_step(self, batch: PtychoBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Reconstructed patches and where they lie.
+        """Reconstructed patches and their positions.
 
         Returns
         -------
@@ -260,7 +234,13 @@ class ObjectFit(pl.LightningModule):
         return {"patches": patches, "positions_px": positions, "nn_indices": batch.nn_indices}
 
     def configure_optimizers(self) -> Any:
-        """Adam on object and probe; with ``schedule="cosine"`` a learning rate for every step."""
+        """Adam on object and probe; ``schedule="cosine"`` lowers the learning rate at every step.
+
+        Raises
+        ------
+        OptionError
+            A cosine schedule in a fit without end.
+        """
         groups = [{"params": [self.obj], "lr": self.learning_rate}]
         if self.refine_probe:
             groups.append({"params": [self.probe], "lr": self.probe_learning_rate})
@@ -277,3 +257,17 @@ class ObjectFit(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _warn_of_cut_patches(raw: RawData) -> None:
+    """Such a scan can be fit, except where its patches lie beyond the object."""
+    start = min(float(raw.xcoords.min()), float(raw.ycoords.min()))
+    missing = raw.N // 2 - start
+    if missing > 0:
+        logger.warning(
+            "%s: positions start at %.1f px, so patches reach over the object's edge, where it is "
+            "0; add at least %.1f px to xcoords and ycoords to fit all of it",
+            raw.path or "scan in memory",
+            start,
+            missing,
+        )

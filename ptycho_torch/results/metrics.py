@@ -1,12 +1,12 @@
 """Figures of merit of a reconstruction, in NumPy.
 
-Owns how a reconstruction is compared with a truth and with measured frames, and which part of the
-object a scan can tell anything about. Knows no model and no file.
+Owns the comparison of a reconstruction with a truth and with measured frames, and says which part
+of the object a scan shows. Knows no model and no file.
 
-A reconstruction is known up to one complex factor: a global phase always, and a global amplitude
-when the probe is free. The functions here remove that factor. A linear phase ramp, which object
-and probe can trade when both are refined, is left alone: a fit that starts from a flat object
-does not build one up, and removing it would hide a shift of the frames on the detector.
+Frames fix a reconstruction up to one complex factor: a global phase always, and a global amplitude
+when the probe is free. The functions here remove that factor. They leave a linear phase ramp, which
+object and probe can trade when a fit refines both: a fit that starts from a flat object builds none
+up, and removing it would hide a shift of the frames on the detector.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.errors import OptionError
+from ptycho_torch.fourier_error import error_of_sums, fourier_sums
 
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
 
@@ -24,7 +25,7 @@ ComplexArray = NDArray[np.complexfloating[Any, Any]]
 def complex_correlation(
     reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
 ) -> float:
-    """Modulus of the normalised inner product, |<a, b>| / (|a| |b|): 1 is equal up to a factor.
+    """Modulus of the normalised inner product, |<a, b>| / (|a| |b|); 1 means equal up to a factor.
 
     Parameters
     ----------
@@ -33,10 +34,15 @@ def complex_correlation(
     mask
         Boolean, same shape: the pixels that count; None takes all.
 
+    Returns
+    -------
+    correlation
+        In [0, 1].
+
     Raises
     ------
     OptionError
-        Shapes differ, no pixel counts, or one of the arrays is zero on all that count.
+        Shapes differ, no pixel counts, or one of the arrays is zero on every pixel that counts.
     """
     a, b = _selected(reconstruction, truth, mask)
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -50,8 +56,21 @@ def align(
 ) -> ComplexArray:
     """The reconstruction times the complex factor that brings it closest to the truth.
 
-    Parameters are those of ``complex_correlation``; the factor is fitted where ``mask`` is True
-    and applied everywhere.
+    Parameters
+    ----------
+    reconstruction, truth, mask
+        As in ``complex_correlation``; the factor is fitted where ``mask`` is True and applied
+        everywhere.
+
+    Returns
+    -------
+    aligned
+        Complex, shape of ``reconstruction``.
+
+    Raises
+    ------
+    OptionError
+        Shapes differ, or no pixel counts.
     """
     a, b = _selected(reconstruction, truth, mask)
     power = float(np.vdot(a, a).real)
@@ -61,7 +80,7 @@ def align(
 
 
 def fourier_error(amplitude: ArrayLike, measured: ArrayLike) -> float:
-    """Relative distance of model and measured frames, sqrt(sum (|F| - d)^2 / sum d^2).
+    """Relative distance of modelled and measured frames, summed in float64.
 
     Parameters
     ----------
@@ -77,16 +96,15 @@ def fourier_error(amplitude: ArrayLike, measured: ArrayLike) -> float:
     frames = np.asarray(measured, dtype=np.float64)
     if model.shape != frames.shape:
         raise OptionError("amplitude shape", model.shape, frames.shape)
-    energy = float(np.sum(frames**2))
-    if energy == 0.0:
+    if not frames.any():
         raise OptionError("measured frames", "all zero", "at least one count")
-    return float(np.sqrt(np.sum((model - frames) ** 2) / energy))
+    return float(error_of_sums(*fourier_sums(model, frames)))
 
 
 def illumination(
     probe: ArrayLike, positions_px: ArrayLike, shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Dose on the object: the probe's intensity added at every position, rounded to pixels.
+    """Dose on the object: the probe's intensity, added up at every position, rounded to pixels.
 
     Parameters
     ----------
@@ -105,7 +123,7 @@ def illumination(
     intensity = np.abs(np.asarray(probe)) ** 2
     intensity = intensity.reshape(-1, *intensity.shape[-2:]).sum(axis=0, dtype=np.float64)
     N = intensity.shape[-1]
-    # The border is as wide as a frame, so that patches over the edge need no clipping.
+    # The border is as wide as a frame, so patches over the edge need no clipping.
     dose = np.zeros((shape[0] + 2 * N, shape[1] + 2 * N))
     corners = np.rint(np.asarray(positions_px, dtype=np.float64)).astype(int) - N // 2 + N
     corners = np.clip(corners, 0, (shape[1] + N, shape[0] + N))
@@ -120,7 +138,7 @@ def illuminated_mask(
     shape: tuple[int, int],
     threshold: float = 0.1,
 ) -> NDArray[np.bool_]:
-    """Where the dose is at least ``threshold`` times its maximum: what the frames tell about.
+    """Where the dose reaches ``threshold`` times its maximum: the pixels that the frames show.
 
     Parameters
     ----------
@@ -133,6 +151,11 @@ def illuminated_mask(
     -------
     NDArray
         (H, W) bool.
+
+    Raises
+    ------
+    OptionError
+        ``threshold`` is no such fraction.
     """
     if not 0 < threshold <= 1:
         raise OptionError("threshold", threshold, "a fraction in (0, 1]")

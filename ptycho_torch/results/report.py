@@ -1,14 +1,13 @@
 """What a fit leaves behind: a picture, the reconstruction as arrays, and its figures of merit.
 
-Owns the callback that judges and writes a reconstruction at the end of a fit. Knows what a model
-must offer (``reconstruction()``), not how it fits.
+Owns the callback that judges and writes a reconstruction at the end of a fit. Asks a model for its
+``reconstruction()`` and its frames; knows nothing of how it fits.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,18 +18,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.files.atomic_write import atomic_write
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
+from ptycho_torch.fourier_error import error_of_sums, fourier_sums
 from ptycho_torch.results import metrics
-from ptycho_torch.results.plotting import plot_reconstruction, require_matplotlib, save_figure
+from ptycho_torch.results.plotting import require_matplotlib, save_figure
+from ptycho_torch.results.reconstruction_figure import plot_reconstruction
 
 logger = logging.getLogger(__name__)
 
 MASK_THRESHOLD = 0.1
-"""The correlation counts object pixels whose dose is at least this share of the highest."""
+"""The correlation counts the object pixels whose dose reaches this share of the highest."""
 
 
 class Reconstructs(Protocol):
@@ -39,19 +41,19 @@ class Reconstructs(Protocol):
     def reconstruction(self) -> tuple[Tensor, Tensor]:
         """Object (H, W) and probe (P, N, N), complex."""
 
-    def __call__(self, batch: Any) -> Tensor:
+    def __call__(self, batch: PtychoBatch) -> Tensor:
         """Frames (B, C, N, N) in the units of ``batch.X``."""
 
 
 class ReconstructionReport(pl.Callback):
     """Write reconstruction.png, reconstruction.npz and metrics.json when a fit ends.
 
-    metrics.json holds ``fourier_error``, from a pass of its own over all training groups with the
-    final parameters; ``complex_correlation`` with the scan's objectGuess over the illuminated
-    area, or null where there is none of the same shape; and what the fit was.
+    metrics.json holds ``fourier_error``, from one more pass over all training groups with the final
+    parameters; ``complex_correlation`` with the scan's objectGuess over the illuminated area, or
+    null where the scan has none of the same shape; and the settings of the fit.
 
-    The objectGuess of a measured scan is somebody's reconstruction rather than the truth; the
-    correlation then says how far the two agree.
+    The objectGuess of a measured scan is an earlier reconstruction rather than the truth; the
+    correlation then says how well the two agree.
 
     Parameters
     ----------
@@ -65,7 +67,15 @@ class ReconstructionReport(pl.Callback):
         self._started_s = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be reported on, before the fit."""
+        """Refuse, before the fit, a run that cannot be reported on.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        OptionError
+            The model has no ``reconstruction()``, or the data is no PtychoDataModule.
+        """
         require_matplotlib()
         if not hasattr(pl_module, "reconstruction"):
             raise OptionError("model", type(pl_module).__name__, "a model with reconstruction()")
@@ -148,16 +158,13 @@ class ReconstructionReport(pl.Callback):
 def evaluate(
     model: Reconstructs, dataset: PtychoDataset, batch_size: int, device: torch.device
 ) -> float:
-    """Fourier error of a model over every group of a dataset, sqrt(sum (A - X)^2 / sum X^2)."""
-    residual = torch.zeros((), dtype=torch.float64, device=device)
-    energy = torch.zeros_like(residual)
+    """Fourier error of a model over every group of a dataset, summed in float64."""
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     for start in range(0, len(dataset), batch_size):
         groups = range(start, min(start + batch_size, len(dataset)))
         batch = dataset.__getitems__(groups).to(device)
-        measured = batch.channels_first()
-        residual += (model(batch) - measured).square().sum()
-        energy += measured.square().sum()
-    return math.sqrt(float(residual / energy))
+        sums += torch.stack(fourier_sums(model(batch), batch.channels_first()))
+    return float(error_of_sums(*sums))
 
 
 def _truth(raw: RawData, obj: NDArray[np.complex64]) -> NDArray[Any] | None:

@@ -17,7 +17,7 @@ import pytest
 
 from ptycho_torch import GroupingConfig, RawData, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
-from ptycho_torch.cli.inspection import nearest_step, probe_width_px
+from ptycho_torch.cli.coverage import nearest_step, probe_width_px
 
 ROOT = Path(__file__).parents[3]
 FRAMES, SIDE = 40, 16

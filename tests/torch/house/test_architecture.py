@@ -220,7 +220,7 @@ def test_the_numpy_rooms_import_with_torch_blocked():
     edge = ["ptycho_torch.raw_data_bridge", "ptycho_torch.data_container_bridge"]
     edge += [
         "ptycho_torch.config_bridge",
-        "ptycho_torch.results.plotting",
+        "ptycho_torch.results.scan_figure",
         "ptycho_torch.cli.inspection",
     ]
     rooms += [name for name in edge if name in MODULES]

@@ -156,7 +156,7 @@ def test_fit_model_disagrees_with_a_batch_that_has_one_thing_wrong(scan, fitted,
 
 def test_probe_of_the_batch_is_used_when_it_is_not_refined(scan):
     model = ObjectFit(refine_probe=False)
-    model.initialize((75, 80), torch.from_numpy(scan.probeGuess)[None])
+    model.initialize((75, 80), torch.tensor(scan.probeGuess)[None])
     batch = data_for(scan).dataset("train").__getitems__(range(4))
     brighter = dataclasses.replace(batch, probe=2 * batch.probe)
     assert torch.allclose(model(brighter), 2 * model(batch))

@@ -1,0 +1,141 @@
+"""The words that ``ptycho-torch`` understands: commands, their options and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import get_args
+
+from ptycho_torch import __version__
+from ptycho_torch.data.config import Measurement
+
+TRAINING = MappingProxyType(
+    {
+        "fit": "train a model",
+        "validate": "run one pass over the validation groups",
+        "test": "run one pass over the test groups",
+        "predict": "run a trained model over the prediction groups",
+    }
+)
+"""Commands whose options LightningCLI parses, and what they do."""
+
+
+def parse(arguments: Sequence[str]) -> Callable[[], None]:
+    """The command that the arguments ask for, ready to run.
+
+    Raises
+    ------
+    SystemExit
+        argparse refused the arguments (code 2), or has printed the help or version (code 0).
+    """
+    parser = argparse.ArgumentParser(
+        prog="ptycho-torch",
+        description="Ptychographic scans to PyTorch batches, and a reconstruction from them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"ptycho-torch {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+
+    _simulate(add("simulate", "write a simulated scan with a known object"))
+    _inspect(add("inspect", "say what a scan is and whether it keeps the contract"))
+    _prepare(add("prepare", "map, check and group scans, once, ahead of training"))
+    _verify(add("verify", "check scans and caches to the last byte"))
+    _convert(add("convert", "write a scan of any known format as a canonical NPZ"))
+    for name, help in TRAINING.items():
+        # Only for the list of commands: main hands these to LightningCLI.
+        commands.add_parser(name, help=f"{help}: {name} --config FILE.yaml", add_help=False)
+    bench = add("bench", "run the benchmarks of the source checkout")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    options = parser.parse_args(arguments)
+    return partial(_run, options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    room = "inspection" if options.command == "inspect" else "scans"
+    getattr(import_module(f"ptycho_torch.cli.{room}"), options.command)(options)
+
+
+def _simulate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", type=Path, metavar="OUT.npz")
+    command.add_argument("--frames", type=int, default=1156, help="number of frames")
+    command.add_argument("--size", type=int, default=64, help="pixels along a frame's side")
+    command.add_argument(
+        "--pattern",
+        choices=("jittered_raster", "raster", "fermat", "random"),
+        default="jittered_raster",
+        help="how the positions lie",
+    )
+    command.add_argument(
+        "--photons",
+        type=_photons,
+        default=1e5,
+        help="mean photons per frame, with Poisson noise; 'none' is noise-free",
+    )
+    command.add_argument("--modes", type=int, default=1, help="incoherent probe modes")
+    command.add_argument("--seed", type=int, default=0)
+    _add_overwrite(command)
+
+
+def _inspect(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scan", type=Path, metavar="SCAN")
+    command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
+    for part, share in (("val", 0.1), ("test", 0.0)):
+        command.add_argument(
+            f"--{part}-fraction",
+            type=float,
+            default=share,
+            metavar="SHARE",
+            help=f"{part}_fraction of a data module whose split to report",
+        )
+    _add_reading(command)
+    _add_grouping(command)
+
+
+def _prepare(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scans", type=Path, nargs="+", metavar="SCAN")
+    _add_reading(command)
+    _add_grouping(command)
+
+
+def _verify(command: argparse.ArgumentParser) -> None:
+    command.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    _add_reading(command)
+
+
+def _convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scan", type=Path, metavar="IN")
+    command.add_argument("out", type=Path, metavar="OUT.npz")
+    command.add_argument("--format", default="auto", help="format of IN; 'auto' asks the file")
+    _add_reading(command)
+    _add_overwrite(command)
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--measurement",
+        choices=get_args(Measurement),
+        default="auto",
+        help="whether diff3d holds amplitude or counts; 'auto' refuses what may be either",
+    )
+
+
+def _add_grouping(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--gridsize", type=int, default=2, help="a group has gridsize^2 frames")
+    command.add_argument(
+        "--neighbors", type=int, default=None, help="K; default 6, more where gridsize needs it"
+    )
+
+
+def _add_overwrite(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--overwrite", action="store_true", help="replace OUT.npz if it exists")
+
+
+def _photons(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)

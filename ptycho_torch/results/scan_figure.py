@@ -1,0 +1,179 @@
+"""The picture of a scan: positions, dose, groups, probe and sample frames.
+
+Owns what it shows of a scan, and how. Knows no file but the picture it writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.results.metrics import illumination
+from ptycho_torch.results.plotting import (
+    add_colorbar,
+    draw_probe,
+    label_pixels,
+    modes_of,
+    new_figure,
+    save_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SAMPLE_FRAMES = 4
+SHOWN_GROUPS = 8
+
+
+def plot_scan(raw: RawData, nn_indices: NDArray[np.integer] | None = None) -> Figure:
+    """Positions, dose on the object, footprints of some groups, probe and sample frames.
+
+    Parameters
+    ----------
+    raw
+        The scan.
+    nn_indices
+        Groups (B, C), indices into the scan's positions; None: no footprints.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    MissingDependencyError
+        matplotlib is not installed.
+    """
+    figure = new_figure(16.0, 9.6)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.35, 1.0])
+    position_panel, dose_panel, group_panel = halves[0].subplots(1, 3)
+    probe_panel, *frame_panels = halves[1].subplots(1, 1 + SAMPLE_FRAMES)
+    positions = np.stack([raw.xcoords, raw.ycoords], axis=1)
+    probe = modes_of(raw.probeGuess)
+    shape = _object_shape(raw, positions)
+    for panel in (position_panel, group_panel):
+        _show_object_area(panel, shape)
+    _draw_positions(position_panel, positions)
+    _draw_dose(dose_panel, illumination(probe, positions, shape))
+    _draw_groups(group_panel, positions, probe, nn_indices)
+    draw_probe(probe_panel, probe, "probe guess")
+    _draw_frames(frame_panels, raw)
+    where = raw.path.name if raw.path is not None else "scan in memory"
+    side = probe.shape[-1]
+    figure.suptitle(f"{where}: {len(positions)} frames of {side} x {side} px", fontsize=14)
+    return figure
+
+
+def save_scan_figure(
+    raw: RawData,
+    path: str | os.PathLike[str],
+    nn_indices: NDArray[np.integer] | None = None,
+) -> Path:
+    """Draw ``plot_scan`` and write it as PNG."""
+    return save_figure(plot_scan(raw, nn_indices), path)
+
+
+def _object_shape(raw: RawData, positions: NDArray[np.float64]) -> tuple[int, int]:
+    """(H, W) of the object, or of what the patches cover."""
+    if raw.objectGuess is not None:
+        height, width = raw.objectGuess.shape
+        return int(height), int(width)
+    half = raw.N // 2 + 1
+    right, bottom = np.maximum(np.ceil(positions.max(axis=0)).astype(int) + half, 1)
+    return int(bottom), int(right)
+
+
+def _show_object_area(axes: Axes, shape: tuple[int, int]) -> None:
+    """Rows grow downwards, as in every picture of the object."""
+    axes.set_xlim(0, shape[1])
+    axes.set_ylim(shape[0], 0)
+    axes.set_aspect("equal")
+    label_pixels(axes)
+
+
+def _draw_positions(axes: Axes, positions: NDArray[np.float64]) -> None:
+    axes.plot(*positions.T, color="0.8", linewidth=0.5, zorder=1)
+    points = axes.scatter(
+        positions[:, 0],
+        positions[:, 1],
+        c=np.arange(len(positions)),
+        s=float(np.clip(12000 / len(positions), 1.5, 20)),
+        cmap="viridis",
+        linewidths=0,
+        zorder=2,
+    )
+    axes.set_title("positions, in the order of the frames")
+    add_colorbar(axes, points, "frame")
+
+
+def _draw_dose(axes: Axes, dose: NDArray[np.float64]) -> None:
+    image = axes.imshow(dose, cmap="magma", interpolation="nearest")
+    axes.set_title("dose: probe intensity at all positions")
+    add_colorbar(axes, image, "counts / px")
+    label_pixels(axes)
+
+
+def _draw_groups(
+    axes: Axes,
+    positions: NDArray[np.float64],
+    probe: NDArray[Any],
+    nn_indices: NDArray[np.integer] | None,
+) -> None:
+    axes.scatter(positions[:, 0], positions[:, 1], s=3, color="0.75", linewidths=0)
+    if nn_indices is None or len(nn_indices) == 0:
+        axes.set_title("no groups")
+        return
+    from matplotlib import colormaps
+    from matplotlib.patches import Circle
+
+    chosen = np.linspace(0, len(nn_indices) - 1, min(SHOWN_GROUPS, len(nn_indices))).astype(int)
+    radius = _probe_radius(probe)
+    for number, group in enumerate(nn_indices[chosen]):
+        members, color = positions[group], colormaps["tab10"](number % 10)
+        centre = members.mean(axis=0)
+        for member in members:
+            axes.add_patch(Circle(tuple(member), radius, color=color, alpha=0.12, linewidth=0))
+            axes.plot(*np.stack([centre, member]).T, color=color, linewidth=1)
+        axes.scatter(members[:, 0], members[:, 1], s=14, color=color, linewidths=0, zorder=3)
+        axes.scatter(centre[0], centre[1], s=30, color=color, marker="x", zorder=3)
+    axes.set_title(
+        f"{len(chosen)} of {len(nn_indices)} groups of {nn_indices.shape[1]} frames\n"
+        "x: centre; disc: half of the probe's light"
+    )
+
+
+def _probe_radius(probe: NDArray[Any]) -> float:
+    """Radius around the frame's centre that holds half of the probe's light, pixels."""
+    intensity = (np.abs(probe) ** 2).sum(axis=0)
+    y, x = np.indices(intensity.shape) - intensity.shape[-1] // 2
+    distance = np.hypot(y, x).ravel()
+    order = np.argsort(distance)
+    light = np.cumsum(intensity.ravel()[order])
+    half = int(np.searchsorted(light, 0.5 * light[-1]))
+    return float(distance[order[min(half, order.size - 1)]])
+
+
+def _draw_frames(panels: Sequence[Axes], raw: RawData) -> None:
+    from matplotlib.colors import LogNorm
+
+    sample = raw.frames.sample(len(panels)).astype(np.float64)
+    counts = sample if raw.frames.measurement == "counts" else sample**2
+    high = float(counts.max()) or 1.0  # all frames may be dark
+    # A measured frame shows nothing below one count; a noise-free one goes on for ever.
+    low = 1.0 if high > 10 else high / 1e4
+    for panel, frame in zip(panels, counts, strict=False):
+        image = panel.imshow(
+            np.maximum(frame, low), norm=LogNorm(low, high), cmap="inferno", interpolation="nearest"
+        )
+        panel.set_title(f"sample frame\n{frame.sum():,.0f} counts")
+        label_pixels(panel, "detector column", "detector row")
+    for panel in panels[len(counts) :]:
+        panel.set_axis_off()
+    add_colorbar(panels[len(counts) - 1], image, "counts / px")
