@@ -19,6 +19,8 @@ TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
 
 def setup_cfg() -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
@@ -91,13 +93,30 @@ def test_help_lists_every_target_a_user_needs():
     assert described == make_targets() - {"help", "lint", "types", "stairs"}
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed: make help")
+@needs_make
 def test_help_is_what_make_says():
     result = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0
     assert result.stdout.startswith("make install")
+
+
+@needs_make
+@pytest.mark.parametrize(("version", "pinned"), [("3, 10, 4", False), ("3, 11, 0", True)])
+def test_make_pins_versions_only_where_they_exist(tmp_path, version, pinned):
+    python = tmp_path / "python"
+    pretend = f"import sys; sys.version_info = ({version}); exec(sys.argv[1])"
+    python.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{pretend}' \"$2\"\n")
+    python.chmod(0o755)
+    variables = [f"PYTHON={python}", f"VENV={tmp_path}/venv", f"NOTORCH={tmp_path}/notorch"]
+    command = ["make", "-n", "-C", str(ROOT), "install", "test-notorch", *variables]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    installs = [
+        line for line in text.splitlines() if " install " in line and "--no-deps" not in line
+    ]
+    assert len(installs) == 2
+    assert all(("-c constraints.txt" in line) is pinned for line in installs)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
