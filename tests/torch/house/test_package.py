@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from builders import ROOT, run_python
 
 import ptycho_torch
 
-ROOT = Path(__file__).parents[3]
 TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
@@ -153,9 +153,7 @@ def test_the_readmes_code_runs(tmp_path):
     assert len(blocks) == 1
     check = "\nassert batch.X.shape == (64, 64, 64, 4)\nassert batch.Y.shape == batch.X.shape"
     code = blocks[0] + check + "\nassert trainer.callback_metrics['train_fourier_error'] < 0.2"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = run_python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 

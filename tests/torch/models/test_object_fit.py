@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import quiet_trainer
 
 torch = pytest.importorskip("torch", reason="torch is not installed: fitting object and probe")
 
-import lightning.pytorch as pl  # noqa: E402
 
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
 from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
@@ -33,17 +33,7 @@ def data_for(scan, gridsize=2, batch_size=16, **options):
 
 
 def trainer_for(epochs, tmp_path=None, **options):
-    return pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        limit_val_batches=options.pop("limit_val_batches", 0),
-        **options,
-    )
+    return quiet_trainer(tmp_path, **{"max_epochs": epochs, "limit_val_batches": 0, **options})
 
 
 def correlation(model, scan):
