@@ -133,6 +133,7 @@ class TestLoops:
             torch.cat([batch.X for batch in model.seen["test"]]),
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("assemble_on", ["worker", "device"])
     @pytest.mark.parametrize("residency", ["host", "device"])
     @pytest.mark.parametrize("workers", [0, 2])

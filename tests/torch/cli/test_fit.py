@@ -16,6 +16,7 @@ from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
 pytest.importorskip("lightning", reason="lightning is not installed: fit")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: the report's picture")

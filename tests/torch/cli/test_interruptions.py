@@ -31,6 +31,7 @@ def test_an_error_that_an_interruption_made_is_an_interruption(folder, monkeypat
     assert capsys.readouterr().err == "ptycho-torch: interrupted\n"
 
 
+@pytest.mark.slow
 def test_interruption_is_one_line_and_leaves_nothing(folder, request):
     code = """
 import sys
@@ -58,6 +59,7 @@ sys.exit(main(["simulate", "out.npz", "--frames", "20000", "--size", "64"]))
     assert [path.name for path in folder.iterdir()] == ["scan.npz"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_fit_says_so_in_its_code(folder, request, number, code):
     pytest.importorskip("lightning", reason="torch is not installed: fit")

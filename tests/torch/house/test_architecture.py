@@ -238,7 +238,7 @@ def project_texts() -> list[Path]:
     for folder in folders:
         files += (ROOT / folder).rglob("*")
     texts = {".py", ".md", ".cfg", ".toml", ".yaml", ".txt", ".json", ""}
-    hidden = {"_build", "__pycache__", "download"}
+    hidden = {".git", "_build", "__pycache__", "download"}
     return [
         path
         for path in sorted(files)

@@ -147,6 +147,7 @@ def test_every_decision_is_in_their_list():
     assert listed == {page.name for page in folder.glob("0*.md")}
 
 
+@pytest.mark.slow
 def test_the_readmes_code_runs(tmp_path):
     pytest.importorskip("lightning", reason="torch is not installed: the README's example")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

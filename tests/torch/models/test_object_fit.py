@@ -75,6 +75,7 @@ def test_fit_reaches_the_noise(scan, fitted):
     assert 0.8 * noise < error < noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes, gridsize", [(1, 1), (2, 2)])
 def test_fit_works_for_any_gridsize_and_number_of_modes(modes, gridsize):
     scan = simulate_scan(n_frames=144, N=24, photons=1e5, n_modes=modes)
@@ -84,6 +85,7 @@ def test_fit_works_for_any_gridsize_and_number_of_modes(modes, gridsize):
     assert correlation(model, scan) > 0.97
 
 
+@pytest.mark.slow
 def test_refined_probe_makes_up_for_a_wrong_guess(scan):
     wrong = np.roll(scan.probeGuess, 2, axis=1) * np.exp(0.002j * np.arange(32) ** 2)
     guess = RawData(
@@ -177,6 +179,7 @@ def test_object_alone_is_optimised_when_the_probe_is_not_refined():
     assert not model.probe.requires_grad
 
 
+@pytest.mark.slow
 def test_fit_does_not_depend_on_the_unit_of_the_frames(scan):
     results = []
     for factor in (1.0, 1024.0):
@@ -191,6 +194,7 @@ def test_fit_does_not_depend_on_the_unit_of_the_frames(scan):
     assert results[1] == pytest.approx(results[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_cosine_schedule_ends_at_zero_and_constant_stays(scan):
     ends = {}
     for schedule in ("cosine", "constant"):
@@ -211,6 +215,7 @@ def test_logged_fourier_error_is_that_of_all_groups_together(scan, fitted):
     assert logged["test_fourier_error"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_is_logged_under_its_own_name(scan):
     model, trainer = ObjectFit(), trainer_for(1, limit_val_batches=1.0)
     trainer.fit(model, datamodule=data_for(scan))
@@ -246,6 +251,7 @@ def test_checkpoint_loads_without_a_datamodule_and_predicts_the_same(scan, fitte
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_interrupted_fit_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(scan, tmp_path):
     whole = ObjectFit()
     trainer_for(4).fit(whole, datamodule=data_for(scan))
@@ -314,6 +320,7 @@ def test_dark_probe_is_refused():
         ObjectFit().initialize((20, 20), torch.zeros(1, 8, 8, dtype=torch.complex64))
 
 
+@pytest.mark.slow
 def test_measured_siemens_star_is_reconstructed():
     folder = os.environ.get("PTYCHO_TORCH_DATA")
     if not folder or not (Path(folder) / REAL_SCAN).is_file():

@@ -87,6 +87,7 @@ def test_figures_say_what_the_fit_was(reported):
     assert (figures["model"], figures["scan"]) == ("ObjectFit", None)
 
 
+@pytest.mark.slow
 def test_scan_without_an_object_has_no_correlation(scan, tmp_path):
     bare = RawData(
         scan.xcoords, scan.ycoords, scan.xcoords, scan.ycoords, scan.diff3d, scan.probeGuess,
@@ -95,12 +96,14 @@ def test_scan_without_an_object_has_no_correlation(scan, tmp_path):
     assert fit(bare, tmp_path)[2]["complex_correlation"] is None
 
 
+@pytest.mark.slow
 def test_scan_file_is_named(scan, tmp_path):
     scan.to_file(tmp_path / "scan.npz")
     figures = fit(str(tmp_path / "scan.npz"), tmp_path / "out")[2]
     assert figures["scan"] == str(tmp_path / "scan.npz")
 
 
+@pytest.mark.slow
 def test_error_curve_has_a_point_an_epoch_for_training_and_validation(scan, tmp_path):
     report = ReconstructionReport(str(tmp_path))
     trainer = quiet_trainer(max_epochs=3, callbacks=[report], num_sanity_val_steps=0)
@@ -119,6 +122,7 @@ def test_missing_matplotlib_is_named_before_the_fit(scan, tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_error_is_judged_in_evaluation_mode(scan, tmp_path, monkeypatch):
     modes = []
     forward = ObjectFit.forward
