@@ -22,6 +22,8 @@ from benchmarks.measure import Spread, in_turns, quotient  # noqa: E402
 from benchmarks.parts import PARTS, peers  # noqa: E402
 from ptycho_torch import PtychoDataset  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -45,7 +47,6 @@ def quick(tmp_path_factory):
     return folder, json.loads((folder / "bench.json").read_text()), done
 
 
-@pytest.mark.slow
 def test_quick_run_reports_every_part_with_figures(quick):
     _, found, _ = quick
     assert list(found["parts"]) == list(PARTS)
@@ -53,7 +54,6 @@ def test_quick_run_reports_every_part_with_figures(quick):
     assert [letter for letter, part in found["parts"].items() if not part["figures"]] == without
 
 
-@pytest.mark.slow
 def test_every_figure_is_finite_positive_and_ordered(quick):
     _, found, _ = quick
     for part in found["parts"].values():
@@ -65,7 +65,6 @@ def test_every_figure_is_finite_positive_and_ordered(quick):
                     assert values == sorted(values), figure
 
 
-@pytest.mark.slow
 def test_every_check_of_equal_work_passes(quick):
     _, found, _ = quick
     checks = {name: ok for part in found["parts"].values() for name, ok in part["checks"].items()}
@@ -73,7 +72,6 @@ def test_every_check_of_equal_work_passes(quick):
     assert [name for name, passed in checks.items() if not passed] == []
 
 
-@pytest.mark.slow
 def test_every_target_has_a_measured_value(quick):
     _, found, _ = quick
     targets = [target for part in found["parts"].values() for target in part["targets"]]
@@ -81,7 +79,6 @@ def test_every_target_has_a_measured_value(quick):
     assert all(math.isfinite(target["value"]) for target in targets)
 
 
-@pytest.mark.slow
 def test_report_is_written_beside_the_figures_and_says_it_was_quick(quick):
     folder, found, _ = quick
     text = (folder / "bench.md").read_text()
@@ -94,21 +91,18 @@ def test_report_is_written_beside_the_figures_and_says_it_was_quick(quick):
     assert found["machine"]["cores"] >= 1
 
 
-@pytest.mark.slow
 def test_run_leaves_no_scans_behind(quick, tmp_path):
     done = run(tmp_path / "out", "--only", "r", "--scratch", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [found.name for found in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.slow
 def test_unknown_part_is_wrong_usage():
     done = run("unused", "--only", "a,z")
     assert done.returncode == 2
     assert "no part z" in done.stderr
 
 
-@pytest.mark.slow
 def test_table_is_put_between_the_markers_of_a_page_and_nowhere_else(quick, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nformer table\n{report.END}\nafter\n")
@@ -120,7 +114,6 @@ def test_table_is_put_between_the_markers_of_a_page_and_nowhere_else(quick, tmp_
     assert "generate_grouped_data" in inside
 
 
-@pytest.mark.slow
 def test_page_without_markers_is_refused(quick, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("nothing")
