@@ -42,7 +42,7 @@ def test_every_option_of_simulate_changes_the_frames(folder, options, same):
 
 
 @pytest.mark.parametrize("command", [["simulate", "scan.npz"], ["convert", "scan.npz", "scan.npz"]])
-def test_an_existing_file_is_replaced_on_request_alone(folder, capsys, command):
+def test_an_existing_file_is_replaced_only_on_request(folder, capsys, command):
     before = listing(folder)
     assert main(command) == WRONG_USAGE
     assert "--overwrite" in capsys.readouterr().err

@@ -194,5 +194,5 @@ def test_whole_frames_are_read_once_checked_and_grouped_as_ever(
         np.testing.assert_array_equal(groups.nn_indices, wanted.nn_indices)
         np.testing.assert_array_equal(groups.frame_energies, wanted.frame_energies)
         assert done.pop() == (raw.frames.nbytes, raw.frames.nbytes)
-    # Once with the energies, then, as those are in the cache, for the checksum alone.
+    # Once with the energies, then, as those are in the cache, only for the checksum.
     assert passes == [True, True]

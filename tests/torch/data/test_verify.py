@@ -62,14 +62,14 @@ def test_fault_beside_a_scan_is_found_from_either_side(scan: Path, name: str) ->
         assert all(str(scan.with_name(name)) in fault and "\n" not in fault for fault in faults)
 
 
-def test_member_that_nobody_reads_is_checked_as_well(scan: Path) -> None:
+def test_member_that_no_reader_uses_is_checked_too(scan: Path) -> None:
     flip(scan, member_place(scan, "notes"))
     (fault,) = verify_path(scan)
     assert "notes is damaged" in fault
 
 
 @pytest.mark.parametrize("name", [CACHE, SIDECAR])
-def test_file_that_belongs_to_another_scan_is_told(
+def test_file_that_belongs_to_another_scan_is_reported(
     scan: Path, name: str, content: dict[str, np.ndarray]
 ) -> None:
     other = {"xcoords": content["xcoords"] + 1, "diff3d": content["diff3d"] * 2}
@@ -79,14 +79,14 @@ def test_file_that_belongs_to_another_scan_is_told(
 
 
 @pytest.mark.parametrize("name", [CACHE, SIDECAR])
-def test_file_without_its_scan_is_held_against_itself(scan: Path, name: str) -> None:
+def test_file_without_its_scan_is_checked_by_its_own_checksums(scan: Path, name: str) -> None:
     scan.unlink()
     assert verify_path(scan.with_name(name)) == []
     flip(scan.with_name(name))
     assert len(verify_path(scan.with_name(name))) >= 1
 
 
-def test_sidecar_of_a_member_the_scan_lacks_is_told(scan: Path) -> None:
+def test_sidecar_of_a_member_the_scan_lacks_is_reported(scan: Path) -> None:
     stray = scan.with_name("scan.frames.sidecar.npy")
     stray.write_bytes(scan.with_name(SIDECAR).read_bytes())
     (fault,) = verify_path(stray)

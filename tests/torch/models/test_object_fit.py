@@ -172,7 +172,7 @@ def test_learning_rates_reach_their_parameters():
     assert groups[1]["params"] == [model.probe]
 
 
-def test_object_alone_is_optimised_when_the_probe_is_not_refined():
+def test_only_the_object_is_optimised_when_the_probe_is_not_refined():
     model = ObjectFit(refine_probe=False)
     model.initialize((20, 20), torch.ones(1, 8, 8, dtype=torch.complex64))
     assert [group["params"] for group in model.configure_optimizers().param_groups] == [[model.obj]]
@@ -290,7 +290,7 @@ def test_two_scans_are_refused_in_one_line(scan):
         trainer_for(1).fit(ObjectFit(), datamodule=data_for([scan, scan]))
 
 
-def test_positions_that_leave_the_object_are_told(scan, caplog):
+def test_positions_that_leave_the_object_are_warned_of(scan, caplog):
     moved = RawData(
         scan.xcoords - 10, scan.ycoords, scan.xcoords, scan.ycoords, scan.diff3d,
         scan.probeGuess, scan.scan_index,

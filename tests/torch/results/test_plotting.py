@@ -145,7 +145,7 @@ def test_error_curve_counts_epochs_from_one_and_leaves_out_empty_ones(scan):
     assert axes.get_xlabel() == "epoch"
 
 
-def test_reconstruction_alone_has_mean_one_over_the_illuminated_area(scan):
+def test_reconstruction_without_a_truth_has_mean_one_over_the_illuminated_area(scan):
     figure = plot_reconstruction(7j * np.ones((40, 40)), scan.probeGuess)
     assert not [title for title in panels(figure) if "truth" in title]
     np.testing.assert_allclose(panel(figure, "amplitude").images[0].get_array(), 1, atol=1e-6)
