@@ -28,13 +28,14 @@ judge = $(BIN)/python -c 'import json, sys; value = json.load(open("$(1)/metrics
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo real test test-notorch lint types stairs check bench campaign docs clean
+.PHONY: help install demo real test test-fast test-notorch lint types stairs check bench campaign docs clean
 
 help:
 	@echo 'make install       the package and its tools, in .venv'
 	@echo 'make demo          simulate a scan, reconstruct it: outputs/demo/reconstruction.png'
 	@echo 'make real          download a measured scan (Siemens star), reconstruct it: outputs/siemens_star/'
 	@echo 'make test          every test'
+	@echo 'make test-fast     the tests not marked slow: under a minute on two cores'
 	@echo 'make test-notorch  the tests that need no torch, in an environment without torch (.venv-notorch)'
 	@echo 'make check         formatting, lint, types, import stairs, make test, make test-notorch'
 	@echo 'make bench         benchmarks'
@@ -80,6 +81,9 @@ real: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m 'not slow'
 
 test-notorch: $(NOTORCH)/.installed
 	$(NOTORCH)/bin/python -m pytest -p no:cacheprovider

@@ -1,7 +1,7 @@
 """Recorded inputs and outputs of the reference pipeline, as the parity tests read them.
 
 A folder of records holds ``inputs/*.npz`` (scans), ``cases.json`` with ``cases/*.npz`` (calls of
-grouping and of the container), ``groups.json`` with ``groups/*.npz`` (grouping calls alone) and
+grouping and of the container), ``groups.json`` with ``groups/*.npz`` (only grouping calls) and
 ``errors.json``. A representative part lies beside this file; the whole is looked for under
 ``$PTYCHO_TORCH_DATA/golden``. Knows the layout of the records and nothing of ptycho_torch.
 """

@@ -42,7 +42,8 @@ def over_records(part: list[str], whole: list[str]) -> Any:
         skip = pytest.mark.skip(reason=WHOLE_ABSENT)
         params.append(pytest.param(None, "", id="whole", marks=skip))
     else:
-        params += [pytest.param(WHOLE, name, id=f"whole-{name}") for name in whole]
+        slow = pytest.mark.slow
+        params += [pytest.param(WHOLE, name, id=f"whole-{name}", marks=slow) for name in whole]
     return pytest.mark.parametrize(("records", "name"), params)
 
 

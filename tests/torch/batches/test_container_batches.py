@@ -83,6 +83,7 @@ def test_batches_equal_the_container_in_every_committed_case(tmp_path: Path, dev
     check_every_case(Records(COMMITTED), tmp_path, device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_batches_equal_the_container_in_every_recorded_case(tmp_path: Path, device: str) -> None:
     root = whole_root()
@@ -91,6 +92,7 @@ def test_batches_equal_the_container_in_every_recorded_case(tmp_path: Path, devi
     check_every_case(Records(root), tmp_path, device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("assemble_on", ["auto", "worker", "device"])
 @pytest.mark.parametrize("residency", ["host", "device"])

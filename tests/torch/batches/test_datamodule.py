@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import quiet_trainer
 
 torch = pytest.importorskip("torch", reason="torch is not installed: PtychoDataModule needs it")
 
@@ -65,11 +66,7 @@ class Recorder(LightningModule):
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
-        **{"max_epochs": 1, **options},
-    )  # fmt: skip
+    return quiet_trainer(folder, num_sanity_val_steps=0, **{"max_epochs": 1, **options})
 
 
 def frames_of(batches: list[PtychoBatch]) -> np.ndarray:
@@ -136,6 +133,7 @@ class TestLoops:
             torch.cat([batch.X for batch in model.seen["test"]]),
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("assemble_on", ["worker", "device"])
     @pytest.mark.parametrize("residency", ["host", "device"])
     @pytest.mark.parametrize("workers", [0, 2])

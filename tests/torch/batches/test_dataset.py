@@ -208,7 +208,10 @@ def test_batches_one_after_the_other_equal_batches_one_by_one(
         assert (batch.Y is None) == (ground_truth == "none")
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method",
+    ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spawn", "forkserver"))],
+)
 def test_workers_of_every_start_method_give_the_same_batches(scan_file: Path, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {method}")

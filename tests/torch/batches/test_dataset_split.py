@@ -51,6 +51,7 @@ def random_scan(seed: int, frames: int) -> RawData:
     return RawData.from_coords_without_pc(x, y, amplitudes, np.ones((8, 8), np.complex64), None)
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(
     seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=2),

@@ -11,6 +11,8 @@ pytest.importorskip("lightning", reason="lightning is not installed: it starts t
 
 from campaign import restarts
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_ranks_cover_an_epoch_and_share_no_sample(tmp_path: Path) -> None:
     outcome = restarts.coverage(tmp_path, 2, 1)

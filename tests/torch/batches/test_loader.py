@@ -192,6 +192,7 @@ sys.exit(7)
 """
 
 
+@pytest.mark.slow
 def test_a_program_may_end_while_its_next_batch_is_being_built() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", LEAVES_EARLY], check=False, capture_output=True, text=True

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import quiet_trainer
 
 torch = pytest.importorskip("torch", reason="torch is not installed: resuming needs Lightning")
 
-from lightning.pytorch import LightningModule, Trainer  # noqa: E402
+from lightning.pytorch import LightningModule  # noqa: E402
 
 from ptycho_torch import GroupingConfig, PtychoDataModule, simulate_scan  # noqa: E402
 from ptycho_torch.data.errors import OptionError  # noqa: E402
@@ -65,10 +66,7 @@ def run(
         str(scan_file), split="none", ground_truth="none", grouping=GroupingConfig(gridsize=1),
         **{"batch_size": 7, **options},
     )  # fmt: skip
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, max_epochs=EPOCHS, limit_val_batches=0, default_root_dir=folder,
-    )  # fmt: skip
+    trainer = quiet_trainer(folder, max_epochs=EPOCHS, limit_val_batches=0)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     return [(epoch, sample) for epoch, samples in model.visited for sample in samples]

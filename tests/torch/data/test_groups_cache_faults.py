@@ -51,6 +51,7 @@ def kill(process):
 
 
 class TestDamage:
+    @pytest.mark.slow
     @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF], ids=hex)
     def test_flipped_byte_anywhere_is_noticed_or_harmless(self, mask, scan_path):
         scan = Scan.of(6)
@@ -156,6 +157,7 @@ class TestDamage:
         assert path.is_symlink() == (kind == "dangling link")
 
 
+@pytest.mark.slow
 class TestProcesses:
     def test_four_processes_build_once(self, scan_path):
         start = SPAWN.Event()
@@ -310,6 +312,7 @@ class TestStorage:
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert os.strerror(code) in caplog.text
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("limit", [0, 100, 2000])
     def test_real_size_limit_keeps_the_groups_and_leaves_no_part(self, limit, scan_path):
         arguments = (str(scan_path.parent), limit)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import flip, simulated_arrays
 
-from ptycho_torch import GroupingConfig, RawData, simulate_scan
+from ptycho_torch import GroupingConfig, RawData
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, main
 from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.prepare import prepare_scan
@@ -22,10 +23,8 @@ SIDECAR = "scan.diff3d.sidecar.npy"
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    path = tmp_path_factory.mktemp("scan") / "scan.npz"
-    simulate_scan(n_frames=40, N=16, photons=1e4, seed=3).to_file(path)
-    with np.load(path) as archive:
-        return {name: archive[name] for name in archive.files}
+    folder = tmp_path_factory.mktemp("scan")
+    return simulated_arrays(folder, n_frames=40, N=16, photons=1e4, seed=3)
 
 
 @pytest.fixture
@@ -33,14 +32,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
-
-
-def flip(path: Path, place: int, bit: int = 1) -> None:
-    """Change a byte and keep the times, as a failing disk does."""
-    status, damaged = path.stat(), bytearray(path.read_bytes())
-    damaged[place] ^= bit
-    path.write_bytes(damaged)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def start_of(path: Path, array: np.ndarray) -> int:
@@ -203,5 +194,5 @@ def test_whole_frames_are_read_once_checked_and_grouped_as_ever(
         np.testing.assert_array_equal(groups.nn_indices, wanted.nn_indices)
         np.testing.assert_array_equal(groups.frame_energies, wanted.frame_energies)
         assert done.pop() == (raw.frames.nbytes, raw.frames.nbytes)
-    # Once with the energies, then, as those are in the cache, for the checksum alone.
+    # Once with the energies, then, as those are in the cache, only for the checksum.
     assert passes == [True, True]

@@ -18,7 +18,7 @@ STEPS_PER_PX = 8
 
 
 def scan(x: Any, y: Any, frames: Any = None) -> RawData:
-    """A scan without object from positions alone, frames of small positive amplitude."""
+    """A scan of given positions, without an object; its frames have small positive amplitudes."""
     if frames is None:
         frames = np.random.RandomState(len(x)).rand(len(x), SIDE, SIDE).astype(np.float32) + 0.1
     probe = np.ones((SIDE, SIDE), np.complex64)
@@ -102,7 +102,7 @@ def test_groups_stay_when_all_positions_are_translated(data: Any, where: Any) ->
 @given(data=st.data(), where=positions(minimum=10, ties=False))
 def test_permuting_the_frames_permutes_the_indices(data: Any, where: Any) -> None:
     x, y = where
-    # Every position is a seed and the draws of a seed depend on its place in the list alone, so
+    # Every position is a seed and the draws of a seed depend only on its place in the list, so
     # the sequential request on all frames is the one whose draws a permutation carries along.
     order = np.array(data.draw(st.permutations(range(len(x)))))
     K, channels = data.draw(st.sampled_from([(4, 4), (6, 4), (9, 9)]))

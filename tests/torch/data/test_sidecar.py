@@ -325,6 +325,7 @@ def build_and_count(
     results.put((min(len(calls), 1), float(frames.stored.sum())))
 
 
+@pytest.mark.slow
 def test_processes_that_open_at_once_build_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     scan = write_scan(tmp_path, np.random.default_rng(1).random((600, 64, 64), np.float32))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import flip, simulated_arrays
 
-from ptycho_torch import GroupingConfig, simulate_scan
+from ptycho_torch import GroupingConfig
 from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.raw_data import RawData
@@ -20,10 +21,7 @@ CACHE, SIDECAR = "scan.g2k5.groups_cache.npz", "scan.diff3d.sidecar.npy"
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    path = tmp_path_factory.mktemp("scan") / "scan.npz"
-    simulate_scan(n_frames=50, N=12, seed=2).to_file(path)
-    with np.load(path) as archive:
-        return {name: archive[name] for name in archive.files}
+    return simulated_arrays(tmp_path_factory.mktemp("scan"), n_frames=50, N=12, seed=2)
 
 
 @pytest.fixture
@@ -39,14 +37,6 @@ def prepare(path: Path) -> None:
     raw = RawData.from_file(path)
     raw.frames.prepare()
     raw.group(GroupingConfig(gridsize=2, neighbor_count=5))
-
-
-def spoil(path: Path, place: int | None = None) -> None:
-    """Flip a bit and keep the times, as a failing disk does."""
-    status, damaged = path.stat(), bytearray(path.read_bytes())
-    damaged[len(damaged) // 2 if place is None else place] ^= 1
-    path.write_bytes(damaged)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def member_place(path: Path, name: str) -> int:
@@ -65,21 +55,21 @@ def test_whole_files_have_no_faults(scan: Path) -> None:
 
 @pytest.mark.parametrize("name", [CACHE, SIDECAR])
 def test_fault_beside_a_scan_is_found_from_either_side(scan: Path, name: str) -> None:
-    spoil(scan.with_name(name))
+    flip(scan.with_name(name))
     for path in (scan, scan.with_name(name)):
         faults = verify_path(path)
         assert faults
         assert all(str(scan.with_name(name)) in fault and "\n" not in fault for fault in faults)
 
 
-def test_member_that_nobody_reads_is_checked_as_well(scan: Path) -> None:
-    spoil(scan, member_place(scan, "notes"))
+def test_member_that_no_reader_uses_is_checked_too(scan: Path) -> None:
+    flip(scan, member_place(scan, "notes"))
     (fault,) = verify_path(scan)
     assert "notes is damaged" in fault
 
 
 @pytest.mark.parametrize("name", [CACHE, SIDECAR])
-def test_file_that_belongs_to_another_scan_is_told(
+def test_file_that_belongs_to_another_scan_is_reported(
     scan: Path, name: str, content: dict[str, np.ndarray]
 ) -> None:
     other = {"xcoords": content["xcoords"] + 1, "diff3d": content["diff3d"] * 2}
@@ -89,14 +79,14 @@ def test_file_that_belongs_to_another_scan_is_told(
 
 
 @pytest.mark.parametrize("name", [CACHE, SIDECAR])
-def test_file_without_its_scan_is_held_against_itself(scan: Path, name: str) -> None:
+def test_file_without_its_scan_is_checked_by_its_own_checksums(scan: Path, name: str) -> None:
     scan.unlink()
     assert verify_path(scan.with_name(name)) == []
-    spoil(scan.with_name(name))
+    flip(scan.with_name(name))
     assert len(verify_path(scan.with_name(name))) >= 1
 
 
-def test_sidecar_of_a_member_the_scan_lacks_is_told(scan: Path) -> None:
+def test_sidecar_of_a_member_the_scan_lacks_is_reported(scan: Path) -> None:
     stray = scan.with_name("scan.frames.sidecar.npy")
     stray.write_bytes(scan.with_name(SIDECAR).read_bytes())
     (fault,) = verify_path(stray)
@@ -123,7 +113,7 @@ def test_cache_in_the_users_directory_counts(
         prepare(path)
         (kept,) = (tmp_path / "cache").rglob(CACHE)
         assert verify_path(path) == []
-        spoil(kept)
+        flip(kept)
         faults = verify_path(path)
         assert faults and str(kept) in faults[0]
     finally:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 import re
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders import run_python
 from golden_builders import build, mirror_warning_ignored
 from golden_records import COMMITTED, Records
 
@@ -89,17 +88,16 @@ def test_attributes_are_the_same_numbers_as_numpy_arrays_where_torch_is_absent(
     grouped_file, result_file = tmp_path / "grouped.pickle", tmp_path / "result.npz"
     grouped_file.write_bytes(pickle.dumps((grouped, probe)))
     code = f"""
-import sys
-sys.modules.update(torch=None, lightning=None, tensordict=None)
-import pickle, numpy as np
+import pickle, sys, numpy as np
 from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
 import ptycho_torch.raw_data_bridge, ptycho_torch.memmap_bridge, ptycho_torch.config_bridge
-container = PtychoDataContainerTorch(*pickle.load(open({str(grouped_file)!r}, "rb")))
+container = PtychoDataContainerTorch(*pickle.load(open(sys.argv[1], "rb")))
 arrays = {{name: getattr(container, name) for name in {ATTRIBUTES!r}}}
 assert all(isinstance(array, (np.ndarray, np.generic)) for array in arrays.values())
-np.savez({str(result_file)!r}, **arrays)
+np.savez(sys.argv[2], **arrays)
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = run_python(code, grouped_file, result_file, without_torch=True)
+    assert result.returncode == 0, result.stderr
     container = PtychoDataContainerTorch(grouped, probe)
     with np.load(result_file) as blocked:
         for name in ATTRIBUTES:

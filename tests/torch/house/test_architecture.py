@@ -6,23 +6,24 @@ import ast
 import dataclasses
 import functools
 import importlib
+import json
 import logging
 import pkgutil
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import types
 import typing
 from pathlib import Path, PurePath
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+from builders import ROOT, TORCH_FAMILY, run_python
+from source_figures import tree
 
 import ptycho_torch
 
-ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "ptycho_torch"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 WALK = pkgutil.walk_packages([str(PACKAGE)], prefix="ptycho_torch.", onerror=print)
@@ -30,25 +31,10 @@ MODULES = [
     "ptycho_torch",
     *sorted(found.name for found in WALK if not found.name.endswith("__main__")),
 ]
-TORCH_FAMILY = ("torch", "lightning", "pytorch_lightning", "tensordict")
-LINES_AT_MOST = 400
-
-BLOCK_TORCH = f"""
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {TORCH_FAMILY!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
-"""
 
 
 def source_name(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported_packages(module: ast.Module) -> set[str]:
@@ -67,26 +53,13 @@ def calls(module: ast.Module) -> list[tuple[str, ast.Call]]:
     ]
 
 
-def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+def lint_imports(root: Path) -> CompletedProcess[str]:
     pytest.importorskip("importlinter", reason="import-linter is not installed: the stairs")
     code = (
         "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports; "
         "sys.exit(lint_imports(config_filename='setup.cfg', no_cache=True))"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
-    )
+    return run_python(code, cwd=root)
 
 
 def test_imports_go_down_the_stairs():
@@ -138,11 +111,6 @@ def test_nothing_unpickles(path):
         assert options.get("allow_pickle", "False") == "False", f"line {node.lineno}"
         if name == "torch.load":
             assert options.get("weights_only") == "True", f"line {node.lineno}"
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=source_name)
-def test_files_stay_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES_AT_MOST
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=source_name)
@@ -224,40 +192,45 @@ def test_the_numpy_rooms_import_with_torch_blocked():
         "ptycho_torch.cli.inspection",
     ]
     rooms += [name for name in edge if name in MODULES]
-    result = run_python(f"{BLOCK_TORCH}\nimport ptycho_torch, {', '.join(rooms)}")
+    result = run_python(f"import ptycho_torch, {', '.join(rooms)}", without_torch=True)
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("name", ptycho_torch.__all__)
-def test_every_public_name_is_there_or_says_what_it_needs(name):
-    code = (
-        f"{BLOCK_TORCH}\nimport ptycho_torch\n"
-        f"try: ptycho_torch.{name}; print('there')\n"
-        "except ImportError as error: print(type(error).__name__, error)"
-    )
-    result = run_python(code)
+def test_every_public_name_is_there_or_says_what_it_needs():
+    code = """
+import json, ptycho_torch
+found = {}
+for name in ptycho_torch.__all__:
+    try:
+        getattr(ptycho_torch, name)
+        found[name] = "there"
+    except ImportError as error:
+        found[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
+"""
+    result = run_python(code, without_torch=True)
     assert result.returncode == 0, result.stderr
-    needs_torch = name in {"ObjectFit", "PtychoBatch", "PtychoDataModule", "PtychoDataset"}
-    if needs_torch:
-        assert re.fullmatch(
-            rf"MissingDependencyError (\w+) is not installed: {name} needs it; pip install \1\n",
-            result.stdout,
-        )
-    else:
-        assert result.stdout == "there\n"
+    found = json.loads(result.stdout)
+    assert set(found) == set(ptycho_torch.__all__)
+    for name, answer in found.items():
+        if name in {"ObjectFit", "PtychoBatch", "PtychoDataModule", "PtychoDataset"}:
+            error = r"MissingDependencyError: (\w+) is not installed"
+            assert re.fullmatch(rf"{error}: {name} needs it; pip install \1", answer), name
+        else:
+            assert answer == "there", name
 
 
 @pytest.mark.parametrize("command", [["--help"], ["simulate", "--help"], ["inspect", "--help"]])
 def test_the_command_line_helps_with_torch_blocked(command):
-    code = f"{BLOCK_TORCH}\nfrom ptycho_torch.cli import main; raise SystemExit(main(sys.argv[1:]))"
-    result = run_python(code, *command)
+    code = "import sys; from ptycho_torch.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    result = run_python(code, *command, without_torch=True)
     assert result.returncode == 0, result.stderr
     assert "ptycho-torch" in result.stdout
 
 
 def test_the_command_line_says_that_fit_needs_torch():
-    code = f"{BLOCK_TORCH}\nfrom ptycho_torch.cli import main; raise SystemExit(main(['fit']))"
-    result = run_python(code)
+    code = "from ptycho_torch.cli import main; raise SystemExit(main(['fit']))"
+    result = run_python(code, without_torch=True)
     assert result.returncode == 2
     assert re.fullmatch(
         r"ptycho-torch: (\w+) is not installed: ptycho-torch fit needs it; pip install \1\n",
@@ -271,7 +244,7 @@ def project_texts() -> list[Path]:
     for folder in folders:
         files += (ROOT / folder).rglob("*")
     texts = {".py", ".md", ".cfg", ".toml", ".yaml", ".txt", ".json", ""}
-    hidden = {"_build", "__pycache__", "download"}
+    hidden = {".git", "_build", "__pycache__", "download"}
     return [
         path
         for path in sorted(files)

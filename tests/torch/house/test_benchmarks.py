@@ -22,6 +22,8 @@ from benchmarks.measure import Spread, in_turns, quotient  # noqa: E402
 from benchmarks.parts import PARTS, peers  # noqa: E402
 from ptycho_torch import PtychoDataset  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

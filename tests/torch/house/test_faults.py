@@ -41,6 +41,7 @@ EXPERIMENTS: dict[str, tuple[Experiment, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_fault_is_noticed_or_harmless(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,13 +11,15 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from builders import ROOT, run_python
 
 import ptycho_torch
 
-ROOT = Path(__file__).parents[3]
 TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -91,13 +93,30 @@ def test_help_lists_every_target_a_user_needs():
     assert described == make_targets() - {"help", "lint", "types", "stairs"}
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed: make help")
+@needs_make
 def test_help_is_what_make_says():
     result = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0
     assert result.stdout.startswith("make install")
+
+
+@needs_make
+@pytest.mark.parametrize(("version", "pinned"), [("3, 10, 4", False), ("3, 11, 0", True)])
+def test_make_pins_versions_only_where_they_exist(tmp_path, version, pinned):
+    python = tmp_path / "python"
+    pretend = f"import sys; sys.version_info = ({version}); exec(sys.argv[1])"
+    python.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{pretend}' \"$2\"\n")
+    python.chmod(0o755)
+    variables = [f"PYTHON={python}", f"VENV={tmp_path}/venv", f"NOTORCH={tmp_path}/notorch"]
+    command = ["make", "-n", "-C", str(ROOT), "install", "test-notorch", *variables]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    installs = [
+        line for line in text.splitlines() if " install " in line and "--no-deps" not in line
+    ]
+    assert len(installs) == 2
+    assert all(("-c constraints.txt" in line) is pinned for line in installs)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -128,15 +147,14 @@ def test_every_decision_is_in_their_list():
     assert listed == {page.name for page in folder.glob("0*.md")}
 
 
+@pytest.mark.slow
 def test_the_readmes_code_runs(tmp_path):
     pytest.importorskip("lightning", reason="torch is not installed: the README's example")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 1
     check = "\nassert batch.X.shape == (64, 64, 64, 4)\nassert batch.Y.shape == batch.X.shape"
     code = blocks[0] + check + "\nassert trainer.callback_metrics['train_fourier_error'] < 0.2"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = run_python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import quiet_trainer
 
 torch = pytest.importorskip("torch", reason="torch is not installed: fitting object and probe")
 
-import lightning.pytorch as pl  # noqa: E402
 
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
 from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
@@ -33,17 +33,7 @@ def data_for(scan, gridsize=2, batch_size=16, **options):
 
 
 def trainer_for(epochs, tmp_path=None, **options):
-    return pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        limit_val_batches=options.pop("limit_val_batches", 0),
-        **options,
-    )
+    return quiet_trainer(tmp_path, **{"max_epochs": epochs, "limit_val_batches": 0, **options})
 
 
 def correlation(model, scan):
@@ -85,6 +75,7 @@ def test_fit_reaches_the_noise(scan, fitted):
     assert 0.8 * noise < error < noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes, gridsize", [(1, 1), (2, 2)])
 def test_fit_works_for_any_gridsize_and_number_of_modes(modes, gridsize):
     scan = simulate_scan(n_frames=144, N=24, photons=1e5, n_modes=modes)
@@ -94,6 +85,7 @@ def test_fit_works_for_any_gridsize_and_number_of_modes(modes, gridsize):
     assert correlation(model, scan) > 0.97
 
 
+@pytest.mark.slow
 def test_refined_probe_makes_up_for_a_wrong_guess(scan):
     wrong = np.roll(scan.probeGuess, 2, axis=1) * np.exp(0.002j * np.arange(32) ** 2)
     guess = RawData(
@@ -180,13 +172,14 @@ def test_learning_rates_reach_their_parameters():
     assert groups[1]["params"] == [model.probe]
 
 
-def test_object_alone_is_optimised_when_the_probe_is_not_refined():
+def test_only_the_object_is_optimised_when_the_probe_is_not_refined():
     model = ObjectFit(refine_probe=False)
     model.initialize((20, 20), torch.ones(1, 8, 8, dtype=torch.complex64))
     assert [group["params"] for group in model.configure_optimizers().param_groups] == [[model.obj]]
     assert not model.probe.requires_grad
 
 
+@pytest.mark.slow
 def test_fit_does_not_depend_on_the_unit_of_the_frames(scan):
     results = []
     for factor in (1.0, 1024.0):
@@ -201,6 +194,7 @@ def test_fit_does_not_depend_on_the_unit_of_the_frames(scan):
     assert results[1] == pytest.approx(results[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_cosine_schedule_ends_at_zero_and_constant_stays(scan):
     ends = {}
     for schedule in ("cosine", "constant"):
@@ -221,6 +215,7 @@ def test_logged_fourier_error_is_that_of_all_groups_together(scan, fitted):
     assert logged["test_fourier_error"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_is_logged_under_its_own_name(scan):
     model, trainer = ObjectFit(), trainer_for(1, limit_val_batches=1.0)
     trainer.fit(model, datamodule=data_for(scan))
@@ -256,6 +251,7 @@ def test_checkpoint_loads_without_a_datamodule_and_predicts_the_same(scan, fitte
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_interrupted_fit_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(scan, tmp_path):
     whole = ObjectFit()
     trainer_for(4).fit(whole, datamodule=data_for(scan))
@@ -294,7 +290,7 @@ def test_two_scans_are_refused_in_one_line(scan):
         trainer_for(1).fit(ObjectFit(), datamodule=data_for([scan, scan]))
 
 
-def test_positions_that_leave_the_object_are_told(scan, caplog):
+def test_positions_that_leave_the_object_are_warned_of(scan, caplog):
     moved = RawData(
         scan.xcoords - 10, scan.ycoords, scan.xcoords, scan.ycoords, scan.diff3d,
         scan.probeGuess, scan.scan_index,
@@ -324,6 +320,7 @@ def test_dark_probe_is_refused():
         ObjectFit().initialize((20, 20), torch.zeros(1, 8, 8, dtype=torch.complex64))
 
 
+@pytest.mark.slow
 def test_measured_siemens_star_is_reconstructed():
     folder = os.environ.get("PTYCHO_TORCH_DATA")
     if not folder or not (Path(folder) / REAL_SCAN).is_file():

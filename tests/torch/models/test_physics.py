@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import complex_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -21,11 +22,6 @@ from ptycho_torch.physics import (  # noqa: E402
 )
 
 
-def complex_array(shape, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=shape) + 1j * rng.normal(size=shape)
-
-
 def patch_by_scipy(obj, x, y, N):
     """Order-1 spline on the object with a wide border of zeros: every tap outside counts as 0."""
     border = 2 * N
@@ -40,7 +36,7 @@ def patch_by_scipy(obj, x, y, N):
 
 
 def test_object_patches_are_slices_at_integer_positions():
-    obj = torch.from_numpy(complex_array((20, 24)))
+    obj = torch.from_numpy(complex_noise((20, 24)))
     patch = object_patches(obj, torch.tensor([[11.0, 7.0]]), 6)[0]
     assert torch.equal(patch, obj[4:10, 8:14])
 
@@ -52,13 +48,13 @@ def test_object_patches_are_slices_at_integer_positions():
     N=st.integers(1, 9),
 )
 def test_object_patches_agree_with_scipy_inside_across_and_beyond_the_border(x, y, N):
-    obj = complex_array((23, 29))
+    obj = complex_noise((23, 29))
     patch = object_patches(torch.from_numpy(obj), torch.tensor([[x, y]], dtype=torch.float64), N)
     np.testing.assert_allclose(patch[0].numpy(), patch_by_scipy(obj, x, y, N), atol=1e-12)
 
 
 def test_object_patches_agree_with_the_numpy_truth_in_single_precision():
-    obj = complex_array((90, 100)).astype(np.complex64)
+    obj = complex_noise((90, 100)).astype(np.complex64)
     rng = np.random.default_rng(1)
     x, y = rng.uniform(-5, 105, 50), rng.uniform(-5, 95, 50)
     ours = object_patches(torch.from_numpy(obj), torch.from_numpy(np.stack([x, y], 1)), 32)
@@ -67,7 +63,7 @@ def test_object_patches_agree_with_the_numpy_truth_in_single_precision():
 
 
 def test_object_patches_keep_the_axes_of_the_positions():
-    obj = torch.from_numpy(complex_array((20, 20)))
+    obj = torch.from_numpy(complex_noise((20, 20)))
     positions = torch.rand(3, 4, 2, dtype=torch.float64) * 8 + 6
     patches = object_patches(obj, positions, 5)
     assert patches.shape == (3, 4, 5, 5)
@@ -75,7 +71,7 @@ def test_object_patches_keep_the_axes_of_the_positions():
 
 
 def test_object_patches_have_the_gradient_of_finite_differences():
-    obj = torch.from_numpy(complex_array((9, 8))).requires_grad_()
+    obj = torch.from_numpy(complex_noise((9, 8))).requires_grad_()
     positions = torch.from_numpy(np.random.default_rng(2).uniform(-2, 10, (4, 2))).requires_grad_()
 
     def cut(o, p):
@@ -94,7 +90,7 @@ def test_object_gradient_is_as_large_as_the_object():
 
 @pytest.mark.parametrize("modes, N", [(1, 6), (3, 6), (1, 7)])
 def test_diffract_is_the_written_out_fourier_sum(modes, N):
-    waves = complex_array((2, modes, N, N))
+    waves = complex_noise((2, modes, N, N))
     k = np.arange(N)
     kernel = np.exp(-2j * np.pi * np.outer(k - N // 2, k) / N) / np.sqrt(N)
     expected = np.sqrt((np.abs(kernel @ waves @ kernel.T) ** 2).sum(axis=1))
@@ -102,7 +98,7 @@ def test_diffract_is_the_written_out_fourier_sum(modes, N):
 
 
 def test_diffract_keeps_the_photon_count():
-    waves = torch.from_numpy(complex_array((5, 2, 8, 8)))
+    waves = torch.from_numpy(complex_noise((5, 2, 8, 8)))
     counts = diffract(waves).square().sum(dim=(-2, -1))
     assert torch.allclose(counts, waves.abs().square().sum(dim=(-3, -2, -1)))
 
@@ -115,8 +111,8 @@ def test_diffract_has_a_finite_gradient_where_a_frame_is_dark(modes):
 
 
 def test_illuminate_multiplies_every_mode_with_every_patch():
-    probe = torch.from_numpy(complex_array((2, 3, 4, 4), 1))
-    patches = torch.from_numpy(complex_array((2, 5, 4, 4), 2))
+    probe = torch.from_numpy(complex_noise((2, 3, 4, 4), 1))
+    patches = torch.from_numpy(complex_noise((2, 5, 4, 4), 2))
     waves = illuminate(probe, patches)
     assert waves.shape == (2, 5, 3, 4, 4)
     assert torch.equal(waves[1, 4, 2], probe[1, 2] * patches[1, 4])
@@ -124,8 +120,8 @@ def test_illuminate_multiplies_every_mode_with_every_patch():
 
 
 def test_forward_model_has_the_gradient_of_finite_differences_for_object_and_probe():
-    obj = torch.from_numpy(complex_array((9, 9))).requires_grad_()
-    probe = torch.from_numpy(complex_array((2, 4, 4), 1)).requires_grad_()
+    obj = torch.from_numpy(complex_noise((9, 9))).requires_grad_()
+    probe = torch.from_numpy(complex_noise((2, 4, 4), 1)).requires_grad_()
     positions = torch.tensor([[[4.3, 4.6], [5.0, 3.9]]], dtype=torch.float64)
 
     def model(o, p):
@@ -136,8 +132,8 @@ def test_forward_model_has_the_gradient_of_finite_differences_for_object_and_pro
 
 def test_stitch_is_the_adjoint_of_object_patches_over_its_weight():
     N, shape = 6, (20, 22)
-    obj = torch.from_numpy(complex_array(shape))
-    patches = torch.from_numpy(complex_array((9, N, N), 1))
+    obj = torch.from_numpy(complex_noise(shape))
+    patches = torch.from_numpy(complex_noise((9, N, N), 1))
     rng = np.random.default_rng(3)
     positions = torch.from_numpy(rng.uniform(-3, 24, (9, 2)))
     weights = torch.from_numpy(rng.uniform(0.5, 2, (9, N, N)))
@@ -153,7 +149,7 @@ def test_stitch_is_the_adjoint_of_object_patches_over_its_weight():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_stitch_gives_the_object_back_at_integer_positions(weighted):
     N, shape = 16, (60, 50)
-    obj = complex_array(shape).astype(np.complex64)
+    obj = complex_noise(shape).astype(np.complex64)
     y, x = (axis.ravel() for axis in np.mgrid[8:52:4, 8:42:5].astype(np.float64))
     patches = torch.from_numpy(numpy_patches(obj, x, y, N))
     weights = torch.rand(N, N) + 0.1 if weighted else None
@@ -186,7 +182,7 @@ def test_stitch_leaves_out_patches_of_weight_zero():
 
 
 def test_stitch_is_differentiable():
-    patches = torch.from_numpy(complex_array((3, 4, 4))).requires_grad_()
+    patches = torch.from_numpy(complex_noise((3, 4, 4))).requires_grad_()
     positions = torch.from_numpy(np.random.default_rng(5).uniform(2, 6, (3, 2)))
     assert torch.autograd.gradcheck(lambda p: stitch(p, positions, (8, 8)), (patches,))
 

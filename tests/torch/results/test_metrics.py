@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import complex_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
@@ -18,11 +19,6 @@ from ptycho_torch.results.metrics import (
 )
 
 
-def noise(shape, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=shape) + 1j * rng.normal(size=shape)
-
-
 def test_correlation_is_the_cosine_of_a_hand_example():
     # <a, b> = 1 + 1, |a| = sqrt 2, |b| = sqrt 3
     assert complex_correlation([1, 1j, 0], [1, 1j, 1]) == pytest.approx(2 / np.sqrt(6))
@@ -31,20 +27,20 @@ def test_correlation_is_the_cosine_of_a_hand_example():
 @settings(max_examples=25, deadline=None)
 @given(phase=st.floats(-np.pi, np.pi), factor=st.floats(1e-3, 1e3))
 def test_correlation_ignores_a_global_phase_and_amplitude(phase, factor):
-    truth = noise((6, 7))
+    truth = complex_noise((6, 7))
     rotated = factor * np.exp(1j * phase) * truth
     assert complex_correlation(rotated, truth) == pytest.approx(1)
 
 
 def test_correlation_sees_a_conjugate_and_a_mirrored_object():
-    truth = noise((20, 20))
+    truth = complex_noise((20, 20))
     assert complex_correlation(truth.conj(), truth) < 0.3
     assert complex_correlation(truth[::-1], truth) < 0.3
 
 
 def test_correlation_counts_only_the_mask():
-    truth, wrong = noise((8, 8)), noise((8, 8))
-    wrong[:4] = noise((4, 8), 9)
+    truth, wrong = complex_noise((8, 8)), complex_noise((8, 8))
+    wrong[:4] = complex_noise((4, 8), 9)
     mask = np.zeros((8, 8), dtype=bool)
     mask[4:] = True
     assert complex_correlation(wrong, truth, mask) == pytest.approx(1)
@@ -66,12 +62,12 @@ def test_correlation_refuses_what_has_no_answer(a, b, mask, message):
 
 
 def test_align_removes_the_global_factor():
-    truth = noise((5, 5))
+    truth = complex_noise((5, 5))
     np.testing.assert_allclose(align(0.3 * np.exp(2j) * truth, truth), truth)
 
 
 def test_align_fits_the_factor_inside_the_mask_and_applies_it_everywhere():
-    truth = noise((4, 4))
+    truth = complex_noise((4, 4))
     rotated = 1j * truth
     rotated[0] *= 5
     mask = np.ones((4, 4), dtype=bool)
@@ -91,7 +87,7 @@ def test_fourier_error_refuses_dark_frames_and_other_shapes():
 
 
 def test_illumination_is_the_convolution_of_positions_with_intensity():
-    probe, shape = noise((2, 6, 6)), (20, 24)
+    probe, shape = complex_noise((2, 6, 6)), (20, 24)
     rng = np.random.default_rng(1)
     positions = rng.integers(-9, 33, size=(40, 2)).astype(float)
     points = np.zeros((80, 80))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+from builders import run_python
 
 from ptycho_torch.data.errors import MissingDependencyError
 from ptycho_torch.data.simulate import simulate_scan
@@ -34,7 +34,8 @@ def test_drawing_leaves_matplotlib_state_alone():
         "plot_scan(simulate_scan(n_frames=4, N=8));"
         "assert 'matplotlib.pyplot' not in sys.modules; assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
 
 
 def test_missing_matplotlib_is_named(scan, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from builders import quiet_trainer
 
 pytest.importorskip("torch", reason="torch is not installed: the report of a fit")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
@@ -27,11 +28,8 @@ from ptycho_torch.results.report import ReconstructionReport
 def fit(scan, folder, epochs=2, val=0, **options):
     options = {"split": "none", "ground_truth": "none", "cache": "off", **options}
     data = PtychoDataModule(scan, batch_size=7, grouping=GroupingConfig(), **options)
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=val,
-        callbacks=[ReconstructionReport(str(folder))],
-    )  # fmt: skip
+    report = ReconstructionReport(str(folder))
+    trainer = quiet_trainer(max_epochs=epochs, limit_val_batches=val, callbacks=[report])
     model = ObjectFit()
     trainer.fit(model, datamodule=data)
     return model, data, json.loads((folder / "metrics.json").read_text())
@@ -89,6 +87,7 @@ def test_figures_say_what_the_fit_was(reported):
     assert (figures["model"], figures["scan"]) == ("ObjectFit", None)
 
 
+@pytest.mark.slow
 def test_scan_without_an_object_has_no_correlation(scan, tmp_path):
     bare = RawData(
         scan.xcoords, scan.ycoords, scan.xcoords, scan.ycoords, scan.diff3d, scan.probeGuess,
@@ -97,19 +96,17 @@ def test_scan_without_an_object_has_no_correlation(scan, tmp_path):
     assert fit(bare, tmp_path)[2]["complex_correlation"] is None
 
 
+@pytest.mark.slow
 def test_scan_file_is_named(scan, tmp_path):
     scan.to_file(tmp_path / "scan.npz")
     figures = fit(str(tmp_path / "scan.npz"), tmp_path / "out")[2]
     assert figures["scan"] == str(tmp_path / "scan.npz")
 
 
+@pytest.mark.slow
 def test_error_curve_has_a_point_an_epoch_for_training_and_validation(scan, tmp_path):
     report = ReconstructionReport(str(tmp_path))
-    trainer = pl.Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[report],
-        num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = quiet_trainer(max_epochs=3, callbacks=[report], num_sanity_val_steps=0)
     data = PtychoDataModule(scan, split="none", ground_truth="none", batch_size=25)
     trainer.fit(ObjectFit(), datamodule=data)
     assert {name: len(values) for name, values in report.history.items()} == {
@@ -125,6 +122,7 @@ def test_missing_matplotlib_is_named_before_the_fit(scan, tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_error_is_judged_in_evaluation_mode(scan, tmp_path, monkeypatch):
     modes = []
     forward = ObjectFit.forward

@@ -100,7 +100,7 @@ def test_default_is_the_split_that_a_data_module_makes(
     assert f": {sizes[0]} training and {sizes[1]} validation groups; " in row
 
 
-def test_part_without_groups_is_told(scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_without_groups_is_named(scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = inspected(capsys, scan, "--val-fraction", "0.01")["split"]
     assert " 0 validation groups" in row
     assert row.endswith("without validation groups a data module refuses it")
@@ -124,7 +124,7 @@ def test_fractions_that_cannot_be_are_wrong_usage_whether_there_are_groups_or_no
     assert captured.err.count("\n") == 1 and "split fractions is (0.7, 0.3)" in captured.err
 
 
-def test_metadata_of_a_file_is_shown_and_not_obeyed(
+def test_metadata_is_shown_without_its_control_characters(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with np.load(scan) as archive:

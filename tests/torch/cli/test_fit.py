@@ -1,0 +1,121 @@
+"""``fit``, ``validate`` and ``predict``: what they leave, and how they refuse a configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import FRAMES, ROOT, SIDE, assert_one_line, listing, write_fit_config
+
+from ptycho_torch import RawData
+from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
+
+pytest.importorskip("lightning", reason="lightning is not installed: fit")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: the report's picture")
+    write_fit_config(folder)
+    assert main(["fit", "--config", "fit.yaml"]) == DONE
+    text = capsys.readouterr().out
+    assert re.search(r"complex correlation with the truth: 0\.\d{4}", text)
+    assert "picture: out/reconstruction.png" in text
+    assert json.loads(Path("out/metrics.json").read_text())["epochs"] == 2
+    checkpoint = next(Path("out/logs").rglob("*.ckpt"))
+    stamp = Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns
+    again = ["--config", "fit.yaml", "--ckpt_path", str(checkpoint), "--trainer.default_root_dir=p"]
+    assert (
+        main(["validate", *again, "--trainer.limit_val_batches=1.0", "--data.val=scan.npz"]) == DONE
+    )
+    capsys.readouterr()
+    assert main(["predict", *again]) == DONE
+    assert "predictions: p/predictions.npz" in capsys.readouterr().out
+    with np.load("p/predictions.npz") as predictions:
+        groups = predictions["nn_indices"]
+        assert groups.shape == (FRAMES, 4)
+        assert predictions["patches"].shape == (FRAMES, 4, SIDE, SIDE)
+        assert predictions["patches"].dtype == np.complex64
+        raw = RawData.from_file("scan.npz")
+        positions = np.stack([raw.xcoords, raw.ycoords], axis=-1)[groups]
+        np.testing.assert_allclose(predictions["positions_px"], positions, rtol=1e-6)
+    assert Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns == stamp
+
+
+def test_fit_without_a_model_fits_object_and_probe_with_seed_0(folder, capsys):
+    assert main(["fit", "--data.train", "scan.npz", "--print_config"]) == DONE
+    text = capsys.readouterr().out
+    assert "class_path: ptycho_torch.ObjectFit" in text
+    assert "seed_everything: 0" in text
+
+
+@pytest.mark.parametrize("name", ["demo", "siemens_star"])
+def test_the_shipped_configurations_are_valid(folder, capsys, name):
+    config = ROOT / "configs" / f"{name}.yaml"
+    assert main(["fit", "--config", str(config), "--print_config"]) == DONE
+    assert f"train: datasets/{name}.npz" in capsys.readouterr().out
+
+
+CONFIG_FAULTS = {
+    "unknown data key": ({"data": "  batchsize: 8"}, ["data.batchsize", "unknown", "batch_size"]),
+    "unknown grouping key": (
+        {"data": "  grouping: {gridsizes: 2}"},
+        ["data.grouping.gridsizes", "unknown", "gridsize"],
+    ),
+    "unknown trainer key": ({"trainer": "  max_epoch: 3"}, ["trainer.max_epoch", "max_epochs"]),
+    "unknown model key": ({"model": "    learnrate: 1"}, ["model", "learnrate", "unknown"]),
+    "wrong type": ({"data": "  num_workers: many"}, ["data.num_workers", "many", "int"]),
+    "unknown choice": (
+        {"data": "  residency: banana"},
+        ["data.residency", "banana", "one of 'auto', 'device', 'host'"],
+    ),
+    "unknown choice of a model": (
+        {"model": "    schedule: banana"},
+        ["schedule", "banana", "one of 'constant', 'cosine'"],
+    ),
+    "contradiction": (
+        {"data": "  grouping: {gridsize: 3, neighbor_count: 4}"},
+        ["neighbor_count", "4", "gridsize**2 = 9"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIG_FAULTS)
+def test_a_wrong_configuration_is_one_line_and_writes_nothing(folder, capsys, fault):
+    parts, words = CONFIG_FAULTS[fault]
+    write_fit_config(folder, **parts)
+    before = listing(folder)
+    assert main(["fit", "--config", "fit.yaml"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "fit.yaml", *words, "expected")
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "absent.yaml"], ["absent.yaml", "missing", "expected"]),
+        (["--config", "broken.yaml"], ["broken.yaml", "YAML"]),
+        (["--config=fit.yaml", "--data.train=absent.npz"], ["absent.npz", "missing", "expected"]),
+        (["--config", "fit.yaml", "--nonsense"], ["--nonsense"]),
+        ([], ["train", "missing"]),
+    ],
+)
+def test_a_wrong_fit_command_is_one_line_and_writes_nothing(folder, capsys, arguments, words):
+    write_fit_config(folder)
+    (folder / "broken.yaml").write_text("data: [", encoding="utf-8")
+    before = listing(folder)
+    assert main(["fit", *arguments]) in (DATA_AT_FAULT, WRONG_USAGE)
+    err = capsys.readouterr().err
+    assert_one_line(err, *words)
+    assert str(folder) not in err
+    assert listing(folder) == before
+
+
+def test_validate_with_no_batches_says_so(folder, capsys):
+    write_fit_config(folder)
+    assert main(["validate", "--config", "fit.yaml", "--ckpt_path", "any.ckpt"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "fit.yaml", "trainer.limit_val_batches", "0")

@@ -1,0 +1,145 @@
+"""``simulate``, ``convert``, ``prepare`` and ``verify``: what they print and what they write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import FRAMES, assert_one_line, listing
+
+from ptycho_torch import RawData, simulate_scan
+from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
+
+
+def test_simulate_writes_a_canonical_scan(folder, capsys):
+    code = main(["simulate", "sim.npz", "--frames", "30", "--size", "16", "--seed", "5"])
+    assert code == DONE
+    raw = RawData.from_file("sim.npz")
+    again = simulate_scan(n_frames=30, N=16, seed=5)
+    np.testing.assert_array_equal(raw.diff3d, again.diff3d)
+    np.testing.assert_array_equal(raw.objectGuess, again.objectGuess)
+    assert "30 frames of 16 x 16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ([], True),
+        (["--pattern", "fermat"], False),
+        (["--photons", "none"], False),
+        (["--photons", "1e3"], False),
+        (["--modes", "2"], False),
+        (["--seed", "1"], False),
+    ],
+)
+def test_every_option_of_simulate_changes_the_frames(folder, options, same):
+    base = ["--frames", "20", "--size", "16"]
+    assert main(["simulate", "a.npz", *base]) == DONE
+    assert main(["simulate", "b.npz", *base, *options]) == DONE
+    a, b = RawData.from_file("a.npz"), RawData.from_file("b.npz")
+    assert np.array_equal(a.diff3d, b.diff3d) is same
+
+
+@pytest.mark.parametrize("command", [["simulate", "scan.npz"], ["convert", "scan.npz", "scan.npz"]])
+def test_an_existing_file_is_replaced_only_on_request(folder, capsys, command):
+    before = listing(folder)
+    assert main(command) == WRONG_USAGE
+    assert "--overwrite" in capsys.readouterr().err
+    assert listing(folder) == before
+    assert main([*command, "--overwrite"]) == DONE
+
+
+@pytest.mark.parametrize("command", ["simulate", "convert"])
+def test_a_folder_that_is_not_there_is_not_made(folder, capsys, command):
+    before = listing(folder)
+    source = ["scan.npz"] if command == "convert" else []
+    assert main([command, *source, "typo/out.npz"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "typo", "missing", "expected")
+    assert listing(folder) == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(folder, capsys):
+    (folder / "file").write_text("", encoding="utf-8")
+    assert main(["simulate", "file/out.npz", "--frames", "9", "--size", "16"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "file", "a directory")
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc: a folder that nobody can write")
+    assert main(["simulate", "/proc/out.npz", "--frames", "9", "--size", "16"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "/proc")
+
+
+def test_convert_gives_the_same_scan(folder):
+    assert main(["convert", "scan.npz", "copy.npz"]) == DONE
+    one, other = RawData.from_file("scan.npz"), RawData.from_file("copy.npz")
+    for name in ("diff3d", "xcoords", "ycoords", "probeGuess", "objectGuess"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_convert_keeps_ready_made_patches(folder, fields):
+    shape = fields["diff3d"].shape
+    patches = np.random.default_rng(0).random((2, *shape)).astype("f4")
+    np.savez("patches.npz", Y=patches[0] + 1j * patches[1], **fields)
+    assert main(["convert", "patches.npz", "out.npz"]) == DONE
+    with np.load("out.npz") as written, np.load("patches.npz") as given:
+        np.testing.assert_array_equal(written["Y"], given["Y"])
+
+
+def test_convert_takes_the_measurement_that_its_refusal_asks_for(folder, fields, capsys):
+    counts = np.round(fields["diff3d"] ** 2).astype(np.uint16)
+    np.savez("counts.npz", **{**fields, "diff3d": counts})
+    assert main(["convert", "counts.npz", "out.npz"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "measurement='counts'", "--measurement counts")
+    assert main(["convert", "counts.npz", "out.npz", "--measurement", "counts"]) == DONE
+    written = RawData.from_file("out.npz").diff3d
+    np.testing.assert_allclose(written, np.sqrt(counts.astype(np.float32)), rtol=1e-6)
+
+
+def test_convert_refuses_frames_that_are_damaged(folder, fields, capsys):
+    content = bytearray(Path("scan.npz").read_bytes())
+    # In the middle of the stored frames; still a plausible amplitude.
+    place = content.find(fields["diff3d"][FRAMES // 2].tobytes())
+    assert place > 0
+    content[place] ^= 0x01
+    Path("scan.npz").write_bytes(content)
+    before = listing(folder)
+    assert main(["convert", "scan.npz", "out.npz"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "scan.npz", "diff3d")
+    assert listing(folder) == before
+
+
+def test_prepare_groups_once(folder, capsys):
+    assert main(["prepare", "scan.npz"]) == DONE
+    assert "groups cache written" in capsys.readouterr().err
+    first, stamp = listing(folder), Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns
+    assert main(["prepare", "scan.npz"]) == DONE
+    assert "groups cache reused: scan.g2k6.groups_cache.npz" in capsys.readouterr().err
+    assert listing(folder) == first
+    assert Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns == stamp
+
+
+def test_prepare_takes_gridsize_and_neighbors(folder):
+    assert main(["prepare", "scan.npz", "--gridsize", "3"]) == DONE
+    assert main(["prepare", "scan.npz", "--neighbors", "9"]) == DONE
+    caches = {path.name for path in folder.glob("*.groups_cache.npz")}
+    assert caches == {"scan.g3k9.groups_cache.npz", "scan.g2k9.groups_cache.npz"}
+
+
+def test_verify_tells_good_from_bad(folder, fields, capsys):
+    main(["prepare", "scan.npz"])
+    cache = Path("scan.g2k6.groups_cache.npz")
+    capsys.readouterr()
+    assert main(["verify", "scan.npz", str(cache)]) == DONE
+    assert capsys.readouterr().out.splitlines() == ["scan.npz: ok", f"{cache}: ok"]
+    content = bytearray(cache.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    cache.write_bytes(content)
+    frames = fields["diff3d"].copy()
+    frames[7, 3, 3] = np.nan
+    np.savez("nan.npz", **{**fields, "diff3d": frames})
+    np.savez("good.npz", **fields)
+    assert main(["verify", "good.npz", str(cache), "nan.npz", "absent.npz"]) == DATA_AT_FAULT
+    captured = capsys.readouterr()
+    assert captured.out == "good.npz: ok\n"
+    for name in (str(cache), "nan.npz", "absent.npz"):
+        assert name in captured.err
