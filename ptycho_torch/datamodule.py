@@ -1,29 +1,38 @@
 """PtychoDataModule: the one LightningDataModule.
 
-Wires scans, split, loaders and devices together; every piece of work is done by a room below.
+Wires scans, split, routes, loaders and devices together; every piece of work is done by a room
+below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Literal, cast
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ptycho_torch.batches.assembly import FrameSelection, assemble, probe_of_groups
+from ptycho_torch.batches.assembly import assemble, probe_of_groups
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
-from ptycho_torch.batches.dataset_views import Indices, Selections
-from ptycho_torch.batches.loader import GroupLoader, same
+from ptycho_torch.batches.hyperparameters import plain_options
+from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
+from ptycho_torch.batches.routes import (
+    Route,
+    finished_by_workers,
+    gathered_here,
+    selected_by_workers,
+    selected_here,
+)
 from ptycho_torch.batches.sampler import EpochSampler
-from ptycho_torch.batches.scans import Scans, scan_object_shape
+from ptycho_torch.batches.scans import Scans, object_shape
+from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.data.config import (
     GroundTruth,
     GroupingConfig,
@@ -34,12 +43,20 @@ from ptycho_torch.data.config import (
     check_integer,
     check_seed,
 )
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.split import check_fractions
 
 AssembleOn = Literal["auto", "device", "worker"]
 Stage = Literal["train", "val", "test", "predict"]
-ScanPaths = str | list[str]
+
+_NEEDED = MappingProxyType[str, tuple[Stage, ...]](
+    {
+        "fit": ("train", "val"),
+        "validate": ("val",),
+        "test": ("test",),
+        "predict": ("predict",),
+    }
+)
 
 
 class PtychoDataModule(LightningDataModule):
@@ -51,15 +68,15 @@ class PtychoDataModule(LightningDataModule):
         Scans to train on: a path, a glob pattern, or a list; from Python also
         :class:`~ptycho_torch.RawData`.
     val, test, predict
-        Scans for the other stages. Without ``val``, validation groups are split off ``train``,
-        and with ``test_fraction`` so are test groups. Else, without ``test`` and ``predict``, those
-        stages use all groups for validation and all of ``train`` respectively.
+        Scans for the other stages. Without ``val``, validation groups are split off ``train``;
+        with ``test_fraction`` so are test groups. Otherwise, without ``test`` testing uses the
+        validation groups, and without ``predict`` prediction uses all groups of ``train``.
     batch_size
         Groups in a batch, on each rank.
     num_workers
         Worker processes of each loader.
     grouping
-        How positions become groups.
+        How positions become groups; a mapping of its fields, as checkpoints hold it, will do.
     split
         How validation and test are split off: ``"region"`` (strips at one end of each scan; groups
         across their borders are dropped), ``"frames"`` (frames drawn at random, each part grouped
@@ -67,25 +84,30 @@ class PtychoDataModule(LightningDataModule):
     val_fraction
         Share of the frames for validation; 0: validate on the training groups.
     test_fraction
-        Share of the frames for a test part of ``train``; 0: there is none.
+        Share of the frames for a test part of ``train``; 0: no such part.
     seed
         Seed of the order of training samples and of the split.
     ground_truth, patch_positions, measurement, cache, normalization, N
         As in :class:`~ptycho_torch.PtychoDataset`.
     assemble_on
         Where batches are gathered and scaled: ``"worker"`` (by the worker processes),
-        ``"device"`` (the loader hands over each frame once; the rest happens on the batch's
-        device), or ``"auto"``: on the device where a Trainer runs on a GPU, else by a thread of
-        this process, one batch ahead, while workers read frames from disk. Same numbers.
+        ``"device"`` (the loader hands over each frame once; the batch's device does the rest), or
+        ``"auto"``: on the device where a Trainer runs on a GPU, else by a thread of this process,
+        one batch ahead, while workers read frames from disk. The numbers are the same.
     residency
         ``"device"`` keeps all frames in GPU memory, ``"host"`` sends those of each batch,
         ``"auto"`` keeps them where they fit in half of the free memory.
     prepare_data_per_node
-        Lightning's switch: group and cache once a node, or once for all of them.
+        Lightning's switch: group and cache once per node, or once for all nodes.
     shuffle
         Visit training samples in a new order every epoch.
     multiprocessing_context
-        Start method of the workers; None takes the system's default.
+        Start method of the workers; None: the system's default.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        An option cannot work, or contradicts another.
 
     Examples
     --------
@@ -100,11 +122,11 @@ class PtychoDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: ScanPaths | Any,
+        train: Scans,
         *,
-        val: ScanPaths | Any | None = None,
-        test: ScanPaths | Any | None = None,
-        predict: ScanPaths | Any | None = None,
+        val: Scans | None = None,
+        test: Scans | None = None,
+        predict: Scans | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
         grouping: GroupingConfig | None = None,
@@ -124,7 +146,10 @@ class PtychoDataModule(LightningDataModule):
         shuffle: bool = True,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
+        given = locals()
         super().__init__()
+        # Without the logger: a model may have options of the same names.
+        self.save_hyperparameters(plain_options(given), logger=False)
         check_integer("batch_size", batch_size, minimum=1)
         check_integer("num_workers", num_workers, minimum=0)
         if check_seed("seed", seed) is None:
@@ -136,8 +161,10 @@ class PtychoDataModule(LightningDataModule):
         check_fractions((test_fraction,))
         if test_fraction and (test is not None or split == "none"):
             other = "split='none'" if test is None else "scans for test"
-            found, action = f"{test_fraction} beside {other}", "Leave out one of the two"
-            raise OptionError("test_fraction", found, "0 there", action=action)
+            raise OptionError(
+                f"test_fraction={test_fraction} cannot be combined with {other}. "
+                "Leave out one of the two."
+            )
         self.scans: dict[Stage, Scans | None] = {
             "train": train,
             "val": val,
@@ -146,7 +173,7 @@ class PtychoDataModule(LightningDataModule):
         }
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.grouping = GroupingConfig() if grouping is None else grouping
+        self.grouping = _grouping_of(grouping)
         self.split: Split = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -176,14 +203,25 @@ class PtychoDataModule(LightningDataModule):
 
     @property
     def object_shape(self) -> tuple[int, int]:
-        """(H, W) of an object that holds every patch of every scan."""
-        shapes = [scan_object_shape(scan) for scan in self.dataset("train").scans]
-        return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+        """(H, W) in pixels of an object that holds every patch of every training scan."""
+        return object_shape(self.dataset("train").scans)
 
     @property
     def initial_probe(self) -> Tensor:
         """Probe modes of the first training scan, complex64, (P, N, N)."""
         return self.dataset("train").tables.probes[0].clone()
+
+    def __repr__(self) -> str:
+        scans = [f"{stage}={_shown(s)}" for stage, s in self.scans.items() if s is not None]
+        groups = [f"{len(d)} {stage}" for stage, d in self._datasets.items() if d.is_grouped]
+        return (
+            f"PtychoDataModule({', '.join(scans)}, groups={' + '.join(groups) or 'not made yet'}, "
+            f"batch_size={self.batch_size}, split={self.split!r})"
+        )
+
+    def __str__(self) -> str:
+        # Lightning's own builds the loaders, which starts an epoch.
+        return repr(self)
 
     def dataset(self, stage: Stage) -> PtychoDataset:
         """The dataset of a stage: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``."""
@@ -197,16 +235,22 @@ class PtychoDataModule(LightningDataModule):
         for dataset in opened:
             dataset.prepare()
 
-    def setup(self, stage: str) -> None:
-        """Open the scans of a stage."""
-        wanted: dict[str, tuple[Stage, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("predict",),
-        }
-        for name in wanted[stage]:
-            self.dataset(name)
+    def setup(self, stage: str | None = None) -> None:
+        """Open the scans that a function of the Trainer needs.
+
+        Parameters
+        ----------
+        stage
+            ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; None: every stage that has
+            scans, or a part of those of ``train``.
+        """
+        own: tuple[Stage, ...] = tuple(
+            each
+            for each in get_args(Stage)
+            if self.scans[each] is not None or each in self._shares()
+        )
+        for each in own if stage is None else _NEEDED[stage]:
+            self.dataset(each)
 
     def train_dataloader(self) -> GroupLoader:
         """Shuffled batches; every rank takes equally many steps."""
@@ -227,7 +271,7 @@ class PtychoDataModule(LightningDataModule):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: seed, epoch, and samples all ranks consumed in it."""
+        """Say where training stands: seed, epoch, and samples all ranks consumed in it."""
         return {"seed": self.seed, **self._progress.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -251,7 +295,7 @@ class PtychoDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Copy a batch; the probe, one a scan, is copied once and expanded again."""
+        """Copy a batch to the device, and the probe of each scan only once."""
         if isinstance(batch, FrameSelection):
             return batch.to(device, non_blocking=True)
         if isinstance(batch, PtychoBatch) and batch.X.device == device:
@@ -264,7 +308,7 @@ class PtychoDataModule(LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Assemble what the loader handed over unassembled, on the device it is on now."""
+        """Assemble on its device what the loader handed over unassembled."""
         if not isinstance(batch, FrameSelection):
             return batch
         resident = batch.frames is None
@@ -278,9 +322,10 @@ class PtychoDataModule(LightningDataModule):
 
     def _shares(self) -> dict[Part, float]:
         """Shares of the frames of ``train`` that are split off for stages without scans."""
+        if self.split == "none":
+            return {}
         wanted: dict[Part, float] = {"val": self.val_fraction, "test": self.test_fraction}
-        none = self.split == "none"
-        return {p: s for p, s in wanted.items() if s and not none and self.scans[p] is None}
+        return {part: share for part, share in wanted.items() if share and self.scans[part] is None}
 
     def _build(self, stage: Stage) -> None:
         train = cast("Scans", self.scans["train"])
@@ -296,25 +341,9 @@ class PtychoDataModule(LightningDataModule):
             self._datasets[stage] = self.dataset("train" if stage == "val" else "val")
 
     def _loader(self, stage: Stage) -> GroupLoader:
-        dataset = self.dataset(stage)
-        device = self._device()
-        unassembled = self.assemble_on == "device" or (
-            self.assemble_on == "auto" and device.type != "cpu"
-        )
+        dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
-        source: Dataset[Any] = dataset
-        finish: Callable[[Iterator[Any]], Iterator[Any]] = iter
-        if self.assemble_on == "auto":
-            source = Indices(dataset, read=self.num_workers > 0)
-            # What workers have not read yet should not hold up what they have.
-            finish = partial(dataset.batches, planned=1) if self.num_workers else dataset.batches
-        resident = unassembled and self._copies.holds(dataset, device, self.residency)
-        if unassembled:
-            selections = Selections(dataset, stage, gather=not resident)
-            if self.assemble_on == "device":
-                source = selections
-            else:
-                finish = partial(map, _pinned(selections.__getitems__, device))
+        route = self._route(stage, dataset, device)
         sampler = EpochSampler(
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
@@ -323,20 +352,29 @@ class PtychoDataModule(LightningDataModule):
             seed=self.seed,
             even=stage == "train",
         )
-        loader = GroupLoader(
-            source,
+        return GroupLoader(
+            route.source,
+            finish=route.finish,
+            passes_indices=route.passes_indices,
+            before_epoch=dataset.check_unchanged,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=same,
             pin_memory=device.type == "cuda",
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
-        loader.finish = finish
-        loader.passes_indices = isinstance(source, Indices)
-        loader.before_epoch = dataset.check_unchanged
-        return loader
+
+    def _route(self, stage: Stage, dataset: PtychoDataset, device: torch.device) -> Route:
+        workers = self.num_workers > 0
+        if self.assemble_on == "worker":
+            return finished_by_workers(dataset)
+        if self.assemble_on == "auto" and device.type == "cpu":
+            return gathered_here(dataset, workers=workers)
+        gather = not self._copies.holds(dataset, device, self.residency)
+        if self.assemble_on == "device":
+            return selected_by_workers(dataset, stage, gather=gather)
+        return selected_here(dataset, stage, gather=gather, workers=workers, device=device)
 
     def _device(self) -> torch.device:
         if self.trainer is None:
@@ -352,8 +390,18 @@ class PtychoDataModule(LightningDataModule):
         return "predict" if trainer.predicting else "val"
 
 
-def _pinned(select: Callable[[Any], FrameSelection], device: torch.device) -> Callable[[Any], Any]:
-    """``select``, its result in page-locked memory when it is bound for a GPU."""
-    if device.type != "cuda":
-        return select
-    return lambda indices: select(indices).pin_memory()
+def _grouping_of(given: object) -> GroupingConfig:
+    """The grouping from what a caller or a checkpoint gives."""
+    if given is None:
+        return GroupingConfig()
+    if isinstance(given, Mapping):
+        return GroupingConfig(**given)
+    if not isinstance(given, GroupingConfig):
+        raise OptionTypeError("grouping", type(given).__name__, "a GroupingConfig")
+    return given
+
+
+def _shown(scans: Scans) -> str:
+    if isinstance(scans, (str, os.PathLike)):
+        return repr(os.fspath(scans))
+    return f"{len(scans)} scans" if isinstance(scans, Sequence) else repr(scans)

@@ -13,7 +13,8 @@ from benchmarks.figures import Part, Target
 from benchmarks.measure import in_turns, quotient
 from benchmarks.trainer import fit
 from ptycho_torch import ObjectFit
-from ptycho_torch.batches.assembly import cut_patches, gather_scaled, padded_object
+from ptycho_torch.batches.assembly import gather_scaled
+from ptycho_torch.batches.patch_windows import cut_patches, padded_object
 
 COPY = "device-to-device copy"
 

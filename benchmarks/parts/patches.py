@@ -13,8 +13,8 @@ from torch.nn.functional import grid_sample
 from benchmarks.bench import Bench
 from benchmarks.figures import Part, Target
 from benchmarks.measure import in_turns
-from ptycho_torch.batches.assembly import cut_patches, padded_object
 from ptycho_torch.batches.buffers import BufferPool
+from ptycho_torch.batches.patch_windows import cut_patches, padded_object
 from ptycho_torch.data.patches import reference_patches
 
 CHANNELS = 4

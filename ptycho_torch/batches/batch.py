@@ -29,12 +29,13 @@ class PtychoBatch(TensorClass):
     local_offsets
         Centre - measured position, float64, (B, 1, 2, C), object pixels.
     nn_indices
-        Frame indices within the scan, int64, (B, C); of a scan of which ``n_subsample`` frames are
-        used, within these: its ``sample_indices`` lead back to the file.
+        Frame indices within the scan, int64, (B, C). With ``n_subsample`` they count within the
+        frames kept; the scan's ``sample_indices`` lead back to the file.
     scan_id
         Which of the dataset's scans, int64, (B,).
     probe
-        Probe modes, complex64, (B, P, N, N): of one scan one copy a batch, expanded.
+        Probe modes, complex64, (B, P, N, N). With one scan: one copy per batch, broadcast over the
+        groups.
     scale
         X = scale * amplitude, float32, (B,).
     Y

@@ -1,7 +1,7 @@
 """Memory of batches, used again once a batch is gone.
 
-A fresh allocation of tens of megabytes comes from the system page by page, and the faults take
-longer than gathering the frames. Owns the buffers; knows nothing of what is in them.
+A fresh allocation of tens of megabytes arrives from the system page by page, and those page faults
+take longer than gathering the frames. Owns the buffers; knows nothing of what is in them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 Buffer = NDArray[np.float32]
 
 KEPT = 3
-"""Free buffers kept of each size: a batch in use, one waiting, one being built."""
+"""Free buffers kept per size: one batch in use, one waiting, one being built."""
 
 
 class BufferPool:
-    """Tensors whose memory returns here when nothing refers to it any more.
+    """Tensors whose memory returns here once nothing refers to it any more.
 
-    Safe to use from several threads. A batch that is kept stays as it is: only memory that no
-    tensor, view or array holds is used again. ``share_memory_`` moves a tensor elsewhere: arrays
-    that were made of it before then show memory that nothing holds, as they do of any tensor.
+    Several threads may use one pool. A batch that somebody keeps stays as it is: the pool reuses
+    only memory that no tensor, view or array holds. ``share_memory_`` moves a tensor elsewhere; an
+    array made of it before then shows memory that nothing holds, as with any tensor.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class BufferPool:
         self._lent: dict[int, tuple[weakref.ref[Buffer], Buffer]] = {}
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
-        """An uninitialised float32 tensor."""
+        """Lend an uninitialised float32 tensor of this shape, on the CPU."""
         size = math.prod(shape)
         try:
             buffer = self._free[size].pop()
         except (KeyError, IndexError):
-            # From torch, which aligns to cache lines: copies into NumPy's memory are slower.
+            # Torch aligns memory to cache lines; copies into NumPy's own memory are slower.
             buffer = torch.empty(size, dtype=torch.float32).numpy()
-        # The tensor holds this view, and the view is what is watched: it ends with the last
+        # The tensor holds this view, and the pool watches the view: it ends with the last
         # reference to the tensor's storage.
         lease = buffer.reshape(shape)
         watch = weakref.ref(lease, self._give_back)
@@ -55,8 +55,15 @@ class BufferPool:
             free.append(buffer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing travels to another process."""
+        """Leave every buffer behind: another process starts with an empty pool."""
         return {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         BufferPool.__init__(self)
+
+
+def uninitialised(shape: tuple[int, ...], device: torch.device, pool: BufferPool | None) -> Tensor:
+    """Float32 memory on a device: on the CPU from the pool, where there is one."""
+    if pool is not None and device.type == "cpu":
+        return pool.take(shape)
+    return torch.empty(shape, dtype=torch.float32, device=device)

@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.batches.dataset import PtychoDataset
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.errors import OptionError, naming
+from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.split import region_of_frames, say_counts, scattered_frames, split_groups
 
 logger = logging.getLogger(__name__)
 
 Split = Literal["region", "frames", "none"]
 Part = Literal["train", "val", "test"]
+Parts = dict[Part, PtychoDataset]
 
 _NAMES = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
 
 
 def split_dataset(
     whole: PtychoDataset, split: Split, shares: Mapping[Part, float], seed: int
-) -> dict[Part, PtychoDataset]:
+) -> Parts:
     """Divide a dataset into training and evaluation groups, scan by scan.
 
     Parameters
@@ -32,9 +34,9 @@ def split_dataset(
     whole
         All groups.
     split
-        ``"region"``: strips at one end of each scan, one beside the other, are for evaluation;
-        groups across a border are dropped, and their number is logged. ``"frames"``: frames drawn
-        at random, each part grouped on its own. ``"none"``: all groups are for training.
+        ``"region"``: strips at one end of each scan, side by side, are for evaluation; groups
+        across a border are dropped, and the log says how many. ``"frames"``: frames drawn at
+        random, each part grouped on its own. ``"none"``: all groups are for training.
     shares
         Share of the frames of every evaluation part, in the order of the strips.
     seed
@@ -53,65 +55,65 @@ def split_dataset(
     """
     if split == "none" or not shares:
         return {"train": whole}
-    parts: tuple[Part, ...] = ("train", *shares)
-    divide = _by_frames if split == "frames" else _by_region
-    return dict(zip(parts, divide(whole, parts, tuple(shares.values()), seed), strict=True))
+    if split == "frames":
+        return _by_frames(whole, shares, seed)
+    return _by_region(whole, shares, seed)
 
 
-def _by_region(
-    whole: PtychoDataset, parts: tuple[Part, ...], fractions: tuple[float, ...], seed: int
-) -> list[PtychoDataset]:
-    chosen: list[list[NDArray[np.int64]]] = [[] for _ in parts]
-    index = whole.index
+def _by_region(whole: PtychoDataset, shares: Mapping[Part, float], seed: int) -> Parts:
+    chosen: dict[Part, list[NDArray[np.int64]]] = {part: [] for part in ("train", *shares)}
     for number, scan in enumerate(whole.scans):
-        rows = np.flatnonzero(index.scan_id == number)
-        strips = region_of_frames(scan.xcoords, scan.ycoords, fractions, seed)
-        found = split_groups(index.nn_indices[rows], strips, len(parts))
-        counts = [len(groups) for groups in found.parts]
-        _log_split(scan.path, "region", parts, counts, found.dropped)
-        for kept, groups, part in zip(chosen, found.parts, parts, strict=True):
-            if not len(groups):
-                raise _empty(scan.path, part, "groups after the region split", 0, "at least one")
+        rows = np.flatnonzero(whole.index.scan_id == number)
+        strips = region_of_frames(scan.xcoords, scan.ycoords, tuple(shares.values()), seed)
+        found = split_groups(whole.index.nn_indices[rows], strips, len(chosen))
+        counts = dict(zip(chosen, map(len, found.parts), strict=True))
+        _log_split(scan, "region", counts, found.dropped)
+        _refuse_empty(scan, counts, "groups after the region split", 1, "at least one")
+        for kept, groups in zip(chosen.values(), found.parts, strict=True):
             kept.append(rows[groups])
-    return [whole.subset(np.concatenate(groups)) for groups in chosen]
+    return {part: whole.subset(np.concatenate(groups)) for part, groups in chosen.items()}
 
 
-def _by_frames(
-    whole: PtychoDataset, parts: tuple[Part, ...], fractions: tuple[float, ...], seed: int
-) -> list[PtychoDataset]:
-    drawn = [scattered_frames(scan.n_frames, fractions, seed) for scan in whole.scans]
+def _by_frames(whole: PtychoDataset, shares: Mapping[Part, float], seed: int) -> Parts:
+    names: tuple[Part, ...] = ("train", *shares)
+    drawn = [scattered_frames(scan.n_frames, tuple(shares.values()), seed) for scan in whole.scans]
     least = whole.grouping.channels
     for scan, of_frame in zip(whole.scans, drawn, strict=True):
-        for part, count in zip(parts, np.bincount(of_frame, minlength=len(parts)), strict=True):
-            if count < least:
-                expected = f"at least {least}, for one group"
-                raise _empty(scan.path, part, "frames after the split", int(count), expected)
-    train, *others = (
-        whole.regrouped([np.flatnonzero(of_frame == number) for of_frame in drawn])
-        for number in range(len(parts))
-    )
-    found = [train]
-    for other in others:
-        every: NDArray[Any] = np.arange(len(other))
-        found.append(other.subset(every, scales=train.index.scales))
+        sizes = np.bincount(of_frame, minlength=len(names)).tolist()
+        counts = dict(zip(names, sizes, strict=True))
+        expected = f"at least {least}, for one group"
+        _refuse_empty(scan, counts, "frames after the split", least, expected)
+    parts: Parts = {}
+    for number, part in enumerate(names):
+        grouped = whole.regrouped([np.flatnonzero(of_frame == number) for of_frame in drawn])
+        # Every part is scaled as the training part is.
+        parts[part] = grouped.scaled(parts["train"].index.scales) if parts else grouped
     for number, scan in enumerate(whole.scans):
-        counts = [int(np.count_nonzero(part.index.scan_id == number)) for part in found]
-        _log_split(scan.path, "frames", parts, counts, 0)
-    return found
+        counts = {
+            name: int(np.count_nonzero(part.index.scan_id == number))
+            for name, part in parts.items()
+        }
+        _log_split(scan, "frames", counts, 0)
+    return parts
 
 
-def _log_split(
-    path: object, split: Split, parts: tuple[Part, ...], counts: list[int], dropped: int
+def _log_split(scan: RawData, split: Split, counts: Mapping[Part, int], dropped: int) -> None:
+    where = "a scan in memory" if scan.path is None else scan.path
+    said = say_counts([_NAMES[part] for part in counts], list(counts.values()), dropped)
+    logger.info("%s: %s split: %s", where, split, said)
+
+
+def _refuse_empty(
+    scan: RawData, counts: Mapping[Part, int], what: str, least: int, expected: str
 ) -> None:
-    where = "a scan in memory" if path is None else path
-    told = say_counts([_NAMES[part] for part in parts], counts, dropped)
-    logger.info("%s: %s split: %s", where, split, told)
-
-
-def _empty(path: object, part: Part, what: str, found: int, expected: str) -> OptionError:
-    if part == "train":
-        action = "Lower val_fraction or test_fraction"
-    else:
-        action = f"Change {part}_fraction, or use another scan for {part}"
-        action += ", or split='none'" if part == "val" else ""
-    return OptionError(f"{_NAMES[part]} {what}", found, expected, action=action, file=path)
+    """Refuse the first part of a scan that has fewer than ``least`` groups or frames."""
+    for part, count in counts.items():
+        if count >= least:
+            continue
+        if part == "train":
+            action = "Lower val_fraction or test_fraction"
+        else:
+            action = f"Change {part}_fraction, or use another scan for {part}"
+            action += ", or split='none'" if part == "val" else ""
+        with naming(scan.path):
+            raise OptionError(f"{_NAMES[part]} {what}", count, expected, action=action)

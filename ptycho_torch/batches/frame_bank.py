@@ -5,7 +5,7 @@ Owns where a frame lies; frames stay mapped files until they are asked for. Know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.frames import Frames
 
 PAGE_BYTES = 4096
+"""Bytes from one touch to the next: the smallest page that systems use."""
 
 
 class FrameBank:
@@ -26,7 +27,7 @@ class FrameBank:
     Parameters
     ----------
     frames
-        One entry a scan, all of N x N pixels and of the same measurement.
+        One entry per scan, all of N x N pixels and of the same measurement.
 
     Raises
     ------
@@ -37,23 +38,10 @@ class FrameBank:
     def __init__(self, frames: Sequence[Frames]) -> None:
         first = frames[0]
         for other in frames[1:]:
-            if other.shape[1:] != first.shape[1:]:
-                raise ScanError(
-                    "diff3d shape",
-                    other.shape,
-                    f"(M, {first.shape[1]}, {first.shape[2]}) as in {first.path}",
-                    file=other.path,
-                )
-            if other.measurement != first.measurement:
-                raise ScanError(
-                    "measurement",
-                    other.measurement,
-                    f"{first.measurement} as in {first.path}",
-                    file=other.path,
-                )
+            with naming(other.path):
+                _refuse_unlike(other, first)
         self._frames = tuple(frames)
         self.N = first.shape[1]
-        self.counts = first.measurement == "counts"
         self.starts = np.cumsum([0, *(entry.shape[0] for entry in frames)])
         kinds = {entry.dtype for entry in frames}
         # Frames of one batch share one tensor: scans of different dtypes meet in float32.
@@ -65,10 +53,25 @@ class FrameBank:
         return int(self.starts[-1]) * self.N**2 * self.dtype.itemsize
 
     def whole(self) -> Tensor | None:
-        """All frames as one tensor over the map, (M, N, N), when there is one scan; else None."""
+        """All frames as one tensor over the map, (M, N, N), where there is one scan; else None."""
         if len(self._frames) != 1:
             return None
         return tensor_over(self._frames[0].stored)
+
+    def of_scans(
+        self, numbers: NDArray[np.integer]
+    ) -> Iterator[tuple[int, slice, NDArray[np.integer]]]:
+        """Divide sorted frame numbers, (U,), among the scans.
+
+        Yields
+        ------
+        scan, part, rows
+            A scan that has some, where they are in ``numbers``, and its frames, (u,).
+        """
+        bounds = np.searchsorted(numbers, self.starts)
+        for scan, (start, stop) in enumerate(pairwise(bounds)):
+            if start != stop:
+                yield scan, slice(start, stop), numbers[start:stop] - self.starts[scan]
 
     def fetch(self, numbers: NDArray[np.integer]) -> Tensor:
         """Copy frames by number, as stored.
@@ -84,16 +87,12 @@ class FrameBank:
             (U, N, N), in this bank's dtype.
         """
         out = torch.empty((len(numbers), self.N, self.N), dtype=torch_dtype(self.dtype))
-        bounds = np.searchsorted(numbers, self.starts)
-        for scan, (start, stop) in enumerate(pairwise(bounds)):
-            if start == stop:
-                continue
-            rows = torch.from_numpy(numbers[start:stop] - self.starts[scan])
+        for scan, part, rows in self.of_scans(numbers):
             stored = tensor_over(self._frames[scan].stored)
             if stored.dtype == out.dtype:
-                torch.index_select(stored, 0, rows, out=out[start:stop])
+                torch.index_select(stored, 0, torch.from_numpy(rows), out=out[part])
             else:
-                out[start:stop] = stored.index_select(0, rows).to(out.dtype)
+                out[part] = stored.index_select(0, torch.from_numpy(rows)).to(out.dtype)
         return out
 
     def read_ahead(self, numbers: NDArray[np.integer]) -> None:
@@ -104,18 +103,16 @@ class FrameBank:
         numbers
             Frame numbers, sorted, shape (U,).
         """
-        bounds = np.searchsorted(numbers, self.starts)
-        for scan, (start, stop) in enumerate(pairwise(bounds)):
+        for scan, _, rows in self.of_scans(numbers):
             stored = self._frames[scan].stored
-            rows = numbers[start:stop] - self.starts[scan]
             if stored.flags.c_contiguous:
                 pages = stored.reshape(len(stored), -1).view(np.uint8)[:, ::PAGE_BYTES]
-                pages[rows]  # the copy of a byte a page, all of them in one call
+                pages[rows]  # copies one byte per page, all of them in one call
             else:
                 stored[rows]
 
     def copy_to(self, device: torch.device) -> Tensor:
-        """All frames as one tensor on a device, (M, N, N), copied in blocks."""
+        """Copy all frames to a device as one tensor, (M, N, N), block by block."""
         shape = (int(self.starts[-1]), self.N, self.N)
         whole = torch.empty(shape, dtype=torch_dtype(self.dtype), device=device)
         for start, frames in zip(self.starts[:-1], self._frames, strict=True):
@@ -124,10 +121,19 @@ class FrameBank:
         return whole
 
 
-def tensor_over(array: NDArray[Any]) -> Tensor:
-    """A tensor over the memory of an array, which must not be written to.
+def _refuse_unlike(other: Frames, first: Frames) -> None:
+    if other.shape[1:] != first.shape[1:]:
+        expected = f"(M, {first.shape[1]}, {first.shape[2]}) as in {first.path}"
+        raise ScanError("diff3d shape", other.shape, expected)
+    if other.measurement != first.measurement:
+        expected = f"{first.measurement} as in {first.path}"
+        raise ScanError("measurement", other.measurement, expected)
 
-    Torch warns of read-only arrays, since it has no read-only tensors; ours are only read.
+
+def tensor_over(array: NDArray[Any]) -> Tensor:
+    """A tensor over the memory of an array; whoever gets it must only read it.
+
+    Torch has no read-only tensors and therefore warns about read-only arrays.
     """
     if array.flags.writeable:
         return torch.from_numpy(array)

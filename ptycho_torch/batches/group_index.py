@@ -1,113 +1,154 @@
-"""The groups of a dataset of one or many scans, and what is looked up for them.
+"""The groups of a dataset of one or many scans, and what is looked up for some of them.
 
-Knows scans and indices; neither frames nor tensors.
+Owns the numbering of frames: within a scan, within its file, and through all files. Knows scans and
+indices; neither frames nor tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups
+from ptycho_torch.data.config import GroupingConfig, Normalization
+from ptycho_torch.data.errors import naming
 from ptycho_torch.data.grouped import grouped_coords
+from ptycho_torch.data.normalization import intensity_scale
 from ptycho_torch.data.raw_data import RawData
+
+IntArray = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class GroupIndex:
-    """The groups of a dataset.
+    """Groups of C frames each, and the scans they are of.
 
     Attributes
     ----------
+    scans
+        S scans.
     nn_indices
         Frame indices within each group's scan, shape (G, C).
     scan_id
-        int64, shape (G,).
+        Which scan, int64, shape (G,).
     scales
-        X = scale * amplitude, float32, one a scan, shape (S,).
+        X = scale * amplitude, float32, one per scan, shape (S,).
+    labels
+        For each scan, the number that batches show for each of its frames; None: its index.
     """
 
-    nn_indices: NDArray[np.integer]
+    scans: tuple[RawData, ...]
+    nn_indices: IntArray
     scan_id: NDArray[np.int64]
     scales: NDArray[np.float32]
+    labels: tuple[IntArray, ...] | None = None
+
+    @classmethod
+    def of_scans(
+        cls,
+        scans: tuple[RawData, ...],
+        grouping: GroupingConfig,
+        *,
+        cache: CachePolicy,
+        normalization: Normalization,
+        labels: tuple[IntArray, ...] | None = None,
+    ) -> GroupIndex:
+        """Group every scan, through its cache, and compute the X scales.
+
+        Parameters
+        ----------
+        scans
+            S scans of one N.
+        grouping, cache, normalization
+            As in :class:`~ptycho_torch.PtychoDataset`.
+        labels
+            As the attribute.
+
+        Raises
+        ------
+        OptionError, ScanError
+            A scan cannot be grouped like this, or holds no signal.
+        """
+        grouped = [scan.group(grouping, cache) for scan in scans]
+        return cls(
+            scans,
+            np.concatenate([entry.nn_indices for entry in grouped]),
+            np.repeat(np.arange(len(grouped)), [len(entry.nn_indices) for entry in grouped]),
+            _scales(scans, grouped, normalization),
+            labels,
+        )
+
+    def __len__(self) -> int:
+        return len(self.nn_indices)
+
+    def take(self, groups: IntArray) -> GroupIndex:
+        """Some of the groups, by index, shape (B,)."""
+        return replace(self, nn_indices=self.nn_indices[groups], scan_id=self.scan_id[groups])
+
+    def frame_numbers(self, starts: IntArray) -> IntArray:
+        """Where the groups' frames lie, counted through the files of all scans.
+
+        Parameters
+        ----------
+        starts
+            The number of the first frame of each scan's file.
+
+        Returns
+        -------
+        numbers
+            Shape (G, C).
+        """
+        files = self.nn_indices
+        if any(scan.chosen is not None for scan in self.scans):
+            files = self._look_up([scan.file_indices for scan in self.scans])
+        if len(self.scans) == 1:
+            return files
+        numbers: IntArray = files + starts[self.scan_id][:, None]
+        return numbers
+
+    def frame_labels(self) -> NDArray[np.int64]:
+        """The numbers that batches show for the groups' frames, int64, (G, C)."""
+        if self.labels is None:
+            return self.nn_indices.astype(np.int64, copy=False)
+        return self._look_up([labels.__getitem__ for labels in self.labels])
+
+    def coords(self) -> dict[str, NDArray[Any]]:
+        """The six ``coords_*`` arrays of the groups, (G, 1, 2, C or 1), object pixels."""
+        if len(self.scans) == 1:
+            return grouped_coords(self.scans[0], self.nn_indices)
+        coords: dict[str, NDArray[Any]] = {}
+        for scan, rows in self._rows_of_scans():
+            for name, part in grouped_coords(self.scans[scan], self.nn_indices[rows]).items():
+                whole = coords.setdefault(name, np.empty((len(self), *part.shape[1:])))
+                whole[rows] = part
+        return coords
+
+    def _look_up(self, of_scan: Sequence[Callable[[IntArray], IntArray]]) -> NDArray[np.int64]:
+        """What each scan's own function answers for the frames of its groups, (G, C)."""
+        found = np.empty(self.nn_indices.shape, dtype=np.int64)
+        for scan, rows in self._rows_of_scans():
+            found[rows] = of_scan[scan](self.nn_indices[rows])
+        return found
+
+    def _rows_of_scans(self) -> Iterator[tuple[int, IntArray]]:
+        """Each scan that has groups here, with the rows they are in."""
+        for scan in np.unique(self.scan_id):
+            yield int(scan), np.flatnonzero(self.scan_id == scan)
 
 
-def frame_numbers(
-    scans: Sequence[RawData],
-    starts: NDArray[np.integer],
-    nn_indices: NDArray[np.integer],
-    scan_id: NDArray[np.int64],
-) -> NDArray[np.integer]:
-    """Where the frames of groups lie, counted through the files of all scans.
-
-    Parameters
-    ----------
-    scans
-        S scans.
-    starts
-        The number of each scan's first frame.
-    nn_indices, scan_id
-        Groups: frames within their scan (B, C), and which scan (B,).
-
-    Returns
-    -------
-    numbers
-        Shape (B, C).
-    """
-    files = nn_indices
-    if any(scan.chosen is not None for scan in scans):
-        files = np.empty(nn_indices.shape, dtype=np.int64)
-        for scan in np.unique(scan_id):
-            rows = scan_id == scan
-            files[rows] = scans[scan].file_indices(nn_indices[rows])
-    if len(scans) == 1:
-        return files
-    numbers: NDArray[np.integer] = files + starts[scan_id][:, None]
-    return numbers
-
-
-def shown_numbers(
-    numbers: Sequence[NDArray[np.integer]] | None,
-    nn_indices: NDArray[np.integer],
-    scan_id: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """The numbers that batches show for frames, int64, (B, C): of a part of a scan, the scan's.
-
-    Parameters
-    ----------
-    numbers
-        For each scan, the scan's own number of each frame; None where that is its index.
-    nn_indices, scan_id
-        As in :func:`frame_numbers`.
-    """
-    if numbers is None:
-        return nn_indices.astype(np.int64, copy=False)
-    shown = np.empty(nn_indices.shape, dtype=np.int64)
-    for scan in np.unique(scan_id):
-        rows = scan_id == scan
-        shown[rows] = numbers[scan][nn_indices[rows]]
-    return shown
-
-
-def coords_of_groups(
-    scans: Sequence[RawData], nn_indices: NDArray[np.integer], scan_id: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """The six ``coords_*`` arrays of groups that may come from several scans.
-
-    Parameters
-    ----------
-    scans, nn_indices, scan_id
-        As in :func:`frame_numbers`.
-    """
-    if len(scans) == 1:
-        return grouped_coords(scans[0], nn_indices)
-    coords: dict[str, NDArray[Any]] = {}
-    for scan in np.unique(scan_id):
-        rows = np.flatnonzero(scan_id == scan)
-        for name, part in grouped_coords(scans[scan], nn_indices[rows]).items():
-            whole = coords.setdefault(name, np.empty((len(nn_indices), *part.shape[1:])))
-            whole[rows] = part
-    return coords
+def _scales(
+    scans: Sequence[RawData], grouped: Sequence[ScanGroups], normalization: Normalization
+) -> NDArray[np.float32]:
+    """The X scale of every scan, float32, (S,)."""
+    energies = [entry.frame_energies[entry.nn_indices] for entry in grouped]
+    if normalization == "all":
+        return np.repeat(intensity_scale(energies, scans[0].N), len(scans))
+    scales = []
+    for scan, of_scan in zip(scans, energies, strict=True):
+        with naming(scan.path):
+            scales.append(intensity_scale([of_scan], scan.N))
+    return np.array(scales, dtype=np.float32)

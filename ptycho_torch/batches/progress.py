@@ -1,7 +1,7 @@
 """How far training has come within an epoch, counted in samples.
 
-Batches mean another number of samples when the batch size or the number of ranks changes; samples
-do not. Owns the count and its translation to Lightning's batch counters.
+Another batch size or number of ranks changes how many samples a batch has, so samples are what
+counts. Owns the count and its translation to Lightning's batch counters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EpochProgress:
-    """Samples that all ranks together have consumed in the current epoch."""
+    """Counts the samples that all ranks together have consumed in the current epoch."""
 
     def __init__(self) -> None:
         self._restored: tuple[int, int] | None = None
@@ -29,7 +29,7 @@ class EpochProgress:
         self._batch_size = 1
 
     def state(self, trainer: Trainer | None) -> dict[str, int]:
-        """The epoch that started last, and samples consumed in it."""
+        """Return the epoch that started last and the samples consumed in it."""
         sampler = self._sampler
         if trainer is None or sampler is None:
             epoch, consumed = self._restored or (0, 0)
@@ -41,7 +41,7 @@ class EpochProgress:
         consumed = batches * self._batch_size * sampler.num_replicas
         if resumed:
             consumed += self._consumed_at_start
-        # An epoch is over for every number of ranks once it is for the one that took part in it.
+        # Once an epoch is over for the ranks of this run, it is over for any number of ranks.
         size = len(sampler.dataset)  # type: ignore[arg-type]
         return {"epoch": sampler.epoch, "consumed": size if sampler.is_over(consumed) else consumed}
 
@@ -65,8 +65,8 @@ class EpochProgress:
         self._batches_at_start = 0 if finished else done
         if trainer is None or consumed == 0:
             return
-        # They count the epoch's batches from its beginning, in batches of this run, and tell
-        # Lightning that an epoch is over which has something left, but too little for the ranks.
+        # Lightning counts batches from the start of the epoch. It must also be told the epoch is
+        # over when fewer samples remain than there are ranks.
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.is_last_batch = finished
         current = _batch_counters(trainer)

@@ -1,4 +1,4 @@
-"""In which order samples are visited: a function of (seed, epoch), not of workers or ranks.
+"""The order in which samples are visited: a function of (seed, epoch), not of workers or ranks.
 
 Owns the order, its division among ranks, and where a resumed epoch starts. Knows no data.
 """
@@ -16,7 +16,7 @@ from ptycho_torch.data.config import check_integer
 
 
 def epoch_order(size: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:
-    """The order of one epoch, int64, shape (size,)."""
+    """Return the sample indices of one epoch in the order of their visit, int64, (size,)."""
     if not shuffle:
         return np.arange(size)
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)
@@ -25,13 +25,13 @@ def epoch_order(size: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[n
 class EpochSampler(DistributedSampler[Any]):
     """Sample indices of one rank, in the order of (seed, epoch).
 
-    Rank r of W visits positions r, r + W, ... of the epoch's order. Lightning leaves the sampler
-    of a loader alone when it is a ``DistributedSampler``.
+    Rank r of W visits positions r, r + W, ... of the epoch's order. Lightning does not replace a
+    loader's sampler when it is a ``DistributedSampler``.
 
     Parameters
     ----------
     dataset
-        What is sampled; its length counts.
+        What is sampled; only its length is used.
     num_replicas, rank
         Ranks, and which one this is.
     shuffle
@@ -39,9 +39,9 @@ class EpochSampler(DistributedSampler[Any]):
     seed
         Seed of the order.
     even
-        True (training): every rank visits equally many samples, each at most once; up to W - 1
-        samples at the end of the order are left out. False (evaluation): every sample exactly
-        once, and ranks may differ by one.
+        True (training): every rank visits equally many samples, each at most once, and up to W - 1
+        samples at the end of the order are left out. False (evaluation): the ranks visit every
+        sample exactly once, and their numbers of samples may differ by one.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class EpochSampler(DistributedSampler[Any]):
         self.consumed = consumed
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; another epoch than the one resumed starts at its beginning."""
+        """Choose the epoch; any other than the resumed one starts at its beginning."""
         if epoch != self.epoch:
             self.consumed = 0
         super().set_epoch(epoch)
 
     def is_over(self, consumed: int) -> bool:
-        """Whether what is left after the first ``consumed`` samples is too little for the ranks."""
+        """Whether too few samples for the ranks are left after the first ``consumed``."""
         return len(self.dataset) - consumed < (self.num_replicas if self.even else 1)  # type: ignore[arg-type]
 
     @property
@@ -93,7 +93,7 @@ class EpochSampler(DistributedSampler[Any]):
         return iter(mine.tolist())
 
     def __len__(self) -> int:
-        """Samples of this rank in a whole epoch, also while one is resumed.
+        """Samples of this rank in a whole epoch, even of a resumed one.
 
         Trainers count the batches of a resumed epoch from its beginning.
         """

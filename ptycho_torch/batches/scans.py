@@ -1,4 +1,4 @@
-"""Which scans a dataset is made of: paths and patterns opened, and what they have in common.
+"""Which scans a dataset is made of: paths and patterns opened, and what the scans share.
 
 Knows no groups and no tensors.
 """
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho_torch.data.config import GroundTruth, Measurement
 from ptycho_torch.data.errors import (
@@ -19,6 +18,7 @@ from ptycho_torch.data.errors import (
     OptionTypeError,
     ScanError,
     ScanFileNotFoundError,
+    naming,
 )
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.physics import object_shape_for
@@ -27,15 +27,18 @@ Scan = str | os.PathLike[str] | RawData
 Scans = Scan | Sequence[Scan]
 
 CACHE_SUFFIX = ".groups_cache.npz"
+"""Ends the names of caches beside scans, which no pattern means."""
 
 
 def expand_scans(scans: Scans) -> list[Path | RawData]:
-    """Paths and scans in order; glob patterns become the sorted files they match.
+    """List paths and scans in order; a glob pattern becomes the sorted files it matches.
 
     Raises
     ------
     ScanFileNotFoundError
         A pattern matches nothing; caches beside scans do not count.
+    OptionError, OptionTypeError
+        There is no scan, or something that cannot be one.
     """
     if isinstance(scans, (str, os.PathLike, RawData)):
         scans = [scans]
@@ -47,29 +50,30 @@ def expand_scans(scans: Scans) -> list[Path | RawData]:
     for scan in scans:
         if isinstance(scan, RawData):
             found.append(scan)
-            continue
-        if not isinstance(scan, (str, os.PathLike)):
-            raise OptionTypeError("scans", type(scan).__name__, "a path, a pattern or a RawData")
-        path = Path(scan)
-        if glob.has_magic(str(path)) and not path.exists():
-            names = sorted(glob.glob(str(path)))
-            matches = [Path(name) for name in names if not name.endswith(CACHE_SUFFIX)]
-            if not matches:
-                raise ScanFileNotFoundError(
-                    "the pattern", "matching no file", "at least one scan", file=path
-                )
-            found.extend(matches)
+        elif isinstance(scan, (str, os.PathLike)):
+            found.extend(_expand(Path(scan)))
         else:
-            found.append(path)
+            raise OptionTypeError("scans", type(scan).__name__, "a path, a pattern or a RawData")
     if not found:
         raise OptionError("scans", "empty", "at least one scan")
     return found
 
 
+def _expand(path: Path) -> list[Path]:
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    names = sorted(glob.glob(str(path)))
+    matches = [Path(name) for name in names if not name.endswith(CACHE_SUFFIX)]
+    if not matches:
+        with naming(path):
+            raise ScanFileNotFoundError("the pattern", "matching no file", "at least one scan")
+    return matches
+
+
 def open_scan(
     scan: Path | RawData, measurement: Measurement, ground_truth: GroundTruth, cache: str | Path
 ) -> RawData:
-    """A scan from its file; headers and small arrays are read."""
+    """Open a scan's file, reading headers and small arrays; a scan in memory is taken as it is."""
     if isinstance(scan, RawData):
         return scan
     # The reference ignores a file's Y; it is better than no ground truth at all.
@@ -78,56 +82,36 @@ def open_scan(
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:
-    """Where Y comes from when every scan has it: ``"object"``, ``"file"`` or ``"none"``.
+    """Decide where Y comes from: ``"object"``, ``"file"`` or ``"none"``, whatever all scans have.
 
     Raises
     ------
     ScanError
         A scan lacks what was asked for.
     """
-    have = {
-        "object": all(scan.objectGuess is not None for scan in scans),
-        "file": all(scan.patches is not None for scan in scans),
-    }
+    has_object = [scan.objectGuess is not None for scan in scans]
+    has_patches = [scan.patches is not None for scan in scans]
     if ground_truth == "auto":
-        return "file" if have["file"] else "object" if have["object"] else "none"
-    if ground_truth != "none" and not have[ground_truth]:
-        lacking = {"object": "objectGuess", "file": "Y"}[ground_truth]
-        path = next(
-            scan.path
-            for scan in scans
-            if not (
-                scan.objectGuess is not None
-                if ground_truth == "object"
-                else scan.patches is not None
-            )
-        )
-        raise ScanError(
-            lacking,
-            "absent",
-            f"present, for ground_truth='{ground_truth}'",
-            action="Use ground_truth='auto' or 'none'",
-            file=path,
-        )
-    return ground_truth
+        return "file" if all(has_patches) else "object" if all(has_object) else "none"
+    if ground_truth == "none":
+        return ground_truth
+    field, have = ("Y", has_patches) if ground_truth == "file" else ("objectGuess", has_object)
+    if all(have):
+        return ground_truth
+    with naming(scans[have.index(False)].path):
+        wanted = f"present, for ground_truth='{ground_truth}'"
+        raise ScanError(field, "absent", wanted, action="Use ground_truth='auto' or 'none'")
 
 
-def scan_object_shape(scan: RawData) -> tuple[int, int]:
-    """(H, W) of an object that holds every patch of a scan; objectGuess's where it has one."""
-    if scan.objectGuess is None:
-        return object_shape_for(np.column_stack([scan.xcoords, scan.ycoords]), scan.N)
-    height, width = scan.objectGuess.shape
-    return int(height), int(width)
+def object_shape(scans: Sequence[RawData]) -> tuple[int, int]:
+    """(H, W) in pixels of an object that holds every patch of every scan.
 
-
-def stacked_probes(scans: Sequence[RawData]) -> NDArray[np.complex64]:
-    """Probe modes of every scan, complex64, (S, P, N, N); missing modes are zero."""
-    probes = [
-        scan.probeGuess[None] if scan.probeGuess.ndim == 2 else scan.probeGuess for scan in scans
+    A scan's ``objectGuess`` has its own shape; without one, the positions decide.
+    """
+    shapes = [
+        object_shape_for(np.column_stack([scan.xcoords, scan.ycoords]), scan.N)
+        if scan.objectGuess is None
+        else scan.objectGuess.shape
+        for scan in scans
     ]
-    stacked = np.zeros(
-        (len(probes), max(len(probe) for probe in probes), *probes[0].shape[1:]), np.complex64
-    )
-    for row, probe in zip(stacked, probes, strict=True):
-        row[: len(probe)] = probe
-    return stacked
+    return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)

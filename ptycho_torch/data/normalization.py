@@ -6,13 +6,12 @@ Sums are float64: float32 sums would change the last bits of X.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import OptionError, ScanError, naming
+from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.frames import Frames, Progress, check_frame_values
 
 CHUNK_BYTES = 2**20
@@ -83,12 +82,7 @@ def _blocks(
         yield start, frames.rows(indices[start : start + step])
 
 
-def intensity_scale(
-    energies: NDArray[np.float64],
-    nn_indices: NDArray[np.integer],
-    N: int,
-    file: Any = None,
-) -> np.float32:
+def intensity_scale(grouped_energies: Sequence[NDArray[np.float64]], N: int) -> np.float32:
     """The number that multiplies amplitudes to give X.
 
     sqrt((N / 2) ** 2 / mean over the grouped frames of their energy); a frame in two groups counts
@@ -96,10 +90,8 @@ def intensity_scale(
 
     Parameters
     ----------
-    energies
-        float64, shape (M,).
-    nn_indices
-        Grouped frames, shape (B, C).
+    grouped_energies
+        ``energies[nn_indices]``, float64, shape (B, C); several scans share the scale of all.
     N
         Pixels along a frame's side.
 
@@ -108,15 +100,9 @@ def intensity_scale(
     ScanError
         All grouped frames are zero: no scale exists.
     """
-    with naming(file):
-        return pooled_scale([energies[nn_indices]], N)
-
-
-def pooled_scale(grouped_energies: Iterable[NDArray[np.float64]], N: int) -> np.float32:
-    """As :func:`intensity_scale`, over the grouped energies of several scans together."""
-    parts = list(grouped_energies)
-    whole = parts[0] if len(parts) == 1 else np.concatenate([part.ravel() for part in parts])
-    mean = np.mean(whole)
+    one = len(grouped_energies) == 1
+    energies = grouped_energies[0] if one else np.concatenate([e.ravel() for e in grouped_energies])
+    mean = np.mean(energies)
     if not mean > 0:
         raise ScanError("diff3d", "zero in every grouped frame", "some signal")
     return np.float32(np.sqrt((N / 2) ** 2 / mean))

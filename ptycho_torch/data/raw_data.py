@@ -300,7 +300,7 @@ class RawData(Scan):
                 used, inverse = np.unique(nn, return_inverse=True)
                 energies = normalization.frame_energies(self.frames, self.file_indices(used))
                 energies = energies[inverse].reshape(nn.shape)
-            scale = normalization.pooled_scale([energies], N)
+            scale = normalization.intensity_scale([energies], N)
         grouped = grouped_arrays(self, nn, scale, patch_positions)
         if self.sample_indices is not None:
             grouped["sample_indices"] = self.sample_indices

@@ -14,7 +14,7 @@ from golden_builders import grouped_of_case, mirror_warning_ignored, raw_data_of
 from golden_records import COMMITTED, WHOLE_ABSENT, Records, seed_of_call, whole_root  # noqa: E402
 
 from ptycho_torch import GroupingConfig, PtychoDataContainerTorch, PtychoDataModule  # noqa: E402
-from ptycho_torch.batches.assembly import FrameSelection  # noqa: E402
+from ptycho_torch.batches.selection import FrameSelection  # noqa: E402
 from ptycho_torch.data.raw_data import RawData  # noqa: E402
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

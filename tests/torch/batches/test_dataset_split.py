@@ -154,8 +154,8 @@ def test_prediction_still_covers_the_whole_scan(scan_file: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test": "other.npz"}, "test_fraction is 0.2 beside scans for test; expected 0"),
-        ({"split": "none"}, "test_fraction is 0.2 beside split='none'; expected 0"),
+        ({"test": "other.npz"}, "test_fraction=0.2 cannot be combined with scans for test"),
+        ({"split": "none"}, "test_fraction=0.2 cannot be combined with split='none'"),
         ({"val_fraction": 0.8}, r"split fractions is \(0.8, 0.2\); .* sum below 1"),
         ({"test_fraction": -0.1}, "split fractions"),
         ({"test_fraction": float("nan")}, "split fractions"),

@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed: loaders nee
 
 from torch.utils.data import Dataset  # noqa: E402
 
-from ptycho_torch.batches.loader import AHEAD, GroupLoader, same  # noqa: E402
+from ptycho_torch.batches.build_ahead import AHEAD  # noqa: E402
+from ptycho_torch.batches.loader import GroupLoader  # noqa: E402
 
 
 class Counted(Dataset[Any]):
@@ -40,19 +41,19 @@ class Counted(Dataset[Any]):
 
 
 def loader(dataset: Counted, **options: Any) -> GroupLoader:
-    return GroupLoader(dataset, batch_size=4, collate_fn=same, **options)
+    return GroupLoader(dataset, batch_size=4, **options)
 
 
 @pytest.fixture
 def computing_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every loop counts as one that computes between batches."""
-    monkeypatch.setattr("ptycho_torch.batches.loader.WORTH_A_THREAD_S", -math.inf)
+    monkeypatch.setattr("ptycho_torch.batches.build_ahead.WORTH_A_THREAD_S", -math.inf)
 
 
 @pytest.fixture
 def idle_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every loop counts as one that computes nothing, however long a busy machine takes."""
-    monkeypatch.setattr("ptycho_torch.batches.loader.WORTH_A_THREAD_S", math.inf)
+    monkeypatch.setattr("ptycho_torch.batches.build_ahead.WORTH_A_THREAD_S", math.inf)
 
 
 def threads() -> int:
@@ -79,14 +80,13 @@ def test_epochs_come_in_order_and_whole(workers: int) -> None:
 
 @pytest.mark.usefixtures("computing_loop")
 def test_items_are_finished_by_the_thread() -> None:
-    batches = loader(Counted(8))
     seen: list[str] = []
 
     def finish(item: list[int]) -> int:
         seen.append(threading.current_thread().name)
         return sum(item)
 
-    batches.finish = lambda items: map(finish, items)
+    batches = loader(Counted(8), finish=lambda items: map(finish, items))
     assert list(batches) == [6, 22]
     assert set(seen) == {"ptycho-torch-loader_0"}
 
@@ -133,7 +133,7 @@ def test_persistent_workers_serve_a_new_epoch_after_one_that_was_left() -> None:
 @pytest.mark.usefixtures("computing_loop")
 def test_the_order_in_force_at_the_first_request_counts() -> None:
     order = [0, 1]
-    batches = GroupLoader(Counted(2), batch_size=2, sampler=order, collate_fn=same)
+    batches = GroupLoader(Counted(2), batch_size=2, sampler=order)
     iterator = iter(batches)
     order.reverse()
     assert next(iterator) == [1, 0]
@@ -142,8 +142,7 @@ def test_the_order_in_force_at_the_first_request_counts() -> None:
 @pytest.mark.usefixtures("idle_loop")
 def test_a_loop_that_computes_nothing_gets_its_batches_without_a_thread() -> None:
     dataset = Counted(40)
-    batches = loader(dataset)
-    batches.finish = lambda items: map(sum, items)
+    batches = loader(dataset, finish=lambda items: map(sum, items))
     iterator = iter(batches)
     assert [next(iterator), next(iterator)] == [6, 22]
     time.sleep(0.1)
@@ -174,7 +173,7 @@ LEAVES_EARLY = """
 import sys, time
 import torch
 from torch.utils.data import Dataset
-from ptycho_torch.batches.loader import GroupLoader, same
+from ptycho_torch.batches.loader import GroupLoader
 
 class Heavy(Dataset):
     def __len__(self):
@@ -184,7 +183,7 @@ class Heavy(Dataset):
         rows = torch.zeros(2000, 1, dtype=torch.long)
         return torch.nn.functional.embedding_bag(rows, torch.ones(1, 4096), mode="sum")
 
-batches = iter(GroupLoader(Heavy(), batch_size=4, collate_fn=same))
+batches = iter(GroupLoader(Heavy(), batch_size=4))
 next(batches)
 time.sleep(0.01)
 next(batches)
@@ -204,8 +203,7 @@ def test_the_thread_computes_on_one_core_and_no_other_thread_does_because_of_it(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        batches = loader(Counted(40))
-        batches.finish = lambda items: (torch.get_num_threads() for _ in items)
+        batches = loader(Counted(40), finish=lambda items: (torch.get_num_threads() for _ in items))
         iterator = iter(batches)
         assert next(iterator) == 2
         time.sleep(0.01)

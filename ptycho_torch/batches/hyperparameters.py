@@ -1,0 +1,43 @@
+"""Options as a checkpoint may hold them: plain values, loaded without unpickling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ptycho_torch.data.config import GroupingConfig
+
+
+def plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as numbers, text, and lists and dicts of these.
+
+    Paths become text and a ``GroupingConfig`` becomes a dict. What has no plain form, such as a
+    scan in memory, is left out.
+    """
+    kept = {}
+    for name, value in given.items():
+        with suppress(TypeError):
+            kept[name] = _plain(value)
+    return kept
+
+
+def _plain(value: object) -> Any:
+    """The plain form of a value; TypeError where it has none."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, GroupingConfig):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(each) for each in value]
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,104 @@
+"""The ways a batch takes from the dataset to the loop.
+
+Owns who gathers what where: worker processes, this process, or the device. Every route gives the
+same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ptycho_torch.batches.dataset import PtychoDataset
+from ptycho_torch.batches.selection import FrameSelection
+
+
+@dataclass(frozen=True)
+class Route:
+    """What the DataLoader asks for, and what becomes of it.
+
+    Attributes
+    ----------
+    source
+        The DataLoader's dataset; worker processes ask it, where there are some.
+    finish
+        Turns what the source gives, one after the other, into what the loop gets, in this process.
+    """
+
+    source: Dataset[Any]
+    finish: Callable[[Iterator[Any]], Iterator[Any]] = iter
+
+    @property
+    def passes_indices(self) -> bool:
+        """The source only gives back the indices it is asked for."""
+        return isinstance(self.source, Indices)
+
+
+class Selections(Dataset[FrameSelection]):
+    """A dataset before its assembly: indices, and each frame once."""
+
+    def __init__(self, dataset: PtychoDataset, stage: str, *, gather: bool) -> None:
+        self.dataset = dataset
+        self.stage = stage
+        self.gather = gather
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> FrameSelection:
+        return replace(self.dataset.select(indices, gather=self.gather), stage=self.stage)
+
+
+class Indices(Dataset[Sequence[int]]):
+    """A dataset as its indices: workers read the frames into the page cache and send nothing.
+
+    This process gathers a batch from the page cache ten times as fast as a finished batch travels
+    through shared memory.
+    """
+
+    def __init__(self, dataset: PtychoDataset, *, read: bool) -> None:
+        self.dataset = dataset
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[int]:
+        if self.read:
+            self.dataset.read_ahead(indices)
+        return indices
+
+
+def finished_by_workers(dataset: PtychoDataset) -> Route:
+    """Workers hand over finished batches."""
+    return Route(dataset)
+
+
+def gathered_here(dataset: PtychoDataset, *, workers: bool) -> Route:
+    """Workers read frames from disk; this process gathers and scales them."""
+    # What workers have not read yet should not hold up what they have.
+    finish = partial(dataset.batches, planned=1) if workers else dataset.batches
+    return Route(Indices(dataset, read=workers), finish)
+
+
+def selected_by_workers(dataset: PtychoDataset, stage: str, *, gather: bool) -> Route:
+    """Workers hand over indices, and each frame once unless all live on the device."""
+    return Route(Selections(dataset, stage, gather=gather))
+
+
+def selected_here(
+    dataset: PtychoDataset, stage: str, *, gather: bool, workers: bool, device: torch.device
+) -> Route:
+    """Workers read frames from disk; this process copies each once, ready for the device."""
+    select = Selections(dataset, stage, gather=gather).__getitems__
+
+    def pinned(indices: Sequence[int]) -> FrameSelection:
+        selection = select(indices)
+        return selection.pin_memory() if device.type == "cuda" else selection
+
+    return Route(Indices(dataset, read=workers), partial(map, pinned))

@@ -1,0 +1,155 @@
+"""A batch before its assembly: which frames, in which groups, where.
+
+Owns how groups become tensors of indices, positions and frames, on the CPU. Knows no devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_torch.batches.frame_bank import FrameBank
+from ptycho_torch.batches.group_index import GroupIndex
+from ptycho_torch.data.config import PatchPositions
+from ptycho_torch.data.patches import patch_origins
+
+
+@dataclass(frozen=True)
+class FrameSelection:
+    """A batch of B groups before its assembly: indices, and each frame it needs once.
+
+    A worker process hands this over when batches are assembled on the device.
+
+    Attributes
+    ----------
+    frames
+        Stored frames, each once, (U, N, N); None where all frames are in the tables.
+    inverse
+        Where the frames of every group lie in ``frames`` (or among all frames), int64, (B, C).
+    coords_nominal, global_offsets, local_offsets, nn_indices, scan_id, scale
+        As in :class:`~ptycho_torch.batches.batch.PtychoBatch`.
+    origins
+        Where object patches are cut, (x, y), float32, (B, C, 2), object pixels; None: nowhere.
+    patches
+        Ready-made ground-truth patches, each once like ``frames``, complex64, (U, N, N), or None.
+    stage
+        The data module's stage that the groups belong to.
+    """
+
+    frames: Tensor | None
+    inverse: Tensor
+    coords_nominal: Tensor
+    global_offsets: Tensor
+    local_offsets: Tensor
+    nn_indices: Tensor
+    scan_id: Tensor
+    scale: Tensor
+    origins: Tensor | None = None
+    patches: Tensor | None = None
+    stage: str = ""
+
+    def __len__(self) -> int:
+        return len(self.inverse)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameSelection:
+        """Copy every tensor to ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> FrameSelection:
+        """Copy every tensor to page-locked memory, so that copies to a GPU overlap its work."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def split(self, sizes: list[int]) -> list[FrameSelection]:
+        """Cut into consecutive selections of so many groups each.
+
+        Raises
+        ------
+        ValueError
+            The selection holds frames; only those whose frames are in the tables can be cut.
+        """
+        if self.frames is not None or self.patches is not None:
+            raise ValueError("the selection holds frames of its own; expected them in the tables")
+        parts = {name: torch.split(tensor, sizes) for name, tensor in self._tensors().items()}
+        # dataclasses.replace would take as long as a third of the rest of a batch's Python.
+        return [
+            FrameSelection(frames=None, stage=self.stage, **dict(zip(parts, values, strict=True)))
+            for values in zip(*parts.values(), strict=True)
+        ]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> FrameSelection:
+        changed = {name: change(tensor) for name, tensor in self._tensors().items()}
+        return replace(self, **changed)  # type: ignore[arg-type]
+
+    def _tensors(self) -> Mapping[str, Tensor]:
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in named if isinstance(value, Tensor)}
+
+
+def select(
+    groups: GroupIndex,
+    bank: FrameBank,
+    *,
+    gather: bool,
+    patch_positions: PatchPositions | None,
+    ready_patches: bool,
+) -> FrameSelection:
+    """Look up what the assembly of a batch needs.
+
+    Parameters
+    ----------
+    groups
+        The B groups of the batch.
+    bank
+        The frames of their scans.
+    gather
+        Copy each frame once into the selection; else ``inverse`` holds the frames' numbers in the
+        bank, for tables that hold all frames.
+    patch_positions
+        Where object patches are cut; None: nowhere.
+    ready_patches
+        Copy each ready-made patch once too; each scan must have them. Implies ``gather``.
+    """
+    numbers = groups.frame_numbers(bank.starts)
+    coords = groups.coords()
+    origins = frames = patches = None
+    if patch_positions is not None:
+        centres, relative = coords["coords_offsets"], coords["coords_relative"]
+        origins = torch.from_numpy(patch_origins(centres, relative, patch_positions))
+    inverse = numbers
+    if gather or ready_patches:
+        unique, rows = np.unique(numbers, return_inverse=True)
+        inverse = rows.reshape(numbers.shape)
+        frames = bank.fetch(unique)
+        if ready_patches:
+            patches = _ready_patches(groups, bank, unique)
+    return FrameSelection(
+        frames=frames,
+        inverse=torch.from_numpy(np.ascontiguousarray(inverse, dtype=np.int64)),
+        coords_nominal=_tensor(coords["coords_start_relative"], np.float32),
+        global_offsets=_tensor(coords["coords_offsets"], np.float64),
+        local_offsets=_tensor(coords["coords_relative"], np.float64),
+        nn_indices=torch.from_numpy(groups.frame_labels()),
+        scan_id=torch.from_numpy(groups.scan_id),
+        scale=torch.from_numpy(groups.scales[groups.scan_id]),
+        origins=origins,
+        patches=patches,
+    )
+
+
+def _tensor(array: NDArray[np.floating], dtype: type[np.floating]) -> Tensor:
+    return torch.from_numpy(array.astype(dtype, copy=False))
+
+
+def _ready_patches(groups: GroupIndex, bank: FrameBank, numbers: NDArray[np.integer]) -> Tensor:
+    """Ready-made patches by frame number, complex64, (U, N, N)."""
+    out = np.empty((len(numbers), bank.N, bank.N), dtype=np.complex64)
+    for scan, part, rows in bank.of_scans(numbers):
+        ready = groups.scans[scan].patches
+        assert ready is not None
+        out[part] = ready.stored[rows]
+    return torch.from_numpy(out)

@@ -1,0 +1,84 @@
+"""What all batches of a dataset share: probes, objects and, where they fit, all frames.
+
+Owns how scans become these tensors. Knows no groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_torch.batches.patch_windows import padded_object
+from ptycho_torch.data.raw_data import RawData
+
+
+@dataclass(frozen=True)
+class DeviceTables:
+    """What all batches of a dataset share, on one device.
+
+    Attributes
+    ----------
+    probes
+        Probe modes of every scan, complex64, (S, P, N, N); where scans differ in P, the missing
+        modes are zero.
+    objects
+        One whole object per scan with its margin, complex64 or complex128, (H', W'); empty where
+        no patches are cut from them.
+    margin
+        Zeros on every side of an object, in pixels.
+    counts
+        Stored frames are counts: the amplitude is their square root.
+    frames
+        All frames of all scans, (M, N, N), where they live on the device; else None.
+    """
+
+    probes: Tensor
+    objects: tuple[Tensor, ...] = ()
+    margin: int = 0
+    counts: bool = False
+    frames: Tensor | None = None
+
+    @classmethod
+    def of_scans(cls, scans: Sequence[RawData], *, objects: bool) -> DeviceTables:
+        """Build the tables of scans on the CPU, without their frames.
+
+        Parameters
+        ----------
+        scans
+            S scans of one N and one measurement.
+        objects
+            Keep their objects too, to cut patches from; every scan must have one.
+        """
+        padded = [padded_object(_object_of(scan), scan.N) for scan in scans if objects]
+        return cls(
+            probes=_stacked_probes(scans),
+            objects=tuple(obj for obj, _ in padded),
+            margin=padded[0][1] if padded else 0,
+            counts=scans[0].frames.measurement == "counts",
+        )
+
+    def to(self, device: torch.device | str) -> DeviceTables:
+        """Copy probes and objects to ``device``; the frames stay where they are."""
+        return replace(
+            self,
+            probes=self.probes.to(device),
+            objects=tuple(obj.to(device) for obj in self.objects),
+        )
+
+
+def _object_of(scan: RawData) -> Tensor:
+    assert scan.objectGuess is not None
+    double = scan.objectGuess.dtype == np.complex128
+    return torch.from_numpy(scan.objectGuess.astype(np.complex128 if double else np.complex64))
+
+
+def _stacked_probes(scans: Sequence[RawData]) -> Tensor:
+    modes = [scan.probeGuess.reshape(-1, scan.N, scan.N) for scan in scans]
+    stacked = np.zeros((len(modes), max(map(len, modes)), *modes[0].shape[1:]), np.complex64)
+    for row, probe in zip(stacked, modes, strict=True):
+        row[: len(probe)] = probe
+    return torch.from_numpy(stacked)
