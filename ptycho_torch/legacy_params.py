@@ -129,16 +129,11 @@ def is_configuration(value: object) -> TypeGuard[Configuration]:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def field_values(cfg: Configuration) -> dict[str, Any]:
-    """Fields of one dataclass by name; nested dataclasses stay whole."""
-    return {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-
-
 def _translated_fields(cfg: Configuration) -> dict[str, Any]:
     """Fields of one dataclass by the names here; nested dataclasses stay whole."""
     if not is_configuration(cfg):
         raise OptionTypeError("the configuration", type(cfg).__name__, "a dataclass instance")
-    values = field_values(cfg)
+    values: dict[str, Any] = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
     spelled = [name for name in TORCH_SPELLING if values.get(name) is not None]
     if spelled and values.get("n_subsample") is not None:
         raise OptionError(
