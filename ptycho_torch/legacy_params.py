@@ -39,7 +39,7 @@ TORCH_SPELLING = MappingProxyType(
         "mode": "model_type",
     }
 )
-"""Fields of the torch spelling, and the fields here that mean the same."""
+"""Fields of the torch spelling, and those of the configurations that mean the same."""
 
 _MODEL_TYPES = MappingProxyType({"Unsupervised": "pinn", "Supervised": "supervised"})
 
@@ -142,10 +142,11 @@ def _translated_fields(cfg: Configuration) -> dict[str, Any]:
             "grouping. Set it to None and say n_groups, or n_subsample in a TrainingConfig."
         )
     for name in spelled:
-        ours, value = TORCH_SPELLING[name], _translate(name, values[name])
-        if values.get(ours, value) not in (None, value):
-            raise OptionError(name, values[name], f"{ours} = {values[ours]}, which it contradicts")
-        values[ours] = value
+        field, value = TORCH_SPELLING[name], _translate(name, values[name])
+        if values.get(field, value) not in (None, value):
+            expected = f"{field} = {values[field]}, which it contradicts"
+            raise OptionError(name, values[name], expected)
+        values[field] = value
     return {name: value for name, value in values.items() if name not in TORCH_SPELLING}
 
 
