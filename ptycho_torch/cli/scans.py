@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-import ptycho_torch
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming
 from ptycho_torch.data.prepare import prepare_scan
@@ -93,23 +90,12 @@ def _byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def bench(options: argparse.Namespace) -> None:
-    """Run the benchmarks that lie beside the package in a source checkout."""
-    root = Path(ptycho_torch.__file__).parents[1]
-    if not (root / "benchmarks" / "__main__.py").is_file():
-        with naming(root):
-            raise OptionError(
-                "benchmarks/", "missing", "a source checkout", action="Run it from a clone"
-            )
-    command = [sys.executable, "-m", "benchmarks", *options.arguments]
-    raise SystemExit(subprocess.run(command, cwd=root, check=False).returncode)
-
-
-def open_scan(path: Path, measurement: str, **reader_options: Any) -> RawData:
+def open_scan(
+    path: Path, measurement: str, *, format: str = "auto", use_file_Y: bool = False
+) -> RawData:
     """Open a scan of any registered format; "auto" leaves the measurement to the reader."""
-    if measurement != "auto":
-        reader_options["measurement"] = measurement
-    return read_scan(path, **reader_options)
+    options = {} if measurement == "auto" else {"measurement": measurement}
+    return read_scan(path, format=format, use_file_Y=use_file_Y, **options)
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:
