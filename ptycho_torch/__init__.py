@@ -1,12 +1,12 @@
 """Ptychographic scans to PyTorch batches: the front door.
 
-Owns the public names and where each one lives. A name is imported when it is first asked for, so
-that ``import ptycho_torch`` costs milliseconds and the NumPy names work where torch is absent.
+Owns the public names and their homes. The first use of a name imports its room, so
+``import ptycho_torch`` takes milliseconds and the NumPy names work without torch.
 
-Where torch is absent, asking for a name that needs it raises
-:class:`~ptycho_torch.data.errors.MissingDependencyError`, an ``ImportError``. It is no
-``AttributeError`` on purpose: ``from ptycho_torch import PtychoDataset`` would otherwise end in a
-bare "cannot import name". ``hasattr`` therefore raises it too; ``dir`` lists every public name.
+Without torch, a name that needs it raises
+:class:`~ptycho_torch.data.errors.MissingDependencyError`, an ``ImportError``. An ``AttributeError``
+would end ``from ptycho_torch import PtychoDataset`` in a bare "cannot import name". ``hasattr``
+therefore raises too; ``dir`` lists every public name.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _TORCH_FAMILY = ("torch", "tensordict", "lightning", "torchmetrics")
 
 
 def __getattr__(name: str) -> Any:
-    """Import the room a public name lives in, and hand the name out."""
+    """Import the room of a public name, and return what it names."""
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'ptycho_torch' has no attribute {name!r}")

@@ -1,23 +1,25 @@
 """Configuration dataclasses of the TensorFlow pipeline.
 
-Owns the three dataclasses, their defaults and their rules, and stands in front of the flat legacy
-dict that they become. Knows no arrays and no files.
+Owns the three dataclasses, their defaults and their rules: a field's type says what it may be. Also
+hands out the two functions of the flat legacy dict. Knows no arrays and no files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.legacy_params import (
     Configuration,
-    field_values,
     is_configuration,
     to_legacy_params,
     update_legacy_dict,
@@ -38,6 +40,17 @@ DEFAULT_TRAINING_GROUPS = 512
 """Groups for training where neither n_groups nor n_images says how many, as in the reference."""
 
 PathLike = str | Path | None
+
+_POSITIVE = ("probe_scale", "nphotons")
+_KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
+    {
+        "bool": (lambda value: isinstance(value, bool), "True or False"),
+        "str": (lambda value: isinstance(value, str) and value != "", "a name"),
+        "str | Path": (lambda value: isinstance(value, str | Path), "a path"),
+        "PathLike": (lambda value: isinstance(value, PathLike), "a path"),
+        "Configuration": (is_configuration, "a ModelConfig"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -75,52 +88,11 @@ n_filters_scale, amp_activation
     amp_activation: str = "sigmoid"
 
     def __post_init__(self) -> None:
-        for name in ("N", "gridsize", "n_filters_scale"):
-            check_integer(name, getattr(self, name), minimum=1)
-        check_choice("model_type", self.model_type, ModelType)
-        _check_flags(self, "object_big", "probe_big", "probe_mask", "pad_object")
-        check_number("probe_scale", self.probe_scale, positive=True)
-        check_number("gaussian_smoothing_sigma", self.gaussian_smoothing_sigma)
-        if not isinstance(self.amp_activation, str) or not self.amp_activation:
-            raise OptionTypeError(
-                "amp_activation", repr(self.amp_activation), "an activation's name"
-            )
+        _check_fields(self)
 
 
 @dataclass(frozen=True)
-class _SamplingConfig:
-    """Rules of the fields that training and inference share."""
-
-    def _check_sampling(self) -> None:
-        values = field_values(self)
-        if not is_configuration(values["model"]):
-            raise OptionTypeError("model", repr(values["model"]), "a ModelConfig")
-        for name in ("n_groups", "n_images", "n_subsample", "neighbor_pool_size"):
-            check_integer(name, values[name], minimum=1, optional=True)
-        check_integer("neighbor_count", values["neighbor_count"], minimum=1)
-        check_seed("subsample_seed", values["subsample_seed"])
-        _check_flags(self, "enable_oversampling")
-        for name in ("train_data_file", "test_data_file", "model_path", "output_dir"):
-            if not isinstance(values.get(name), PathLike):
-                raise OptionTypeError(name, repr(values[name]), "a path")
-        if values["n_images"] is not None:
-            self._translate_n_images(values["n_images"], values["n_groups"])
-
-    def _translate_n_images(self, n_images: int, n_groups: int | None) -> None:
-        warnings.warn(
-            f"n_images={n_images} is the deprecated spelling of n_groups; write "
-            f"n_groups={n_images}",
-            DeprecationWarning,
-            stacklevel=5,
-        )
-        if n_groups not in (None, n_images):
-            expected = f"n_groups = {n_groups}, of which it is another spelling"
-            raise OptionError("n_images", n_images, expected, action="Drop n_images")
-        object.__setattr__(self, "n_groups", n_images)
-
-
-@dataclass(frozen=True)
-class TrainingConfig(_SamplingConfig):
+class TrainingConfig:
     """One training run of the TensorFlow pipeline.
 
     Parameters
@@ -172,25 +144,14 @@ positions_provided, probe_trainable, intensity_scale_trainable, output_dir, sequ
     sequential_sampling: bool = False
 
     def __post_init__(self) -> None:
-        self._check_sampling()
+        _check_fields(self)
+        _take_n_images(self)
         if self.n_groups is None:
             object.__setattr__(self, "n_groups", DEFAULT_TRAINING_GROUPS)
-        for name in ("batch_size", "nepochs"):
-            check_integer(name, getattr(self, name), minimum=1)
-        for name in ("mae_weight", "nll_weight", "realspace_mae_weight", "realspace_weight"):
-            check_number(name, getattr(self, name))
-        check_number("nphotons", self.nphotons, positive=True)
-        _check_flags(
-            self,
-            "positions_provided",
-            "probe_trainable",
-            "intensity_scale_trainable",
-            "sequential_sampling",
-        )
 
 
 @dataclass(frozen=True)
-class InferenceConfig(_SamplingConfig):
+class InferenceConfig:
     """One inference run of the TensorFlow pipeline; fields as in :class:`TrainingConfig`.
 
     Parameters
@@ -223,11 +184,8 @@ neighbor_pool_size, debug, output_dir
     output_dir: PathLike = "inference_outputs"
 
     def __post_init__(self) -> None:
-        self._check_sampling()
-        for name in ("model_path", "test_data_file"):
-            if getattr(self, name) is None:
-                raise OptionTypeError(name, None, "a path")
-        _check_flags(self, "debug")
+        _check_fields(self)
+        _take_n_images(self)
 
 
 def check_number(name: str, value: object, *, positive: bool = False) -> float:
@@ -246,7 +204,33 @@ def check_number(name: str, value: object, *, positive: bool = False) -> float:
     return number
 
 
-def _check_flags(config: Configuration, *names: str) -> None:
-    for name in names:
-        if not isinstance(getattr(config, name), bool):
-            raise OptionTypeError(name, repr(getattr(config, name)), "True or False")
+def _check_fields(config: Configuration) -> None:
+    for entry in dataclasses.fields(config):
+        name, kind, value = entry.name, str(entry.type), getattr(config, entry.name)
+        if kind in _KINDS:
+            fits, expected = _KINDS[kind]
+            if not fits(value):
+                raise OptionTypeError(name, repr(value), expected)
+        elif kind == "float":
+            check_number(name, value, positive=name in _POSITIVE)
+        elif kind == "ModelType":
+            check_choice(name, value, ModelType)
+        elif name == "subsample_seed":
+            check_seed(name, value)
+        else:
+            check_integer(name, value, minimum=1, optional=kind != "int")
+
+
+def _take_n_images(config: TrainingConfig | InferenceConfig) -> None:
+    n_images, n_groups = config.n_images, config.n_groups
+    if n_images is None:
+        return
+    warnings.warn(
+        f"n_images={n_images} is the deprecated spelling of n_groups; write n_groups={n_images}",
+        DeprecationWarning,
+        stacklevel=4,
+    )
+    if n_groups not in (None, n_images):
+        expected = f"n_groups = {n_groups}, of which it is another spelling"
+        raise OptionError("n_images", n_images, expected, action="Drop n_images")
+    object.__setattr__(config, "n_groups", n_images)

@@ -46,7 +46,7 @@ class PtychoDataContainerTorch:
     grouped_data
         What ``generate_grouped_data`` returned: B groups of C frames.
     probe
-        complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes, N as the frames have.
+        complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes, N that of the frames.
     nphotons
         Photons per frame, for ``norm_Y_I``.
 
@@ -57,15 +57,6 @@ class PtychoDataContainerTorch:
         real-valued.
     OptionError
         ``nphotons`` is not a positive number.
-
-    Notes
-    -----
-    Attributes, torch tensors where torch is installed, else NumPy arrays: ``X`` (B, N, N, C)
-    float32; ``Y`` complex64, ``Y_I``, ``Y_phi`` float32 (B, N, N, C), ones and zeros without ground
-    truth; ``coords_nominal``, ``coords_true``, ``coords`` (B, 1, 2, C) float32, all the same start
-    positions relative to the group; ``global_offsets`` (B, 1, 2, 1), ``local_offsets``
-    (B, 1, 2, C), position = global_offsets - local_offsets, object pixels; ``nn_indices`` (B, C);
-    ``norm_Y_I`` a scalar; ``probe`` complex64; ``YY_full`` None.
     """
 
     def __init__(

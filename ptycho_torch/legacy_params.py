@@ -39,7 +39,7 @@ TORCH_SPELLING = MappingProxyType(
         "mode": "model_type",
     }
 )
-"""Fields of the torch spelling, and the fields here that mean the same."""
+"""Fields of the torch spelling, and those of the configurations that mean the same."""
 
 _MODEL_TYPES = MappingProxyType({"Unsupervised": "pinn", "Supervised": "supervised"})
 
@@ -129,16 +129,11 @@ def is_configuration(value: object) -> TypeGuard[Configuration]:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def field_values(cfg: Configuration) -> dict[str, Any]:
-    """Fields of one dataclass by name; nested dataclasses stay whole."""
-    return {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-
-
 def _translated_fields(cfg: Configuration) -> dict[str, Any]:
     """Fields of one dataclass by the names here; nested dataclasses stay whole."""
     if not is_configuration(cfg):
         raise OptionTypeError("the configuration", type(cfg).__name__, "a dataclass instance")
-    values = field_values(cfg)
+    values: dict[str, Any] = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
     spelled = [name for name in TORCH_SPELLING if values.get(name) is not None]
     if spelled and values.get("n_subsample") is not None:
         raise OptionError(
@@ -147,10 +142,11 @@ def _translated_fields(cfg: Configuration) -> dict[str, Any]:
             "grouping. Set it to None and say n_groups, or n_subsample in a TrainingConfig."
         )
     for name in spelled:
-        ours, value = TORCH_SPELLING[name], _translate(name, values[name])
-        if values.get(ours, value) not in (None, value):
-            raise OptionError(name, values[name], f"{ours} = {values[ours]}, which it contradicts")
-        values[ours] = value
+        field, value = TORCH_SPELLING[name], _translate(name, values[name])
+        if values.get(field, value) not in (None, value):
+            expected = f"{field} = {values[field]}, which it contradicts"
+            raise OptionError(name, values[name], expected)
+        values[field] = value
     return {name: value for name, value in values.items() if name not in TORCH_SPELLING}
 
 

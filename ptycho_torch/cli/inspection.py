@@ -50,9 +50,10 @@ def inspect(options: argparse.Namespace) -> None:
     for name, text in rows.items():
         print(f"  {name:<10} {text}")
     if options.png is not None:
-        from ptycho_torch.results.scan_figure import save_scan_figure
+        from ptycho_torch.results.plotting import save_figure
+        from ptycho_torch.results.scan_figure import plot_scan
 
-        save_scan_figure(raw, options.png, nn_indices=groups)
+        save_figure(plot_scan(raw, groups), options.png)
         print(f"  {'picture':<10} {options.png}")
 
 

@@ -58,8 +58,9 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    room = "inspection" if options.command == "inspect" else "scans"
-    getattr(import_module(f"ptycho_torch.cli.{room}"), options.command)(options)
+    name = options.command
+    room = {"inspect": "inspection", "bench": "bench"}.get(name, "scans")
+    getattr(import_module(f"ptycho_torch.cli.{room}"), name)(options)
 
 
 def _simulate(command: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-import ptycho_torch
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming
 from ptycho_torch.data.prepare import prepare_scan
@@ -92,18 +90,6 @@ def _byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield progress
-
-
-def bench(options: argparse.Namespace) -> None:
-    """Run the benchmarks that lie beside the package in a source checkout."""
-    root = Path(ptycho_torch.__file__).parents[1]
-    if not (root / "benchmarks" / "__main__.py").is_file():
-        with naming(root):
-            raise OptionError(
-                "benchmarks/", "missing", "a source checkout", action="Run it from a clone"
-            )
-    command = [sys.executable, "-m", "benchmarks", *options.arguments]
-    raise SystemExit(subprocess.run(command, cwd=root, check=False).returncode)
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:

@@ -110,7 +110,7 @@ class PtychoCLI(LightningCLI):
             except argparse.ArgumentError as error:
                 raise explain(str(error), files, known_keys(parser, words[0])) from error
             command = self.config["subcommand"]
-            require_work(command, self.config[command])
+            _require_work(command, self.config[command])
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
@@ -151,21 +151,15 @@ class PtychoCLI(LightningCLI):
                 _say_figures(callback.output_dir)
 
 
-def require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, and a file that is no checkpoint.
+def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
+    """Every option of a command, in dotted form."""
+    commands = getattr(parser, "_subcommands_action", None)
+    chosen = getattr(commands, "_name_parser_map", {}).get(command, parser)
+    return sorted({action.dest for action in chosen._actions if action.dest != "help"})
 
-    Parameters
-    ----------
-    command
-        ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
-    config
-        Its options, as parsed.
 
-    Raises
-    ------
-    OptionError, ScanFileError, ScanFileNotFoundError
-        One line.
-    """
+def _require_work(command: str, config: Namespace) -> None:
+    """Refuse a pass of no batch or of an untrained model, and a file that is no checkpoint."""
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
@@ -181,13 +175,6 @@ def require_work(command: str, config: Namespace) -> None:
     if checkpoint is not None:
         # Before Lightning opens it, which ends in a traceback for anything else.
         check_checkpoint(checkpoint)
-
-
-def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
-    """Every option of a command, in dotted form."""
-    commands = getattr(parser, "_subcommands_action", None)
-    chosen = getattr(commands, "_name_parser_map", {}).get(command, parser)
-    return sorted({action.dest for action in chosen._actions if action.dest != "help"})
 
 
 def _refusal(error: Exception) -> PtychoTorchError:

@@ -88,9 +88,8 @@ def _draw_parts(
     panels: Sequence[Axes], shown: Mapping[str, NDArray[Any]], part: str, lit: NDArray[np.bool_]
 ) -> None:
     """Amplitude or phase of every object, with common limits."""
-    values = {
-        name: (np.angle if part == "phase" else np.abs)(array) for name, array in shown.items()
-    }
+    part_of, unit = (np.angle, "rad") if part == "phase" else (np.abs, "relative")
+    values = {name: part_of(array) for name, array in shown.items()}
     # A truth has no noise to cut off; a reconstruction has outliers.
     tails = (0, 100) if "truth" in shown else (0.5, 99.5)
     low, high = np.percentile(values.get("truth", values["reconstruction"])[lit], tails)
@@ -101,16 +100,12 @@ def _draw_parts(
     for panel, (name, array) in zip(panels, values.items(), strict=True):
         image = panel.imshow(array, cmap=cmap, vmin=float(low), vmax=float(high))
         if not lit.all():
-            panel.imshow(_fade(lit), interpolation="nearest")
+            # White over the rest.
+            fade = np.dstack([np.ones((*lit.shape, 3)), np.where(lit, 0.0, 0.75)])
+            panel.imshow(fade, interpolation="nearest")
         panel.set_title(f"{name}: {part}")
         label_pixels(panel)
-        unit = "rad" if part == "phase" else "relative"
         add_colorbar(panel, image, f"{part} ({unit})")
-
-
-def _fade(lit: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """White over what the probe did not illuminate, (H, W, 4)."""
-    return np.dstack([np.ones((*lit.shape, 3)), np.where(lit, 0.0, 0.75)])
 
 
 def _draw_history(axes: Axes, history: Mapping[str, Sequence[float]]) -> None:

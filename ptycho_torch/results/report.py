@@ -22,7 +22,6 @@ from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.files.atomic_write import atomic_write
-from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import error_of_sums, fourier_sums
 from ptycho_torch.results import metrics
@@ -30,9 +29,6 @@ from ptycho_torch.results.plotting import require_matplotlib, save_figure
 from ptycho_torch.results.reconstruction_figure import plot_reconstruction
 
 logger = logging.getLogger(__name__)
-
-MASK_THRESHOLD = 0.1
-"""The correlation counts the object pixels whose dose reaches this share of the highest."""
 
 
 class Reconstructs(Protocol):
@@ -105,15 +101,16 @@ class ReconstructionReport(pl.Callback):
         raw = dataset.scans[0]
         obj, probe = (part.cpu().numpy() for part in model.reconstruction())
         positions = np.stack([raw.xcoords, raw.ycoords], axis=1)
-        mask = metrics.illuminated_mask(probe, positions, obj.shape, MASK_THRESHOLD)
-        truth = _truth(raw, obj)
+        mask = metrics.illuminated_mask(probe, positions, obj.shape)
+        truth = raw.objectGuess
+        if truth is not None and truth.shape != obj.shape:
+            truth = None
+        correlation = None if truth is None else metrics.complex_correlation(obj, truth, mask)
         pl_module.eval()
-        error = evaluate(model, dataset, data.batch_size, pl_module.device)
+        error = _evaluate(model, dataset, data.batch_size, pl_module.device)
         pl_module.train()
         figures = {
-            "complex_correlation": None
-            if truth is None
-            else metrics.complex_correlation(obj, truth, mask),
+            "complex_correlation": correlation,
             "fourier_error": error,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
@@ -155,7 +152,7 @@ class ReconstructionReport(pl.Callback):
 
 
 @torch.no_grad()
-def evaluate(
+def _evaluate(
     model: Reconstructs, dataset: PtychoDataset, batch_size: int, device: torch.device
 ) -> float:
     """Fourier error of a model over every group of a dataset, summed in float64."""
@@ -165,11 +162,6 @@ def evaluate(
         batch = dataset.__getitems__(groups).to(device)
         sums += torch.stack(fourier_sums(model(batch), batch.channels_first()))
     return float(error_of_sums(*sums))
-
-
-def _truth(raw: RawData, obj: NDArray[np.complex64]) -> NDArray[Any] | None:
-    truth = raw.objectGuess
-    return truth if truth is not None and truth.shape == obj.shape else None
 
 
 def _title(figures: dict[str, Any]) -> str:

@@ -5,9 +5,7 @@ Owns what it shows of a scan, and how. Knows no file but the picture it writes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from ptycho_torch.results.plotting import (
     label_pixels,
     modes_of,
     new_figure,
-    save_figure,
 )
 
 if TYPE_CHECKING:
@@ -69,15 +66,6 @@ def plot_scan(raw: RawData, nn_indices: NDArray[np.integer] | None = None) -> Fi
     side = probe.shape[-1]
     figure.suptitle(f"{where}: {len(positions)} frames of {side} x {side} px", fontsize=14)
     return figure
-
-
-def save_scan_figure(
-    raw: RawData,
-    path: str | os.PathLike[str],
-    nn_indices: NDArray[np.integer] | None = None,
-) -> Path:
-    """Draw ``plot_scan`` and write it as PNG."""
-    return save_figure(plot_scan(raw, nn_indices), path)
 
 
 def _object_shape(raw: RawData, positions: NDArray[np.float64]) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.results.metrics import illumination
-from ptycho_torch.results.scan_figure import plot_scan, save_scan_figure
+from ptycho_torch.results.plotting import save_figure
+from ptycho_torch.results.scan_figure import plot_scan
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
 
@@ -75,7 +76,7 @@ def test_frames_stored_as_counts_are_not_squared(scan):
 @pytest.mark.parametrize("n_frames", [1, 3])
 def test_scan_of_few_frames_is_drawn(n_frames, tmp_path):
     scan = simulate_scan(n_frames=n_frames, N=8, photons=None)
-    assert save_scan_figure(scan, tmp_path / "scan.png").stat().st_size > 10_000
+    assert save_figure(plot_scan(scan), tmp_path / "scan.png").stat().st_size > 10_000
 
 
 def test_scan_without_an_object_is_drawn_over_what_its_patches_cover(scan):
