@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import statistics
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +57,42 @@ def test_nine_functions_of_ten_have_at_most_31_lines():
     assert np.percentile(lengths, 90) <= 31
 
 
-def test_no_modules_of_the_package_import_each_other_in_a_circle():
-    assert not circles(arrows(PACKAGE))
+def test_files_are_short_and_half_of_them_are_shorter_still():
+    lengths = {source_name(path): line_count(path) for path in SOURCES}
+    assert not {name: lines for name, lines in lengths.items() if lines > 400}
+    assert statistics.median(lengths.values()) <= 130
+
+
+def test_data_has_at_most_5700_lines():
+    assert sum(line_count(path) for path in (PACKAGE / "data").rglob("*.py")) <= 5_700
+
+
+def test_the_hot_path_has_at_most_200_lines():
+    assert line_count(PACKAGE / "batches" / "assembly.py") <= 200
+
+
+def test_rooms_of_data_import_each_other_along_at_most_70_arrows():
+    rooms = "ptycho_torch.data"
+    inside = [pair for pair in arrows(PACKAGE) if all(name.startswith(rooms) for name in pair)]
+    assert len(inside) <= 70, f"{len(inside)} arrows"
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, ROOT / "benchmarks"], ids=source_name)
+def test_no_modules_import_each_other_in_a_circle(folder):
+    assert not circles(arrows(folder))
+
+
+@pytest.mark.skipif(find_spec("ruff") is None, reason="ruff is not installed: the linter")
+@pytest.mark.parametrize(("branches", "reported"), [(11, False), (12, True)])
+def test_the_linter_reports_a_function_of_complexity_13(branches, reported):
+    lines = [f"    if a == {number}:\n        return {number}" for number in range(branches)]
+    code = "\n".join(['"""Room."""\n\n\ndef f(a: int) -> int:', '    """Doc."""', *lines])
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename"]
+    found = subprocess.run(
+        [*command, "ptycho_torch/room.py", "-"], cwd=ROOT, input=f"{code}\n    return a\n",
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ("C901" in found.stdout) is reported, found.stderr
 
 
 def test_the_layers_of_data_are_said_in_twelve_lines():

@@ -26,6 +26,7 @@ def test_picture_is_written_whole_into_a_new_folder(scan, tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["scan.png"]
 
 
+@pytest.mark.slow
 def test_drawing_leaves_matplotlib_state_alone():
     code = (
         "import sys; from ptycho_torch.data.simulate import simulate_scan;"
