@@ -31,7 +31,7 @@ from ptycho_torch.batches.routes import (
     selected_here,
 )
 from ptycho_torch.batches.sampler import EpochSampler
-from ptycho_torch.batches.scans import Scans, object_shape
+from ptycho_torch.batches.scans import ScanOption, Scans, object_shape
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.data.config import (
     GroundTruth,
@@ -122,11 +122,11 @@ class PtychoDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: Scans,
+        train: ScanOption,
         *,
-        val: Scans | None = None,
-        test: Scans | None = None,
-        predict: Scans | None = None,
+        val: ScanOption | None = None,
+        test: ScanOption | None = None,
+        predict: ScanOption | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
         grouping: GroupingConfig | None = None,

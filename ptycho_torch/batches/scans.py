@@ -9,6 +9,7 @@ import glob
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,11 @@ from ptycho_torch.physics import object_shape_for
 
 Scan = str | os.PathLike[str] | RawData
 Scans = Scan | Sequence[Scan]
+if TYPE_CHECKING:
+    ScanOption = Scans
+else:
+    # The command line makes its options of annotations, and can say only this.
+    ScanOption = str | list[str]
 
 CACHE_SUFFIX = ".groups_cache.npz"
 """Ends the names of caches beside scans, which no pattern means."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from builders import quiet_trainer
 torch = pytest.importorskip("torch", reason="torch is not installed: PtychoDataModule needs it")
 
 from lightning.pytorch import LightningModule, Trainer  # noqa: E402
+from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 
 from ptycho_torch import (  # noqa: E402
     GroupingConfig,
@@ -23,6 +25,7 @@ from ptycho_torch import (  # noqa: E402
 from ptycho_torch.batches.batch import PtychoBatch  # noqa: E402
 from ptycho_torch.data.errors import (  # noqa: E402
     OptionError,
+    OptionTypeError,
     ScanFileError,
     ScanFileNotFoundError,
 )
@@ -299,3 +302,130 @@ def test_no_scan_is_grouped_before_all_of_them_open(scan_file: Path, tmp_path: P
     with pytest.raises(ScanFileNotFoundError, match=r"absent\.npz"):
         data.prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == ["train.npz"]
+
+
+FIELDS = {
+    "batch_size": 16, "split": "frames", "val_fraction": 0.2, "seed": 5, "patch_positions": "scan",
+    "ground_truth": "none",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*fit_loop.*log_every_n_steps:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*logging interval:UserWarning")
+class TestCheckpoints:
+    def checkpoint(self, folder: Path, data: PtychoDataModule) -> Path:
+        run = trainer(folder)
+        run.fit(Recorder(), datamodule=data)
+        run.save_checkpoint(folder / "run.ckpt")
+        return folder / "run.ckpt"
+
+    def test_data_of_files_are_built_again_from_a_checkpoint(
+        self, scan_file: Path, tmp_path: Path
+    ) -> None:
+        grouping = GroupingConfig(gridsize=1, n_groups=np.int64(150), n_subsample=170)
+        data = PtychoDataModule([scan_file], grouping=grouping, **FIELDS)
+        path = self.checkpoint(tmp_path, data)
+        loaded = PtychoDataModule.load_from_checkpoint(path, weights_only=True)
+        assert loaded.grouping == grouping
+        assert loaded.hparams == data.hparams
+        assert loaded.hparams["train"] == [str(scan_file)]
+        for stage in ("train", "val"):
+            wanted, got = data.dataset(stage), loaded.dataset(stage)
+            np.testing.assert_array_equal(got.index.nn_indices, wanted.index.nn_indices)
+        again = PtychoDataModule.load_from_checkpoint(path, weights_only=True, batch_size=3)
+        assert (again.batch_size, again.seed) == (3, 5)
+
+    def test_scans_in_memory_are_given_anew(self, tmp_path: Path) -> None:
+        scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+        data = PtychoDataModule(scan, val=[scan, "other.npz"], test="test.npz", **FIELDS)
+        assert not {"train", "val"} & set(data.hparams)
+        assert (data.hparams["test"], data.hparams["predict"]) == ("test.npz", None)
+        path = self.checkpoint(tmp_path, PtychoDataModule(scan, **FIELDS))
+        assert torch.load(path, weights_only=True)["datamodule_hyper_parameters"]["seed"] == 5
+        with pytest.raises(TypeError, match="train"):
+            PtychoDataModule.load_from_checkpoint(path, weights_only=True)
+        loaded = PtychoDataModule.load_from_checkpoint(path, weights_only=True, train=scan)
+        assert len(loaded.dataset("val")) == 8
+
+    def test_a_logger_may_meet_the_same_names_in_a_model(
+        self, scan_file: Path, tmp_path: Path
+    ) -> None:
+        model = Recorder()
+        model.save_hyperparameters({"batch_size": "of another kind"})
+        data = PtychoDataModule(str(scan_file), **FIELDS)
+        run = trainer(tmp_path, logger=CSVLogger(tmp_path))
+        run.fit(model, datamodule=data)
+
+
+def test_options_are_saved_as_given_by_every_name() -> None:
+    names = set(inspect.signature(PtychoDataModule).parameters)
+    assert set(PtychoDataModule("scan.npz").hparams) == names
+
+
+def test_a_grouping_that_is_none_is_refused() -> None:
+    with pytest.raises(OptionTypeError, match="grouping is int; expected a GroupingConfig"):
+        PtychoDataModule("scan.npz", grouping=4)
+
+
+def test_data_module_says_scans_groups_batch_size_and_split(scan_file: Path) -> None:
+    scan = simulate_scan(n_frames=40, N=16, object_size=60, seed=3)
+    data = PtychoDataModule(
+        str(scan_file), test=scan, predict=[scan, scan], split="frames", batch_size=16,
+        ground_truth="none",
+    )  # fmt: skip
+    said = (
+        f"PtychoDataModule(train='{scan_file}', test=RawData(memory: 40 frames of 16 x 16), "
+        "predict=2 scans, groups={}, batch_size=16, split='frames')"
+    )
+    assert repr(data) == said.format("not made yet")
+    data.setup("fit")
+    assert repr(data) == said.format("180 train + 20 val")
+    assert str(data) == repr(data)
+
+
+def test_printing_leaves_the_place_in_an_epoch_alone(scan_file: Path) -> None:
+    data = PtychoDataModule(str(scan_file), ground_truth="none")
+    data.setup("fit")
+    data.load_state_dict({"seed": 0, "epoch": 3, "consumed": 32})
+    str(data)
+    assert data.state_dict() == {"seed": 0, "epoch": 3, "consumed": 32}
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({}, {"train", "val"}),
+        ({"split": "none"}, {"train"}),
+        ({"test_fraction": 0.2}, {"train", "val", "test"}),
+        ({"predict": None, "test": "scan", "val": "scan"}, {"train", "val", "test"}),
+        ({"predict": "scan", "val_fraction": 0.0}, {"train", "predict"}),
+    ],
+)
+def test_setup_of_no_stage_opens_every_stage_that_has_scans(
+    scan_file: Path, options: dict[str, Any], stages: set[str]
+) -> None:
+    options = {name: str(scan_file) if v == "scan" else v for name, v in options.items()}
+    data = PtychoDataModule(str(scan_file), ground_truth="none", **options)
+    data.setup(None)
+    assert set(data._datasets) == stages
+
+
+def test_parts_of_frames_share_the_frames_on_a_device(
+    scan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PtychoDataModule(
+        str(scan_file), assemble_on="device", residency="device", split="frames",
+        ground_truth="none",
+    )  # fmt: skip
+    plain = PtychoDataModule(str(scan_file), split="frames", ground_truth="none")
+    copied = []
+    for stage in ("train", "val"):
+        for selection, wanted in zip(
+            getattr(data, f"{stage}_dataloader")(),
+            getattr(plain, f"{stage}_dataloader")(),
+            strict=True,
+        ):
+            assert torch.equal(data.on_after_batch_transfer(selection, 0).X, wanted.X)
+        copied.append(data._copies.tables(data.dataset(stage), torch.device("cpu"), resident=True))
+    assert copied[0] is copied[1]
