@@ -1,4 +1,4 @@
-# Every target makes what it needs: a virtual environment in .venv, the package in it, and no more.
+# Every target makes only what it needs: a virtual environment in .venv with the package in it.
 # `make` alone lists the targets.
 
 PYTHON ?= $(shell command -v python3 || command -v python)
@@ -16,8 +16,8 @@ endif
 # The pinned versions start at Python 3.11; an older one gets the newest that still supports it.
 PINS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
-# What the package needs short of torch, lightning, tensordict and jsonargparse, and the test tools.
-NOTORCH_DEPENDENCIES := numpy scipy filelock tqdm matplotlib h5py pytest hypothesis
+# What the package needs without torch and its family, and the test tools.
+NOTORCH_DEPENDENCIES := numpy scipy filelock tqdm matplotlib pytest hypothesis
 
 DEMO_SCAN := datasets/demo.npz
 REAL_SCAN := datasets/siemens_star.npz
@@ -103,7 +103,8 @@ campaign: install
 	$(BIN)/python -m tests.torch.campaign
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m ptycho_torch.data.contract_page docs/contract.md
+	$(BIN)/python docs/contract_page.py
+	$(BIN)/python docs/architecture.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
