@@ -1,6 +1,6 @@
 """Write docs/contract.md from the contract table; a test compares the two.
 
-    python docs/contract_page.py
+python docs/contract_page.py
 """
 
 from __future__ import annotations
@@ -46,26 +46,28 @@ DOORS = (
 
 DEPARTURES = """## Where ptycho_torch departs from the reference
 
-* **A private random stream.** The reference draws from NumPy's global legacy stream. Here every call
-  has its own `RandomState(seed)`: equal seeds give equal numbers, and the global stream is neither
-  read nor moved. `seed=None` draws fresh entropy.
-* **Sliced offsets.** When the reference splits a container, it slices X, Y and the coordinates and
-  leaves `global_offsets`, `local_offsets` and `nn_indices` whole. Here a split slices all of them.
-* **The mirror is an option.** For C > 1 the reference cuts object patches at the point reflection of
-  each position through the group's centre, so |F(probe * Y)| misses the measured frames.
+* **A private random stream.** The reference draws from NumPy's global legacy stream. Here every
+  call has its own `RandomState(seed)`: equal seeds give equal numbers, and the global stream is
+  neither read nor moved. `seed=None` draws fresh entropy.
+* **Sliced offsets.** When the reference splits a container, it slices X, Y and the coordinates
+  and leaves `global_offsets`, `local_offsets` and `nn_indices` whole. Here a split slices all of
+  them.
+* **The mirror is an option.** For C > 1 the reference cuts object patches at the point reflection
+  of each position through the group's centre, so |F(probe * Y)| misses the measured frames.
   `patch_positions="reference"` does the same, and is the default, with a warning;
   `patch_positions="scan"` cuts at the positions.
-* **Refused at the door.** Some calls make the reference return empty or NaN results, hide a mismatch
-  or fail somewhere inside: no groups asked for, gridsize 0, all-zero frames, frames and
+* **Refused at the door.** Some calls make the reference return empty or NaN results, hide a
+  mismatch or fail somewhere inside: no groups asked for, gridsize 0, all-zero frames, frames and
   positions of different length, an N other than the frames' with an object. Here they raise a
   ValueError or a TypeError that names the field, what was found and what was expected.
-* **gridsize is an argument.** The reference takes a missing `gridsize` from a global dictionary. Here
-  there is no such dictionary, and the argument is required; `RawDataTorch` takes it from its config.
-* **Y is complex.** A real-valued ready-made Y is an error, never a silent cast. A complex128 Y becomes
-  complex64 in the container and in batches.
-* **Rounding of Y.** Y, Y_I and Y_phi agree with the reference within 2e-7, and so do batches with the
-  container. Only an angle near pi, where neighbouring float32 numbers are 2.4e-7 apart, may be the
-  next one.
+* **gridsize is an argument.** The reference takes a missing `gridsize` from a global dictionary.
+  Here there is no such dictionary, and the argument is required; `RawDataTorch` takes it from its
+  config.
+* **Y is complex.** A real-valued ready-made Y is an error, never a silent cast. A complex128 Y
+  becomes complex64 in the container and in batches.
+* **Rounding of Y.** Y, Y_I and Y_phi agree with the reference within 2e-7, and so do batches with
+  the container. Only an angle near pi, where neighbouring float32 numbers are 2.4e-7 apart, may
+  be the next one.
 """
 
 
