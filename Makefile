@@ -43,7 +43,7 @@ help:
 	@echo 'make clean         remove environments, outputs, simulated and downloaded scans'
 
 # The stamp is touched last: an interrupted installation is taken up again.
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt ptycho_torch/__init__.py
 	@test -n '$(PYTHON)' || { echo 'no python3 on PATH; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo '$(PYTHON) is older than 3.10; name another: make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -56,7 +56,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python $(PIP) install $(PINS) -e '.[docs]'
 	@touch $@
 
-$(NOTORCH)/.installed: setup.cfg pyproject.toml constraints.txt
+$(NOTORCH)/.installed: setup.cfg pyproject.toml constraints.txt ptycho_torch/__init__.py
 	$(PYTHON) -m venv $(NOTORCH)
 	$(NOTORCH)/bin/python $(PIP) install $(PINS) $(NOTORCH_DEPENDENCIES)
 	$(NOTORCH)/bin/python $(PIP) install --no-deps -e .

@@ -15,7 +15,7 @@ import pytest
 import ptycho_torch
 
 ROOT = Path(__file__).parents[3]
-TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")]
+TOP = sorted(ROOT.glob("*.md"))
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 
@@ -62,6 +62,12 @@ def test_the_installed_version_is_the_packages():
     except metadata.PackageNotFoundError:
         pytest.skip("ptycho-torch is not installed: it is run from its folder")
     assert installed == ptycho_torch.__version__
+
+
+def test_the_newest_section_of_the_changelog_is_the_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d{2}-\d{2})?$", text, re.MULTILINE)
+    assert sections[:2] == ["Unreleased", ptycho_torch.__version__]
 
 
 @pytest.mark.parametrize("requirement", requirements())
@@ -140,7 +146,18 @@ def test_the_readmes_code_runs(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_the_continuous_integration_runs_every_check():
-    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+@pytest.mark.parametrize("place", [".ci/run", ".github/workflows/checks.yml"])
+def test_the_continuous_integration_runs_every_check(place):
+    run = (ROOT / place).read_text(encoding="utf-8")
     check = re.search(r"^check: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    assert set(check) <= set(re.findall(r"[a-z-]+", run))
+    made = re.findall(r"^(?: +- run: )?make ([a-z -]+)$", run, re.MULTILINE)
+    targets = set(" ".join(made).split())
+    assert set(check) <= targets <= make_targets()
+
+
+def test_the_workflow_tries_every_python_that_the_metadata_names():
+    text = (ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8")
+    tried = [set(re.findall(r'"(3\.\d+)"', row)) for row in re.findall(r"python: \[(.*)\]", text)]
+    named = re.findall(r"Python :: (3\.\d+)", setup_cfg()["metadata"]["classifiers"])
+    assert tried[0] == set(named)
+    assert tried[1] < tried[0]
