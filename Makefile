@@ -7,13 +7,13 @@ BIN := $(VENV)/bin
 NOTORCH := .venv-notorch
 PIP := -m pip --disable-pip-version-check --quiet
 
-# Real scans and recorded results live beside the checkout, where there are any; the tests that use
-# them skip elsewhere.
+# Tests with real scans and recorded results look for them beside the checkout, and skip where there
+# are none.
 ifneq ($(wildcard ../shared/.),)
 export PTYCHO_TORCH_DATA ?= $(abspath ../shared)
 endif
 
-# The pinned versions start at Python 3.11; an older one gets the newest that still supports it.
+# Pins start at Python 3.11; Python 3.10 gets the newest versions that still support it.
 PINS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
 # What the package needs without torch and its family, and the test tools.
@@ -42,7 +42,7 @@ help:
 	@echo 'make docs          the documentation: docs/_build/html/index.html'
 	@echo 'make clean         remove environments, outputs, simulated and downloaded scans'
 
-# The stamp is touched last: an interrupted installation is taken up again.
+# The stamp comes last, so that make takes up an interrupted installation again.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt ptycho_torch/__init__.py
 	@test -n '$(PYTHON)' || { echo 'no python3 on PATH; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
