@@ -1,7 +1,7 @@
 """Other ways to the same batches, written as their users write them.
 
-Each hands out dictionaries with the arrays of a batch; their values equal ours, which the benchmark
-checks before it measures.
+Each hands out dictionaries with the arrays of a batch. The benchmark checks that their values equal
+those of PtychoDataset before it measures.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _disk(part: Part, case: str, dataset: PtychoDataset, scan: Any, folder: Any)
 
 
 def _same_batches(dataset: PtychoDataset, batches: list[list[int]], epoch: Iterator[Any]) -> bool:
-    """Whether every batch of a peer equals ours, bit by bit."""
+    """Whether every batch of a peer equals that of the dataset, bit by bit."""
     count = 0
     for groups, theirs in zip(batches, epoch, strict=True):
         ours = dataset.__getitems__(groups)
