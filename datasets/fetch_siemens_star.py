@@ -2,9 +2,9 @@
 
 The scan is test data of the Python package tike (BSD-3-Clause, UChicago Argonne LLC) and comes in
 its source distribution, which pip downloads and does not run. This script takes one file out of it
-and converts it to ``datasets/siemens_star.npz``: counts become amplitude, the zero frequency moves to
-the centre, corner positions (row, column) become centre positions x, y, counted from just before the
-first.
+and converts it to ``datasets/siemens_star.npz``: counts become amplitude, the zero frequency moves
+to the centre, corner positions (row, column) become centre positions x, y, counted from just before
+the first.
 
     python datasets/fetch_siemens_star.py [OUT.npz]
 """
