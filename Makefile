@@ -111,5 +111,5 @@ docs: $(VENV)/.installed-docs
 clean:
 	rm -rf $(VENV) $(NOTORCH) outputs lightning_logs docs/_build build dist ptycho_torch.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache datasets/download
-	rm -f datasets/*.npz datasets/*.npy datasets/*.lock
+	rm -f datasets/*.npz datasets/*.lock
 	find ptycho_torch tests benchmarks datasets docs -name __pycache__ -type d -prune -exec rm -rf {} +
