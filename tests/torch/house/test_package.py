@@ -121,6 +121,13 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_pages_name_files_that_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:ptycho_torch|tests|docs|configs|benchmarks)/[\w/.-]*)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_pages_name_targets_and_commands_that_exist(page):
     text = page.read_text(encoding="utf-8")
     assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= make_targets()
