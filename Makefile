@@ -1,4 +1,4 @@
-# Every target makes what it needs: a virtual environment in .venv, the package in it, and no more.
+# Every target makes only what it needs: a virtual environment in .venv with the package in it.
 # `make` alone lists the targets.
 
 PYTHON ?= $(shell command -v python3 || command -v python)
@@ -7,17 +7,17 @@ BIN := $(VENV)/bin
 NOTORCH := .venv-notorch
 PIP := -m pip --disable-pip-version-check --quiet
 
-# Real scans and recorded results live beside the checkout, where there are any; the tests that use
-# them skip elsewhere.
+# Tests with real scans and recorded results look for them beside the checkout, and skip where there
+# are none.
 ifneq ($(wildcard ../shared/.),)
 export PTYCHO_TORCH_DATA ?= $(abspath ../shared)
 endif
 
-# The pinned versions start at Python 3.11; an older one gets the newest that still supports it.
+# Pins start at Python 3.11; Python 3.10 gets the newest versions that still support it.
 PINS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
-# What the package needs short of torch, lightning, tensordict and jsonargparse, and the test tools.
-NOTORCH_DEPENDENCIES := numpy scipy filelock tqdm matplotlib h5py pytest hypothesis
+# What the package needs without torch and its family, and the test tools.
+NOTORCH_DEPENDENCIES := numpy scipy filelock tqdm matplotlib pytest hypothesis
 
 DEMO_SCAN := datasets/demo.npz
 REAL_SCAN := datasets/siemens_star.npz
@@ -43,8 +43,8 @@ help:
 	@echo 'make docs          the documentation: docs/_build/html/index.html'
 	@echo 'make clean         remove environments, outputs, simulated and downloaded scans'
 
-# The stamp is touched last: an interrupted installation is taken up again.
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+# The stamp comes last, so that make takes up an interrupted installation again.
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt ptycho_torch/__init__.py
 	@test -n '$(PYTHON)' || { echo 'no python3 on PATH; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo '$(PYTHON) is older than 3.10; name another: make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -57,7 +57,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python $(PIP) install $(PINS) -e '.[docs]'
 	@touch $@
 
-$(NOTORCH)/.installed: setup.cfg pyproject.toml constraints.txt
+$(NOTORCH)/.installed: setup.cfg pyproject.toml constraints.txt ptycho_torch/__init__.py
 	$(PYTHON) -m venv $(NOTORCH)
 	$(NOTORCH)/bin/python $(PIP) install $(PINS) $(NOTORCH_DEPENDENCIES)
 	$(NOTORCH)/bin/python $(PIP) install --no-deps -e .
@@ -107,12 +107,13 @@ campaign: install
 	$(BIN)/python -m tests.torch.campaign
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m ptycho_torch.data.contract_page docs/contract.md
+	$(BIN)/python docs/contract_page.py
+	$(BIN)/python docs/architecture.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
 clean:
 	rm -rf $(VENV) $(NOTORCH) outputs lightning_logs docs/_build build dist ptycho_torch.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache datasets/download
-	rm -f datasets/*.npz datasets/*.npy datasets/*.lock
+	rm -f datasets/*.npz datasets/*.lock
 	find ptycho_torch tests benchmarks datasets docs -name __pycache__ -type d -prune -exec rm -rf {} +

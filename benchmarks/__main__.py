@@ -28,7 +28,7 @@ def main() -> int:
         print(f"{DOCS}: tables of {written}")
         return 0
     silence()
-    # What importing left behind is for good: a collection between measurements need not look at it.
+    # What importing left behind stays: collections between measurements need not visit it.
     gc.collect()
     gc.freeze()
     start = time.perf_counter()
@@ -73,7 +73,9 @@ def _options() -> argparse.Namespace:
         help=f"the parts to run, of {','.join(PARTS)}; all where left out",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing"
+        "--quick",
+        action="store_true",
+        help="tiny sizes: show that everything runs, and measure nothing",
     )
     parser.add_argument(
         "--output", type=Path, default=OUTPUT, metavar="DIR", help="where the report goes"
@@ -82,7 +84,7 @@ def _options() -> argparse.Namespace:
         "--scratch",
         type=Path,
         metavar="DIR",
-        help="where scans are made (1.5 GB), on a disk: in memory there is no cold cache",
+        help="where scans go (1.5 GB): on a disk, since memory has no cold cache",
     )
     parser.add_argument(
         "--write-docs",

@@ -1,37 +1,23 @@
-"""Measurements that need a process of their own.
-
-``python -m benchmarks.child`` imports everything, then forks for each request that it reads, so
-that a measurement starts in a fresh process and imports are measured apart from it.
-"""
+"""Measurements that need a process of their own; :mod:`benchmarks.serve` is that process."""
 
 from __future__ import annotations
 
 import json
-import os
 import select
 import subprocess
 import sys
-import time
-from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+
+from benchmarks.anonymous_memory import anonymous_bytes
 
 ROOT = Path(__file__).parents[1]
 
 _SAMPLE_S = 0.002
-_IMPORTS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "torch": ("torch",),
-        "tensordict and Lightning": ("tensordict", "lightning.pytorch"),
-        "SciPy and filelock": ("scipy.spatial", "filelock"),
-        "ptycho_torch": ("ptycho_torch.datamodule", "benchmarks.tasks"),
-    }
-)
 
 
 class Child:
-    """The other side: requests out, results in.
+    """The measuring process as seen from here: requests out, results in.
 
     Attributes
     ----------
@@ -41,7 +27,7 @@ class Child:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.child"],
+            [sys.executable, "-m", "benchmarks.serve"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -51,9 +37,9 @@ class Child:
         self.import_seconds: dict[str, float] = self._line()
 
     def call(self, task: str, **arguments: Any) -> dict[str, Any]:
-        """Run a task of :mod:`benchmarks.tasks` in a fork; its result.
+        """Run a task of :mod:`benchmarks.tasks` in a fork, and return its result.
 
-        ``peak_anon`` is added: the most anonymous memory of the fork that was seen, in bytes.
+        ``peak_anon`` is the most anonymous memory that the fork was seen to hold, in bytes.
         """
         assert self._process.stdin is not None
         request = json.dumps({"task": task, "arguments": arguments})
@@ -91,58 +77,3 @@ class Child:
         line, _, self._rest = self._rest.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
         return found
-
-
-def anonymous_bytes(pid: int | str) -> int:
-    """Resident anonymous memory of a process, bytes; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    for line in status.splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _import_everything() -> dict[str, float]:
-    seconds = {}
-    for title, modules in _IMPORTS.items():
-        start = time.perf_counter()
-        for module in modules:
-            import_module(module)
-        seconds[title] = time.perf_counter() - start
-    return seconds
-
-
-def _run(request: dict[str, Any]) -> dict[str, Any]:
-    from benchmarks import tasks
-
-    try:
-        result: dict[str, Any] = getattr(tasks, request["task"])(**request["arguments"])
-    except Exception as error:  # told to the caller, who raises
-        return {"error": f"{type(error).__name__}: {error}"}
-    return result
-
-
-def _serve() -> None:
-    # Results have a channel of their own: what libraries write to standard output is no result.
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def send(message: dict[str, Any]) -> None:
-        channel.write(json.dumps(message) + "\n")
-        channel.flush()
-
-    send(_import_everything())
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            send({"pid": os.getpid()})
-            send(_run(json.loads(line)))
-            os._exit(0)
-        os.waitpid(pid, 0)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -1,4 +1,4 @@
-"""What a run finds out: figures, targets and checks, and their JSON form."""
+"""What a run finds: figures, targets and checks, and their JSON form."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Figure:
     value, unit
         The figure itself: it depends on the machine.
     against, ratio
-        The figure it was measured in turns with, and how many times better this one is; what is
-        better (faster, smaller) is above 1.
+        The figure that took turns with it, and how many times better this one is; faster or
+        smaller is above 1.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Part:
         unit: str,
         against: tuple[str, Sequence[float]] | None = None,
     ) -> Figure:
-        """Add ``amount`` / seconds; ``against`` names seconds for the same amount."""
+        """Add a rate, ``amount`` / seconds; ``against`` is a name and its seconds for the same."""
         figure = Figure(
             name,
             case,

@@ -18,7 +18,7 @@ class Floor:
     batch_size
         Groups copied at a time.
     also_bytes
-        Further bytes a group that are copied from one place to another.
+        Further bytes per group, copied from one place to another.
     """
 
     def __init__(self, dataset: PtychoDataset, batch_size: int, also_bytes: int = 0) -> None:

@@ -29,7 +29,7 @@ class Spread:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Seconds of one call, the release of its result left out."""
+    """Seconds of one call, without the release of its result."""
     start = time.perf_counter()
     result = work()
     elapsed = time.perf_counter() - start
@@ -40,7 +40,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 def in_turns(
     works: Mapping[str, Callable[[], object]], repetitions: int, *, warm_ups: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of every call; repetition i of each work took place beside i of the others."""
+    """Seconds of every call; repetition i of one work ran beside repetition i of the others."""
     for _ in range(warm_ups):
         for work in works.values():
             work()

@@ -1,7 +1,7 @@
 """Other ways to the same batches, written as their users write them.
 
-Each hands out dictionaries with the arrays of a batch; their values equal ours, which the benchmark
-checks before it measures.
+Each hands out dictionaries with the arrays of a batch. The benchmark checks that their values equal
+those of PtychoDataset before it measures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIELDS = ("X", "coords_nominal", "global_offsets", "local_offsets", "nn_indices"
 
 @dataclass(frozen=True)
 class Work:
-    """What every peer is given: the scan as a file, its groups, and the order of the epoch.
+    """What every peer gets: the scan as a file, its groups, and the order of the epoch.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Work:
         return DataLoader(dataset, batch_sampler=self.batches, collate_fn=collate)  # type: ignore[arg-type]
 
     def with_probe(self, batch: Batch) -> Batch:
-        """The probe added as a view, by those who make a batch at a time."""
+        """Add the probe as a view, for peers that make whole batches."""
         batch["probe"] = self.probe.expand(len(batch["X"]), *self.probe.shape)
         return batch
 
@@ -128,7 +128,7 @@ class Expanded(Dataset[Any]):
 
 
 class ChunkedHdf5(Dataset[Batch]):
-    """Frames in HDF5, a chunk a frame; each frame of a batch is read once."""
+    """Frames in HDF5, one chunk per frame; each frame of a batch is read once."""
 
     def __init__(self, work: Work, frames: np.ndarray, path: Path) -> None:
         self.work = work
@@ -145,7 +145,7 @@ class ChunkedHdf5(Dataset[Batch]):
         unique, inverse = np.unique(rest["nn_indices"], return_inverse=True)
         stored = self.file["frames"]
         frames = np.empty((len(unique), *stored.shape[1:]), stored.dtype)
-        # One by one: h5py's selection of a list of rows takes thirty times as long.
+        # One by one: h5py takes thirty times as long to select a list of rows.
         for row, number in enumerate(unique.tolist()):
             frames[row] = stored[number]
         X = frames[inverse.reshape(rest["nn_indices"].shape)] * self.work.scale

@@ -25,7 +25,7 @@ def read_json(path: Path) -> Run:
 
 
 def markdown(run: Run) -> str:
-    """Machine, targets, then a table a part."""
+    """Machine, targets, then one table per part."""
     blocks = [_machine(run), _targets(run), *(_part(part) for part in run["parts"].values())]
     return "\n\n".join(block for block in blocks if block) + "\n"
 

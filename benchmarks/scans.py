@@ -1,4 +1,4 @@
-"""Synthetic scans, made once a run; their numbers mean nothing, their sizes do."""
+"""Synthetic scans, made once per run; only their sizes mean anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ptycho_torch import RawData
 
 OBJECT_SIDE = 600
-"""Pixels around which positions are spread; an object has a frame's side more."""
+"""Side in pixels of the square that positions fill; the object is larger by one frame."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ def synthetic_scan(M: int, N: int, object_side: int | None = None) -> RawData:
 
 
 def remove_caches(scan: Path) -> None:
-    """Remove what was kept beside a scan."""
+    """Remove the caches beside a scan."""
     for found in scan.parent.iterdir():
         if found != scan:
             found.unlink()

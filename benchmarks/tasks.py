@@ -1,4 +1,4 @@
-"""What a measuring process does: see :mod:`benchmarks.child`. Arguments and results are JSON."""
+"""What the measuring process does on request. Arguments and results are JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import data_module, grouping_of
-from benchmarks.child import anonymous_bytes
+from benchmarks.anonymous_memory import anonymous_bytes
+from benchmarks.data import data_module, grouping_of
 from ptycho_torch import PtychoDataset
 
 
@@ -35,7 +35,7 @@ def first_batch(scan: str, batch_size: int) -> dict[str, Any]:
 
 
 def stream_epoch(scan: str, batch_size: int) -> dict[str, Any]:
-    """Iterate one epoch; what anonymous memory there was before it."""
+    """Iterate one epoch, and say how much anonymous memory there was before it."""
     gc.collect()
     before = anonymous_bytes("self")
     data = data_module(Path(scan), batch_size=batch_size)
@@ -50,7 +50,7 @@ def stream_epoch(scan: str, batch_size: int) -> dict[str, Any]:
 def waits(
     scan: str, batch_size: int, num_workers: int, step_seconds: float, batches: int
 ) -> dict[str, Any]:
-    """Seconds that a loop whose step sleeps waits for each batch; first ones of an epoch apart."""
+    """Seconds that a loop waits for each batch beside a step that sleeps; first batches apart."""
     # Lightning counts cores before it believes a number of workers.
     warnings.simplefilter("ignore")
     data = data_module(Path(scan), batch_size=batch_size, num_workers=num_workers)
@@ -71,7 +71,7 @@ def waits(
             time.sleep(step_seconds)
         if len(waited) >= batches or len(loader) < 2:
             break
-    # Workers end with their loader; a process that leaves without it would leave them behind.
+    # Workers end with their loader; the process must not leave before them.
     del iterator, loader, data
     gc.collect()
     return {"first": first, "waits": waited}

@@ -16,7 +16,7 @@ _EPOCH = "run_training_epoch"
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Of an epoch: seconds a step, seconds of it spent waiting for the batch."""
+    """Times of an epoch: seconds per step, and how many of them it waited for the batch."""
 
     step: float
     wait: float
@@ -28,7 +28,7 @@ class StepTimes:
 
 
 def fit(model: LightningModule, data: Any, **options: Any) -> StepTimes:
-    """Train two epochs and measure the second: in the first everything is met for the first time.
+    """Train two epochs and measure the second: the first also pays for what happens once.
 
     Parameters
     ----------
@@ -56,14 +56,14 @@ def fit(model: LightningModule, data: Any, **options: Any) -> StepTimes:
         trainer.fit(model, **{source: data})
     fetched = profiler.recorded_durations[_FETCH]
     epochs = profiler.recorded_durations[_EPOCH]
-    # An epoch asks once more than it has batches, or as often, depending on what it knows of
-    # their number.
+    # Lightning asks for as many batches as an epoch has, or, where it does not know their number,
+    # for one more.
     asked = len(fetched) // 2
     steps = int(trainer.global_step // 2) or int(trainer.num_training_batches)
     return StepTimes(step=epochs[1] / steps, wait=sum(fetched[asked:]) / steps)
 
 
 def silence() -> None:
-    """Lightning announces devices and tips; a report is no place for them."""
+    """Keep Lightning's announcements of devices and products out of the report."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,9 +1,10 @@
 """Fetch a measured scan: a Siemens star, hard X-rays, Advanced Photon Source (Velociprobe).
 
 The scan is test data of the Python package tike (BSD-3-Clause, UChicago Argonne LLC) and comes in
-its source distribution, which pip downloads and does not run. The file taken out of it is converted
-to ``datasets/siemens_star.npz``: counts become amplitude, the zero frequency moves to the centre,
-corner positions (row, column) become centre positions x, y, counted from just before the first.
+its source distribution, which pip downloads and does not run. This script takes one file out of it
+and converts it to ``datasets/siemens_star.npz``: counts become amplitude, the zero frequency moves
+to the centre, corner positions (row, column) become centre positions x, y, counted from just before
+the first.
 
     python datasets/fetch_siemens_star.py [OUT.npz]
 """
@@ -27,13 +28,13 @@ MEMBER = "tike-0.0.0/tests/data/siemens-star-small.npz.bz2"
 MEMBER_BYTES_AT_MOST = 64 * 2**20
 SOURCE = "tike 0.0.0 source distribution (BSD-3-Clause, UChicago Argonne LLC)"
 REFERENCE = "data/aps_velociprobe_siemens.npz"
-# Two float32 square roots, and two float32 scalings of the probe, may differ by a unit in the last
-# place or two; positions are sums of float32 numbers and small integers.
+# Two float32 square roots, and two float32 scalings of the probe, may differ by one or two units in
+# the last place; positions are sums of float32 numbers and small integers.
 RELATIVE_TOLERANCE = 1e-6
 
 
 def main(out: Path) -> int:
-    """Download, convert, compare; the exit code."""
+    """Download, convert and compare; return the exit code."""
     if out.is_file():
         print(f"{out}: there already")
     else:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ptycho_torch.models.object_fit import ObjectFit
     from ptycho_torch.raw_data_bridge import RawDataTorch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GroupingConfig",

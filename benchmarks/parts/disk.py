@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bench import Bench, grouping_of
+from benchmarks.bench import Bench
+from benchmarks.data import grouping_of
 from benchmarks.figures import Part, Target
 from benchmarks.scans import folder_bytes
 from ptycho_torch import PtychoDataset, RawData, simulate_scan

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-from benchmarks.bench import Bench, data_module
+from benchmarks.bench import Bench
+from benchmarks.data import data_module
 from benchmarks.figures import Part, Target
 from benchmarks.floors import Floor
 from benchmarks.measure import in_turns, quotient

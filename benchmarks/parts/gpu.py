@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.bench import Bench, data_module
+from benchmarks.bench import Bench
+from benchmarks.data import data_module
 from benchmarks.figures import Part, Target
 from benchmarks.measure import in_turns, quotient
 from benchmarks.trainer import fit

@@ -18,17 +18,17 @@ from ptycho_torch.data.grouping import (
 
 K = 6
 GRIDSIZE = 2
-AREA_A_POSITION = 25.0
-"""Square pixels: neighbours are some five pixels apart, whatever the size of the scan."""
+AREA_PER_POSITION_PX2 = 25.0
+"""Neighbours are some five pixels apart, whatever the size of the scan."""
 
 
 def run(bench: Bench) -> Part:
-    part = Part("h", f"Grouping: K = {K}, C = {GRIDSIZE**2}, one group a position")
+    part = Part("h", f"Grouping: K = {K}, C = {GRIDSIZE**2}, one group per position")
     sizes = bench.pick([10_000, 100_000, 1_000_000], [500, 2_000, 8_000])
     names = ("grouping", "of that: neighbours", "list of all groups, for the cache")
     medians: dict[str, list[float]] = {name: [] for name in names}
     for M in sizes:
-        side = np.sqrt(M * AREA_A_POSITION)
+        side = np.sqrt(M * AREA_PER_POSITION_PX2)
         x, y = np.random.default_rng(M).uniform(0, side, (2, M))
         request = GroupingRequest(
             n_frames=M, n_groups=M, gridsize=GRIDSIZE, neighbor_count=K, seed=0

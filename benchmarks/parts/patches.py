@@ -20,7 +20,7 @@ from ptycho_torch.data.patches import reference_patches
 CHANNELS = 4
 SCIPY_PATCHES = 16
 CALLS = 8
-"""Calls timed together: one alone would mostly wake threads that slept beside the other works."""
+"""Calls timed together: a single one would mostly wake threads that slept meanwhile."""
 
 
 def run(bench: Bench) -> Part:
@@ -64,7 +64,7 @@ def _one(bench: Bench, part: Part, N: int, count: int) -> None:
     }
     repeated = {name: _repeated(work) for name, (work, _) in works.items()}
     seconds = in_turns(repeated, bench.repetitions(15))
-    # Per patch: scipy is given fewer.
+    # Per patch: scipy gets fewer of them.
     each = {name: [value / works[name][1] / CALLS for value in seconds[name]] for name in works}
     against = ("torch grid_sample", each["torch grid_sample"])
     case = f"N = {N}, {count} patches, object {side} x {side}"

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.bench import Bench, data_module
+from benchmarks.bench import Bench
+from benchmarks.data import data_module
 from benchmarks.figures import Part, Target
 from benchmarks.measure import in_turns, quotient
 from benchmarks.peers import FIELDS, ChunkedHdf5, Expanded, LoadedWhole, PerSample, Work
@@ -40,7 +41,7 @@ def run(bench: Bench) -> Part:
     peers: dict[str, Callable[[], Iterator[Any]]] = {
         PER_SAMPLE: PerSample(work, frames).epoch,
         EXPANDED: expanded.epoch,
-        "h5py, a chunk a frame": hdf5.epoch,
+        "h5py, one chunk per frame": hdf5.epoch,
         "np.load, gather all, slice": LoadedWhole(work).epoch,
     }
     for name, epoch in peers.items():
@@ -72,12 +73,12 @@ def run(bench: Bench) -> Part:
 
 
 def _disk(part: Part, case: str, dataset: PtychoDataset, scan: Any, folder: Any) -> None:
-    """Bytes on disk, in units of the frames' bytes; what a scan is made into comes on top of it."""
+    """Bytes on disk per byte of frames; what is made from a scan counts on top of the scan."""
     frames = dataset.bank.nbytes
     ours = folder_bytes(scan.parent)
     sizes = {
         f"disk: {OURS}, scan and cache": ours,
-        "disk: NPZ alone": scan.stat().st_size,
+        "disk: NPZ only": scan.stat().st_size,
         f"disk: {EXPANDED} and its scan": scan.stat().st_size + folder_bytes(folder / "expanded"),
         "disk: HDF5 and its scan": scan.stat().st_size + folder_bytes(folder / "hdf5"),
     }
@@ -90,7 +91,7 @@ def _disk(part: Part, case: str, dataset: PtychoDataset, scan: Any, folder: Any)
 
 
 def _same_batches(dataset: PtychoDataset, batches: list[list[int]], epoch: Iterator[Any]) -> bool:
-    """Whether every batch of a peer equals ours, bit by bit."""
+    """Whether every batch of a peer equals that of the dataset, bit by bit."""
     count = 0
     for groups, theirs in zip(batches, epoch, strict=True):
         ours = dataset.__getitems__(groups)

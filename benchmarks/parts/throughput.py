@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench import Bench, data_module
+from benchmarks.bench import Bench
+from benchmarks.data import data_module
 from benchmarks.figures import Part
 from benchmarks.floors import Floor
 from benchmarks.measure import in_turns
 
 EPOCH_BYTES = 256 << 20
-"""Bytes of X that an epoch aims at: long enough that its start does not count."""
+"""Bytes of X in an epoch: enough that its start does not count."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One point of the grid; each but the first differs from it in what is worth knowing."""
+    """One point of the grid; the others vary the first in what is worth knowing."""
 
     N: int = 64
     gridsize: int = 2
@@ -79,7 +80,7 @@ def _one(bench: Bench, part: Part, case: Case) -> None:
     options: dict[str, Any] = {"ground_truth": "object"} if case.patches else {}
     group_bytes = case.gridsize**2 * N * N * 4
     with warnings.catch_warnings():
-        # More workers than cores is what is to be seen here.
+        # Lightning warns of more workers than cores, which is what this measures.
         warnings.simplefilter("ignore")
         data = data_module(
             bench.scan(M, N),

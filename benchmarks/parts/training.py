@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from benchmarks.bench import Bench, data_module
+from benchmarks.bench import Bench
+from benchmarks.data import data_module
 from benchmarks.figures import Part, Target
 from benchmarks.floors import Floor
 from benchmarks.measure import Spread, seconds_of
@@ -25,7 +26,7 @@ WORKERS = (0, 1, 2)
 
 
 class Nothing(LightningModule):
-    """A model that does nothing: what is left is the Trainer and the data."""
+    """A model that does nothing, so that only the Trainer and the data take time."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         return None
@@ -96,7 +97,7 @@ def _cold(bench: Bench, part: Part, M: int, N: int, batch_size: int) -> None:
     case = f"N = {N}, B = {batch_size}, step {STEP_S * 1e3:.0f} ms"
     first: dict[int, list[float]] = {0: [], 2: []}
     means: dict[int, list[float]] = {0: [], 2: []}
-    # Only an epoch's batches: in a second one the pages would be warm.
+    # No more batches than one epoch has: a second one would find warm pages.
     batches = bench.pick(min(40, M // batch_size - 1), 6)
     for _ in range(bench.repetitions(5)):
         for workers in means:
@@ -136,7 +137,7 @@ def _start_methods(bench: Bench, part: Part) -> None:
     for method in bench.pick(("fork", "forkserver", "spawn"), ("fork",)):
         for assemble_on in ("auto", "worker"):
             with warnings.catch_warnings():
-                # More workers than cores is no fault here.
+                # Lightning warns of more workers than cores; their order is all that counts here.
                 warnings.simplefilter("ignore")
                 data = data_module(
                     scan,

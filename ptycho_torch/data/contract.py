@@ -125,50 +125,6 @@ ARRAYS: tuple[ArraySpec, ...] = (
     _batch("scale", "B", "float32", "1 / sqrt(counts)", "X = scale * amplitude"),
 )
 
-DEPARTURES: tuple[tuple[str, str], ...] = (
-    (
-        "A private random stream",
-        "The reference draws from NumPy's global legacy stream; here every call has its own "
-        "`RandomState(seed)`. Equal seeds give equal numbers, the global stream is neither read "
-        "nor moved, and `seed=None` starts from fresh entropy.",
-    ),
-    (
-        "Sliced offsets",
-        "A split container of the reference slices X, Y and the coordinates but leaves "
-        "`global_offsets`, `local_offsets` and `nn_indices` whole; here all of them are sliced.",
-    ),
-    (
-        "The mirror is an option",
-        "For C > 1 the reference cuts object patches at the point reflection of each position "
-        "through the group's centre, so |F(probe * Y)| misses the measured frames. "
-        '`patch_positions="reference"` (the default, with a warning) is equal to it; '
-        '`patch_positions="scan"` cuts at the positions.',
-    ),
-    (
-        "Refused at the door",
-        "Calls that the reference answers with empty or NaN results, or where it hides a "
-        "mismatch (no groups asked for, gridsize 0, all-zero frames, frames and positions of "
-        "different length, N other than the frames' with an object), and calls that fail inside "
-        "it by accident, raise a ValueError or TypeError that names field, found and expected.",
-    ),
-    (
-        "gridsize is an argument",
-        "The reference takes a missing `gridsize` from a global dictionary; here there is none, "
-        "and the argument is required (`RawDataTorch` takes it from its config).",
-    ),
-    (
-        "Y is complex",
-        "A real-valued ready-made Y is an error, never a silent cast; a complex128 Y is complex64 "
-        "in the container and in batches.",
-    ),
-    (
-        "Rounding of Y",
-        "Y, Y_I and Y_phi agree with the reference, and batches with the container, within 2e-7; "
-        "only an angle near pi, where neighbouring float32 numbers are 2.4e-7 apart, may be the "
-        "next one.",
-    ),
-)
-
 _FIXED = MappingProxyType({"1": 1, "xy": 2})
 _SPECS = MappingProxyType({(spec.door, spec.name): spec for spec in ARRAYS})
 

@@ -13,8 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: benchmarks are of torch code")
 pytest.importorskip("lightning", reason="lightning is not installed: benchmarks run a Trainer")
-pytest.importorskip("tensordict", reason="tensordict is not installed: a peer is made with it")
-pytest.importorskip("h5py", reason="h5py is not installed: a peer is made with it")
+pytest.importorskip("tensordict", reason="tensordict is not installed: a peer needs it")
+pytest.importorskip("h5py", reason="h5py is not installed: a peer reads HDF5")
 
 from benchmarks import report  # noqa: E402
 from benchmarks.floors import Floor  # noqa: E402

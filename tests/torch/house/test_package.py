@@ -15,7 +15,7 @@ from builders import ROOT, run_python
 
 import ptycho_torch
 
-TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")]
+TOP = sorted(ROOT.glob("*.md"))
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 
@@ -64,6 +64,12 @@ def test_the_installed_version_is_the_packages():
     except metadata.PackageNotFoundError:
         pytest.skip("ptycho-torch is not installed: it is run from its folder")
     assert installed == ptycho_torch.__version__
+
+
+def test_the_newest_section_of_the_changelog_is_the_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d{2}-\d{2})?$", text, re.MULTILINE)
+    assert sections[:2] == ["Unreleased", ptycho_torch.__version__]
 
 
 @pytest.mark.parametrize("requirement", requirements())
@@ -134,6 +140,13 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_pages_name_files_that_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:ptycho_torch|tests|docs|configs|benchmarks)/[\w/.-]*)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_pages_name_targets_and_commands_that_exist(page):
     text = page.read_text(encoding="utf-8")
     assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= make_targets()
@@ -158,7 +171,18 @@ def test_the_readmes_code_runs(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_the_continuous_integration_runs_every_check():
-    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+@pytest.mark.parametrize("place", [".ci/run", ".github/workflows/checks.yml"])
+def test_the_continuous_integration_runs_every_check(place):
+    run = (ROOT / place).read_text(encoding="utf-8")
     check = re.search(r"^check: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    assert set(check) <= set(re.findall(r"[a-z-]+", run))
+    made = re.findall(r"^(?: +- run: )?make ([a-z -]+)$", run, re.MULTILINE)
+    targets = set(" ".join(made).split())
+    assert set(check) <= targets <= make_targets()
+
+
+def test_the_workflow_tries_every_python_that_the_metadata_names():
+    text = (ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8")
+    tried = [set(re.findall(r'"(3\.\d+)"', row)) for row in re.findall(r"python: \[(.*)\]", text)]
+    named = re.findall(r"Python :: (3\.\d+)", setup_cfg()["metadata"]["classifiers"])
+    assert tried[0] == set(named)
+    assert tried[1] < tried[0]
