@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroundTruth, Measurement
 from ptycho_torch.data.errors import (
     OptionError,
@@ -26,8 +27,6 @@ from ptycho_torch.physics import object_shape_for
 
 Scan = str | os.PathLike[str] | RawData
 Scans = Scan | Sequence[Scan]
-
-CACHE_SUFFIX = ".groups_cache.npz"
 
 
 def expand_scans(scans: Scans) -> list[Path | RawData]:
@@ -54,7 +53,7 @@ def expand_scans(scans: Scans) -> list[Path | RawData]:
         path = Path(scan)
         if glob.has_magic(str(path)) and not path.exists():
             names = sorted(glob.glob(str(path)))
-            matches = [Path(name) for name in names if not name.endswith(CACHE_SUFFIX)]
+            matches = [Path(name) for name in names if not is_cache_name(name)]
             if not matches:
                 raise ScanFileNotFoundError(
                     "the pattern", "matching no file", "at least one scan", file=path

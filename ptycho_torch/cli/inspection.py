@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ptycho_torch.cli.scans import grouping_config, open_scan
 from ptycho_torch.data import grouping
 from ptycho_torch.data.caches import groups_cache
+from ptycho_torch.data.caches.names import cache_path, user_cache_directory
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, ScanFileError, shown
-from ptycho_torch.data.files.atomic_write import user_cache_directory
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.split import (
@@ -211,7 +211,7 @@ def _split(
 def _cache(raw: RawData, config: GroupingConfig) -> str:
     if raw.path is None:
         return "none"
-    beside = groups_cache.cache_path(raw.path, config.gridsize, config.neighbor_count)
+    beside = cache_path(raw.path, config.gridsize, config.neighbor_count)
     faults = []
     places = [beside]
     with suppress(ScanFileError):

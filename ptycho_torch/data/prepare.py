@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches.groups_file import own_key, read_cache
 from ptycho_torch.data.caches.groups_key import CacheKey
-from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups, caches_of, group_scan
+from ptycho_torch.data.caches.names import CachePolicy, caches_of
+from ptycho_torch.data.caches.scan_groups import ScanGroups, group_scan
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.frames import Progress
@@ -70,9 +71,10 @@ def prepare_scan(
         groups = group_scan(
             raw.xcoords,
             raw.ycoords,
-            raw.frames,
             energies,
             config,
+            frames=raw.frames.identity(),
+            measurement=raw.frames.measurement,
             scan_path=raw.path,
             cache=cache,
         )
@@ -95,7 +97,6 @@ def _forget_energies(raw: RawData) -> None:
             continue
         key = CacheKey.of(raw.xcoords, raw.ycoords, key.gridsize, key.neighbors)
         found = read_cache(path, key)
-        foreign = found.groups_origin == "found" or found.extras
-        if found.state == "usable" and not foreign:
+        if found.state == "usable" and found.replaceable:
             path.unlink(missing_ok=True)
             logger.warning("%s: removed, its energies may be those of damaged frames", path)

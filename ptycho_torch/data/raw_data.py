@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, normalization, patches
-from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups, group_scan
+from ptycho_torch.data.caches.names import CachePolicy
+from ptycho_torch.data.caches.scan_groups import ScanGroups, group_scan
 from ptycho_torch.data.config import (
     GroupingConfig,
     PatchPositions,
@@ -131,9 +132,10 @@ class RawData(ScanArrays):
         return group_scan(
             self.xcoords,
             self.ycoords,
-            self.frames,
             self.frame_energies,
             config,
+            frames=self.frames.identity(),
+            measurement=self.frames.measurement,
             scan_path=self._cache_name(),
             cache=cache,
         )

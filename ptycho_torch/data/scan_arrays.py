@@ -16,14 +16,13 @@ from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.config import check_integer, check_seed
 from ptycho_torch.data.contract import check_array, check_finite, spec
 from ptycho_torch.data.errors import ScanError
-from ptycho_torch.data.frames import Frames, Progress
+from ptycho_torch.data.frames import Frames, FrameStack, Progress
 from ptycho_torch.data.scan_checks import (
     checked_coordinates,
     checked_frames,
     checked_patches,
     checked_probe,
 )
-from ptycho_torch.data.storage import FrameStack
 
 if TYPE_CHECKING:
     from typing_extensions import Self

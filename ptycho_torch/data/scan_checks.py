@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.contract import check_array, check_finite, spec
 from ptycho_torch.data.errors import OptionTypeError, ScanError
-from ptycho_torch.data.frames import Frames
-from ptycho_torch.data.storage import FrameStack
+from ptycho_torch.data.frames import Frames, FrameStack
 
 AnyArray = NDArray[Any]
 

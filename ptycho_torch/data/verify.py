@@ -6,7 +6,6 @@ scan trusts sizes, times and headers, because it has to be fast; this is the slo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,13 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.groups_file import broken_members
-from ptycho_torch.data.caches.scan_groups import CACHE_NAME, caches_of
+from ptycho_torch.data.caches.names import (
+    GROUPS_SUFFIX,
+    SIDECAR_SUFFIX,
+    GroupsName,
+    caches_of,
+    sidecar_of,
+)
 from ptycho_torch.data.caches.sidecar import require_whole
 from ptycho_torch.data.errors import (
     PtychoTorchError,
@@ -24,14 +29,9 @@ from ptycho_torch.data.errors import (
     ScanFileError,
 )
 from ptycho_torch.data.files.mapping import state_of
+from ptycho_torch.data.frames import FrameStack, Progress
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.readers import ScanFields, read_fields
-from ptycho_torch.data.stack_check import verify_stack
-from ptycho_torch.data.storage import FrameStack
-
-SIDECAR_SUFFIX = ".sidecar.npy"
-
-Progress = Callable[[int, int], None]
 
 _SCAN_SUFFIXES = (".npz", ".bz2")
 
@@ -59,7 +59,7 @@ def verify_path(
     file = Path(path)
     try:
         state_of(file)
-        if file.name.endswith(".groups_cache.npz"):
+        if file.name.endswith(GROUPS_SUFFIX):
             return _cache_faults(file, _scan_of_cache(file, measurement))
         if file.name.endswith(SIDECAR_SUFFIX):
             _check_sidecar(file, measurement)
@@ -91,7 +91,7 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
 
 def _check_patches(patches: FrameStack | None, file: Path) -> None:
     if patches is not None:
-        verify_stack(patches, partial(_check_finite, file=file))
+        patches.verify_values(partial(_check_finite, file=file))
 
 
 def _check_finite(block: NDArray[Any], *, start: int, file: Path) -> None:
@@ -108,7 +108,7 @@ def _cache_faults(file: Path, raw: RawData | None) -> list[str]:
 
 
 def _check_sidecar(file: Path, measurement: str) -> None:
-    stem, _, field = file.name.removesuffix(SIDECAR_SUFFIX).rpartition(".")
+    stem, field = sidecar_of(file.name) or ("", "")
     scan = _beside(file, stem)
     if scan is None:
         require_whole(file)
@@ -123,8 +123,8 @@ def _check_sidecar(file: Path, measurement: str) -> None:
 
 
 def _scan_of_cache(file: Path, measurement: str) -> RawData | None:
-    named = CACHE_NAME.fullmatch(file.name)
-    scan = _beside(file, named["stem"]) if named else None
+    named = GroupsName.parse(file.name)
+    scan = _beside(file, named.stem) if named else None
     return None if scan is None else RawData.from_fields(_read(scan, measurement))
 
 

@@ -1,86 +1,32 @@
-"""An open ``.npz`` whose small arrays are read by name, each checked before it is allocated.
+"""An open ``.npz`` whose small arrays keep their entry of the contract.
 
-Owns the step from a key to an array in memory. Knows no frames and no meaning of a key beyond its
-entry in the contract.
+Owns the step from a key to an array that was checked. Knows no frames.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.contract import ArraySpec, check_array, check_finite
-from ptycho_torch.data.errors import ScanError, ScanKeyError
+from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.files.mapping import opened
-from ptycho_torch.data.files.npy_header import NpyHeader
-from ptycho_torch.data.files.stored_stack import open_array, require_moderate
-from ptycho_torch.data.files.zip_archive import ZipMember, read_directory
+from ptycho_torch.data.files.zip_archive import ZipArchive
 
 AnyArray = NDArray[np.generic]
 
 
-class Archive:
-    """Members of one ``.npz``.
+class Archive(ZipArchive):
+    """Members of one ``.npz``."""
 
-    Parameters
-    ----------
-    stream
-        The open file.
-    file
-        Named in messages.
-    """
-
-    def __init__(self, stream: BinaryIO, file: object) -> None:
-        self._stream = stream
-        self._file_bytes = stream.seek(0, os.SEEK_END)
-        self.file = file
-        self.members: Mapping[str, ZipMember] = read_directory(stream, file)
-
-    def require(self, key: str) -> None:
-        """Refuse an archive without ``key``, saying which keys it has.
-
-        Raises
-        ------
-        ScanKeyError
-            It has none.
-        """
-        if key not in self.members:
-            raise ScanKeyError(
-                key, "missing", "a required key", action=f"It has {self._keys()}", file=self.file
-            )
-
-    def _keys(self) -> str:
-        names = list(self.members)[:12]
-        more = ", ..." if len(self.members) > len(names) else ""
-        return "the keys " + ", ".join(names) + more if names else "no keys"
-
-    def header(self, key: str) -> NpyHeader:
-        """Shape and dtype of a member, without its numbers."""
-        return open_array(self._stream, self.members[key], self.file)[0]
-
-    def read(self, key: str) -> AnyArray:
-        """A member as an array in native byte order, its checksum checked.
-
-        Memory grows with the bytes that are really there, never by what a header declares.
-        """
-        header, numbers = open_array(self._stream, self.members[key], self.file)
-        require_moderate(self.members[key], header.data_bytes, self._file_bytes, self.file)
-        raw = bytearray()
-        for block in numbers.blocks():
-            raw += block
-        if not header.data_bytes:
-            return np.empty(header.shape, header.dtype)
-        native = header.dtype.newbyteorder("=")
-        flat = np.frombuffer(raw, header.dtype)
-        if header.fortran_order:
-            return np.asarray(flat.reshape(header.shape[::-1]).T, native, order="C")
-        return np.asarray(flat.reshape(header.shape), native)
+    @property
+    def file(self) -> Path | None:
+        """Named in messages."""
+        return self.path
 
     def read_checked(self, wanted: ArraySpec, sizes: dict[str, int]) -> AnyArray:
         """A member that keeps its entry of the contract, finite; see ``contract.check_array``.

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.frames import Frames
-from ptycho_torch.data.storage import FrameStack
+from ptycho_torch.data.frames import Frames, FrameStack
 
 AnyArray = NDArray[np.generic]
 

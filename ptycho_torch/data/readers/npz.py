@@ -13,17 +13,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ptycho_torch.data.caches.sidecar import SidecarPolicy
+from ptycho_torch.data.caches.names import SidecarPolicy
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.contract import ArraySpec, spec
 from ptycho_torch.data.errors import PtychoTorchError, ScanError
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.stored_stack import AxisOrder
-from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.frames import Frames, FrameStack
 from ptycho_torch.data.readers.archive import AnyArray, Archive, open_archive
 from ptycho_torch.data.readers.fields import ScanFields
 from ptycho_torch.data.readers.measurement import settle_measurement
-from ptycho_torch.data.storage import FrameStack
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def read_npz(
         if axis_order == "auto" and metadata.get("axis_order") in get_args(AxisOrder):
             axis_order = metadata["axis_order"]
         order = _axis_order(archive, key, axis_order)
-        stack = Frames.from_npz(path, key, sidecar=sidecar, axis_order=order)
+        stack = Frames.from_archive(archive, key, sidecar=sidecar, axis_order=order)
         sizes = {"M": stack.shape[0], "N": stack.shape[1]}
         xcoords = read_positions(archive, "xcoords", sizes)
         ycoords = read_positions(archive, "ycoords", sizes)
@@ -91,7 +90,7 @@ def read_npz(
             object_guess = archive.read_checked(spec("scan", "objectGuess"), {})
         patches = None
         if "Y" in archive.members:
-            patches = FrameStack.from_npz(path, "Y", sidecar=sidecar)
+            patches = FrameStack.from_archive(archive, "Y", sidecar=sidecar)
     frames = settle_measurement(stack, measurement)
     return ScanFields(
         path=path,
@@ -195,7 +194,11 @@ def _metadata(archive: Archive) -> dict[str, Any]:
         return {}
     try:
         header = archive.header("_metadata")
-        if header.dtype.kind not in "US" or header.shape != () or member.size > MAX_METADATA_BYTES:
+        if (
+            header.dtype.kind not in "US"
+            or header.shape != ()
+            or member.file_size > MAX_METADATA_BYTES
+        ):
             raise ScanError("_metadata", header, "one JSON text", file=archive.file)
         text = archive.read("_metadata").item()
         content = json.loads(text)

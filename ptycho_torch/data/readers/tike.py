@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.config import check_integer
-from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.zip_archive import damaged
@@ -82,7 +82,8 @@ def read_tike(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanFields:
         raise ScanError(
             "probe shape", shape_text(probe.shape), f"(..., {height}, {width})", file=path
         )
-    check_frame_values(counts, file=path, field="data")
+    with naming(path):
+        check_frame_values(counts, field="data")
     frames = Frames.from_array(np.fft.fftshift(counts, axes=(1, 2)), measurement="counts")
     corners = scan[:, ::-1].astype(np.float64)
     # An origin in the middle of the object gives negative corners. No frame depends on the origin,
@@ -155,7 +156,7 @@ def _scaled(probe: AnyArray, counts: AnyArray, path: Path) -> AnyArray:
 def _open(path: Path, max_bytes: int) -> Iterator[Archive]:
     with opened(path) as stream:
         if path.name.lower().endswith(".bz2"):
-            yield Archive(_unpacked(stream, path, max_bytes), path)
+            yield Archive(_unpacked(stream, path, max_bytes))
         else:
             yield Archive(stream, path)
 
@@ -167,11 +168,11 @@ def _unpacked(packed: BinaryIO, path: Path, max_bytes: int) -> io.BytesIO:
     while not decompressor.eof:
         more = packed.read(_BLOCK_BYTES) if decompressor.needs_input else b""
         if decompressor.needs_input and not more:
-            raise damaged(path, "bz2 stream", "cut short", "a complete one")
+            raise damaged("bz2 stream", "cut short", "a complete one")
         try:
             content.write(decompressor.decompress(more, _BLOCK_BYTES))
         except OSError as error:
-            raise damaged(path, "bz2 stream", "broken", "one that unpacks") from error
+            raise damaged("bz2 stream", "broken", "one that unpacks") from error
         if content.tell() > max_bytes:
             raise ScanError(
                 "unpacked size",

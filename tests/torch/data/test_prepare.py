@@ -13,11 +13,11 @@ import pytest
 from ptycho_torch import GroupingConfig, RawData, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, main
 from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.frames import FrameStack
 from ptycho_torch.data.prepare import prepare_scan
-from ptycho_torch.data.storage import FrameStack
 
 CACHE = "scan.g2k6.groups_cache.npz"
-SIDECAR = "scan.diff3d.sidecar.npy"
+SIDECAR = "scan.diff3d.sidecar.npz"
 
 
 @pytest.fixture(scope="module")
