@@ -167,48 +167,74 @@ def load_or_build(
     if policy == "off":
         return _completed(BuiltGroups(), key, build)
     places = groups_places(scan_path, gridsize, K, policy)
-    identity = _identity(frames_identity, measurement)
-
-    def look() -> Plan:
-        return Plan.of([read_cache(place, key) for place in places], identity)
-
-    plan = look()
+    load = _Load(key, _identity(frames_identity, measurement), places, policy, build, timeout_s)
+    plan = load.plan()
     logger.debug("groups cache: %s", plan)
     if plan.kept:
-        return _reused(plan, key, build)
-    if policy == "readonly":
-        for fault in (*plan.damaged.values(), *plan.refusals.values()):
-            logger.warning("groups cache not used: %s", fault)
-            break
-        return _completed(plan.parts, key, build)
-    refusals = dict(plan.refusals)
-    complete: CachedGroups | None = None
-    for place in plan.writes:
-        with ExitStack() as held:
-            try:
-                make = policy != "auto" or place != places[0]
-                held.enter_context(building(place, timeout_s, make=make))
-            except ScanFileError as error:
-                refusals[place] = str(error)
-                continue
-            now = look()
-            if now.kept and complete is None:
-                return _reused(now, key, build)
-            if place not in now.writes:
-                refusals |= now.refusals
-                continue
-            if complete is None and place in now.damaged:
-                logger.warning("groups cache rebuilt: %s", now.damaged[place])
-            complete = complete or _completed(now.parts, key, build)
-            try:
-                write_cache(place, _members(complete, key, identity, now.origin))
-            except ScanFileError as error:
-                refusals[place] = str(error)
-                continue
-            logger.info("groups cache written: %s", "; ".join([str(place), *refusals.values()]))
-            return complete
-    logger.warning("groups cache %s not kept: %s", places[0], "; ".join(refusals.values()))
-    return complete or _completed(plan.parts, key, build)
+        return load.reused(plan)
+    if policy != "readonly":
+        return load.built(plan)
+    for fault in (*plan.damaged.values(), *plan.refusals.values()):
+        logger.warning("groups cache not used: %s", fault)
+        break
+    return _completed(plan.parts, key, build)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """The steps of one load, from looking to keeping."""
+
+    key: CacheKey
+    identity: Mapping[str, Any] | None
+    places: Sequence[Path]
+    policy: str | os.PathLike[str]
+    build: Build
+    timeout_s: float
+
+    def plan(self) -> Plan:
+        return Plan.of([read_cache(place, self.key) for place in self.places], self.identity)
+
+    def reused(self, plan: Plan) -> CachedGroups:
+        logger.info("groups cache reused: %s", _listed(plan.reads))
+        return _completed(plan.parts, self.key, self.build)
+
+    def built(self, plan: Plan) -> CachedGroups:
+        """Build once, and keep it at the first place that takes it."""
+        refusals = dict(plan.refusals)
+        groups: CachedGroups | None = None
+        for place in plan.writes:
+            with ExitStack() as held:
+                refused = self._refused_lock(place, held)
+                if not refused:
+                    plan = self.plan()  # another process may have built meanwhile
+                    if plan.kept and groups is None:
+                        return self.reused(plan)
+                    if groups is None and place in plan.writes and place in plan.damaged:
+                        logger.warning("groups cache rebuilt: %s", plan.damaged[place])
+                    groups = groups or _completed(plan.parts, self.key, self.build)
+                    refused = plan.refusals.get(place) or self._refused_write(place, groups, plan)
+                if not refused and groups is not None:
+                    where = "; ".join([str(place), *refusals.values()])
+                    logger.info("groups cache written: %s", where)
+                    return groups
+                refusals[place] = refused
+        logger.warning("groups cache %s not kept: %s", self.places[0], "; ".join(refusals.values()))
+        return groups or _completed(plan.parts, self.key, self.build)
+
+    def _refused_lock(self, place: Path, held: ExitStack) -> str:
+        try:
+            make = self.policy != "auto" or place != self.places[0]
+            held.enter_context(building(place, self.timeout_s, make=make))
+        except ScanFileError as error:
+            return str(error)
+        return ""
+
+    def _refused_write(self, place: Path, groups: CachedGroups, plan: Plan) -> str:
+        try:
+            write_cache(place, _members(groups, self.key, self.identity, plan.origin))
+        except ScanFileError as error:
+            return str(error)
+        return ""
 
 
 def verify(
@@ -268,11 +294,6 @@ def _same_frames(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None)
 
 def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names)) or "nothing"
-
-
-def _reused(plan: Plan, key: CacheKey, build: Build) -> CachedGroups:
-    logger.info("groups cache reused: %s", _listed(plan.reads))
-    return _completed(plan.parts, key, build)
 
 
 def _completed(parts: BuiltGroups, key: CacheKey, build: Build) -> CachedGroups:

@@ -343,17 +343,16 @@ def _parsed(directory: bytes, count: int) -> list[ZipInfo]:
 
 def _limits(entries: list[ZipInfo], directory_start: int) -> dict[str, int]:
     """Where the next member, or the directory, starts; members share no bytes and no names."""
-    in_order = sorted(entries, key=lambda entry: entry.header_offset)
-    ends = [entry.header_offset for entry in in_order[1:]] + [directory_start]
     limits: dict[str, int] = {}
-    for entry, limit in zip(in_order, ends, strict=True):
+    limit = directory_start
+    for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
         key, packed = _key(entry), entry.compress_size
         if entry.header_offset + _LOCAL.size + len(_raw_name(entry)) + packed > limit:
             found = f"{packed} bytes at {entry.header_offset}"
             raise damaged(f"{key} zip entry", found, f"bytes that end before {limit}")
         if key in limits:
             raise damaged(f"zip member {key}", "there twice", "one of each name")
-        limits[key] = limit
+        limits[key], limit = limit, entry.header_offset
     return limits
 
 
