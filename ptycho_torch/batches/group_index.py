@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups
+from ptycho_torch.data.caches.names import CachePolicy
+from ptycho_torch.data.caches.scan_groups import ScanGroups
 from ptycho_torch.data.config import GroupingConfig, Normalization
 from ptycho_torch.data.errors import naming
 from ptycho_torch.data.grouped import grouped_coords

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroundTruth, Measurement
 from ptycho_torch.data.errors import (
     OptionError,
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 else:
     # The command line makes its options of annotations, and can say only this.
     ScanOption = str | list[str]
-
-CACHE_SUFFIX = ".groups_cache.npz"
-"""Ends the names of caches beside scans, which no pattern means."""
 
 
 def expand_scans(scans: Scans) -> list[Path | RawData]:
@@ -69,7 +67,7 @@ def _expand(path: Path) -> list[Path]:
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     names = sorted(glob.glob(str(path)))
-    matches = [Path(name) for name in names if not name.endswith(CACHE_SUFFIX)]
+    matches = [Path(name) for name in names if not is_cache_name(name)]
     if not matches:
         with naming(path):
             raise ScanFileNotFoundError("the pattern", "matching no file", "at least one scan")

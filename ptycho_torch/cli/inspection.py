@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,9 @@ from ptycho_torch.cli.coverage import linear_overlap, nearest_step, probe_width_
 from ptycho_torch.cli.scans import grouping_config
 from ptycho_torch.cli.split_preview import split_rows
 from ptycho_torch.data.caches import groups_cache
+from ptycho_torch.data.caches.names import groups_places
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, ScanFileError, naming, shown
-from ptycho_torch.data.files.atomic_write import user_cache_directory
+from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.grouping import GroupingRequest, sample_then_group
 from ptycho_torch.data.raw_data import RawData, read_scan
@@ -137,12 +136,8 @@ def _groups(groups: NDArray[np.integer] | None, config: GroupingConfig) -> str:
 def _cache(raw: RawData, config: GroupingConfig) -> str:
     if raw.path is None:
         return "none"
-    beside = groups_cache.cache_path(raw.path, config.gridsize, config.neighbor_count)
     faults = []
-    places = [beside]
-    with suppress(ScanFileError):
-        places.append(user_cache_directory(beside.parent) / beside.name)
-    for path in places:
+    for path in groups_places(raw.path, config.gridsize, config.neighbor_count, "auto"):
         if path.is_file():
             fault = "; ".join(groups_cache.verify(path, raw.xcoords, raw.ycoords))
             if not fault:

@@ -40,7 +40,7 @@ class PtychoTorchError(Exception):
         file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.file = file
-        super().__init__(_line(field, *parts, action) if parts else field)
+        super().__init__(_line(field, *parts, action=action) if parts else field)
 
     def __str__(self) -> str:
         # KeyError and OSError format their arguments; ours is the line already.
@@ -95,7 +95,7 @@ class MissingDependencyError(PtychoTorchError, ImportError):
     """An optional package that this call needs is not installed."""
 
 
-def _line(field: str, found: Any, expected: Any, action: str) -> str:
+def _line(field: str, found: Any, expected: Any, *, action: str) -> str:
     line = f"{shown(field)} is {shown(found)}; expected {shown(expected)}."
     return f"{line} {shown(action)}." if action else line
 

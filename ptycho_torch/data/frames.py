@@ -1,26 +1,322 @@
-"""Diffraction frames: a mapped stack that knows whether it holds amplitudes or counts.
+"""Stacks of square frames behind one face, wherever they lie: diffraction frames and patches.
 
-Owns the step from stored values to amplitude, taken where frames are used, so that integer frames
-stay integer on disk and in memory. Knows no files of its own and no positions.
+Owns the access to stored values, and for diffraction frames the step to amplitude, taken where
+frames are used, so that integer frames stay integer on disk and in memory. Knows no positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptycho_torch.data.caches.names import SidecarPolicy, check_policy
 from ptycho_torch.data.config import check_choice
-from ptycho_torch.data.errors import ScanError
-from ptycho_torch.data.files.stored_stack import FramesIdentity
-from ptycho_torch.data.stack_check import verify_stack
-from ptycho_torch.data.storage import FrameStack, Progress
+from ptycho_torch.data.errors import ScanError, naming
+from ptycho_torch.data.files.mapping import opened
+from ptycho_torch.data.files.npy_header import shape_text
+from ptycho_torch.data.files.stored_stack import (
+    AxisOrder,
+    FramesIdentity,
+    Progress,
+    StoredChecksum,
+    require_frames,
+    stack_in_archive,
+    stack_in_npy,
+)
+from ptycho_torch.data.files.zip_archive import ZipArchive
+from ptycho_torch.data.storage import Chunk, InMemory, Mapped, Storage, Unpacked, rows_of
 
-__all__ = ["Frames", "FramesIdentity", "Progress", "StoredAs", "check_frame_values"]
+__all__ = [
+    "AxisOrder",
+    "FrameStack",
+    "Frames",
+    "FramesIdentity",
+    "Progress",
+    "StoredAs",
+    "check_frame_values",
+]
 
 StoredAs = Literal["amplitude", "counts"]
+CheckValues = Callable[..., None]
+"""``check(block, start=...)`` raises a ScanError where a value cannot be, naming its frame."""
+
+CHUNK_BYTES = 16 << 20
+
+_Stack = TypeVar("_Stack", bound="FrameStack")
+
+
+class FrameStack:
+    """M square frames of N x N numbers of one dtype.
+
+    Made by :meth:`from_array`, :meth:`from_npy`, :meth:`from_npz` or :meth:`from_archive`. Pickling
+    sends the way to the file, never the numbers (an array in memory excepted); the other process
+    opens it again when it first needs it, and refuses a file that changed meanwhile.
+
+    Parameters
+    ----------
+    storage
+        Where the frames lie.
+
+    Attributes
+    ----------
+    shape
+        (M, N, N).
+    dtype
+        Of the stored values, native byte order.
+    path, field
+        The file the frames come from, or None, and the name of the stack in it.
+    frame_by_frame
+        Whole frames follow each other in the file.
+    """
+
+    allowed_kinds = "fiuc"
+    dtype_wish = "an integer, floating or complex dtype of at most 16 bytes"
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.shape = storage.shape
+        self.dtype = storage.dtype
+        self.path = storage.path
+        self.field = storage.field
+        self.frame_by_frame = storage.frame_by_frame
+        most = 16 if self.dtype.kind == "c" else 8
+        if self.dtype.kind not in self.allowed_kinds or self.dtype.itemsize > most:
+            raise ScanError(f"{self.field} dtype", self.dtype, self.dtype_wish, file=self.path)
+
+    @classmethod
+    def from_array(cls: type[_Stack], array: ArrayLike, **options: Any) -> _Stack:
+        """Wrap an array (M, N, N) or (M, N, N, 1); kept without a copy when byte order is native.
+
+        Raises
+        ------
+        ScanError
+            Another rank or dtype, no frames, or frames that are not square.
+        """
+        stack = np.asarray(array)
+        require_frames(stack.shape, "frames")
+        stack = stack.reshape(stack.shape[:3])
+        native = stack.astype(stack.dtype.newbyteorder("="), copy=False)
+        return cls(InMemory(native), **options)
+
+    @classmethod
+    def from_npy(cls: type[_Stack], path: str | Path, **options: Any) -> _Stack:
+        """Map an ``.npy`` file in place.
+
+        Fortran order or foreign byte order cannot be mapped; such a file is converted in memory
+        when it is first used.
+
+        Raises
+        ------
+        ScanError, ScanFileError, ScanFileNotFoundError
+            Missing, damaged, or not a stack of square frames.
+        """
+        file = Path(path)
+        with opened(file) as stream:
+            stack = stack_in_npy(stream, file)
+            if stack.in_place:
+                return cls(Mapped(stack, stack.map(stream)), **options)
+            return cls(Unpacked(stack, "off"), **options)
+
+    @classmethod
+    def from_npz(
+        cls: type[_Stack],
+        path: str | Path,
+        member: str,
+        *,
+        sidecar: SidecarPolicy | str = "auto",
+        axis_order: AxisOrder = "frames_first",
+        **options: Any,
+    ) -> _Stack:
+        """Open an ``.npz`` for one stack; arguments and errors as for :meth:`from_archive`."""
+        file = Path(path)
+        options |= {"sidecar": sidecar, "axis_order": axis_order}
+        with opened(file) as stream:
+            return cls.from_archive(ZipArchive(stream, file), member, **options)
+
+    @classmethod
+    def from_archive(
+        cls: type[_Stack],
+        archive: ZipArchive,
+        key: str,
+        *,
+        sidecar: SidecarPolicy | str = "auto",
+        axis_order: AxisOrder = "frames_first",
+        **options: Any,
+    ) -> _Stack:
+        """Find a stack in an open ``.npz``, reading only headers.
+
+        A stored member is mapped from the open file. One that is compressed, big-endian,
+        Fortran-ordered or has its frames on the last axis is converted once, on first use of
+        :attr:`stored`, into a sidecar.
+
+        Parameters
+        ----------
+        archive, key
+            The archive, open from a file, and the member in it.
+        sidecar
+            ``"auto"``: beside the scan, or in the user's cache directory where that is read-only;
+            a path: in that directory; ``"readonly"``: use one that is there, never write;
+            ``"off"``: convert in memory.
+        axis_order
+            ``"frames_last"`` for members stored as (N, N, M).
+
+        Raises
+        ------
+        ScanKeyError, ScanError, ScanFileError
+            Missing, damaged, or not a stack of square frames.
+        """
+        policy = check_policy(sidecar)
+        stack = stack_in_archive(archive, key, axis_order)
+        if stack.in_place:
+            return cls(Mapped(stack, stack.map(archive.stream)), **options)
+        return cls(Unpacked(stack, policy), **options)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all frames as stored values."""
+        return self._storage.identity.nbytes
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        where = "memory" if self.path is None else str(self.path)
+        return f"{type(self).__name__}({shape_text(self.shape)} {self.dtype}, {where})"
+
+    @property
+    def stored(self) -> NDArray[Any]:
+        """All frames (M, N, N) as stored values, mapped; made ready on first use.
+
+        Writing into the array changes a private copy, never the file. A map in place may be
+        unaligned in memory, because zip members start anywhere.
+        """
+        return self._storage.array()
+
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Make :attr:`stored` ready: map, or convert once into the sidecar.
+
+        Raises
+        ------
+        ScanFileError
+            The file changed or is damaged; no space or permission for the sidecar.
+        CacheLockTimeoutError
+            Another process holds the sidecar's lock for too long.
+        """
+        self._storage.array(progress)
+
+    def rows(self, indices: ArrayLike) -> NDArray[Any]:
+        """Copy some frames, (len(indices), N, N), as stored values."""
+        return rows_of(self.stored, np.asarray(indices, dtype=np.intp))
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES, *, check: bool = False) -> Iterator[Chunk]:
+        """Stream all frames in order, in bounded memory.
+
+        Parameters
+        ----------
+        chunk_bytes
+            Size of a block, at least one frame.
+        check
+            Compare a mapped array with its checksum too, which is known after the last block; what
+            is unpacked always is.
+
+        Yields
+        ------
+        start, stop, block
+            ``block`` (stop - start, N, N) holds frames start to stop as stored values.
+
+        Raises
+        ------
+        ScanFileError
+            The file is damaged.
+        """
+        chunks = self._storage.chunks(chunk_bytes)
+        checksum = self.checksum() if check else None
+        for start, stop, block in chunks:
+            yield start, stop, block
+            if checksum is not None:
+                checksum = checksum.after(block)
+        if checksum is not None:
+            checksum.require()
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Stream all values in the order of the file, in bounded memory, writing nothing.
+
+        Each block (n, N, N) comes with the number of its first frame; where frames are stored
+        last, it holds a part of every frame.
+        """
+        return self._storage.blocks()
+
+    def sample(self, n: int = 8) -> NDArray[Any]:
+        """A few frames (n or fewer, N, N) without a sidecar and without reading everything.
+
+        They are spread over the scan where frames can be reached at random, and the first ones of
+        a compressed member. Only a compressed member with frames on its last axis is read whole.
+        """
+        spread = np.linspace(0, len(self) - 1, min(n, len(self))).astype(np.intp)
+        return self._storage.sample(spread)
+
+    def identity(self) -> FramesIdentity:
+        """What tells this stack from another, without reading frames."""
+        return self._storage.identity
+
+    def check_unchanged(self) -> None:
+        """Notice a scan replaced or cut since it was opened, before the map reads past its end.
+
+        A sidecar that vanished or changed is dropped; the next use of :attr:`stored` makes it.
+
+        Raises
+        ------
+        ScanFileError, ScanFileNotFoundError
+            The scan is not the file that was opened.
+        """
+        self._storage.check_unchanged()
+
+    def checksum(self) -> StoredChecksum | None:
+        """What the file says of the array that :attr:`stored` maps; None where it says nothing.
+
+        What was read into memory was compared with its checksum then.
+        """
+        return self._storage.checksum()
+
+    def sidecar_paths(self) -> list[Path]:
+        """Every sidecar that there is of this stack, whole or not."""
+        return self._storage.sidecar_paths()
+
+    def verify_sidecar(self, path: Path) -> None:
+        """Compare a sidecar with this stack, every byte read; raise ScanFileError if it differs."""
+        self._storage.verify_sidecar(path)
+
+    def verify_values(self, check: CheckValues, progress: Progress | None = None) -> None:
+        """Read the stack and its sidecars to the last byte, and check every block of it.
+
+        Raises
+        ------
+        ScanFileError
+            The bytes are not those that were written.
+        ScanError
+            They are, and ``check`` refuses a value.
+        """
+        fault: ScanError | None = None
+        done = 0
+        for start, block in self.blocks():
+            try:
+                if fault is None:
+                    check(block, start=start)
+            except ScanError as error:
+                # Of damaged bytes the checksum, known at the end, says more than a value.
+                fault = error
+            done += block.nbytes
+            if progress is not None:
+                progress(done, self.nbytes)
+        for path in self.sidecar_paths():
+            self.verify_sidecar(path)
+        if fault is not None:
+            raise fault
 
 
 class Frames(FrameStack):
@@ -28,6 +324,8 @@ class Frames(FrameStack):
 
     Parameters
     ----------
+    storage
+        Where the frames lie.
     measurement
         What the stored values are: ``"amplitude"`` = sqrt(counts), or ``"counts"``, whose square
         root is taken on use.
@@ -38,22 +336,16 @@ class Frames(FrameStack):
     """
 
     allowed_kinds = "fiu"
+    dtype_wish = "real numbers: an integer dtype, float16, float32 or float64"
 
-    def __init__(self, *args: Any, measurement: StoredAs = "amplitude", **options: Any) -> None:
+    def __init__(self, storage: Storage, measurement: StoredAs = "amplitude") -> None:
         check_choice("measurement", measurement, StoredAs)
         self.measurement: StoredAs = measurement
-        super().__init__(*args, **options)
-
-    @classmethod
-    def _dtype_wish(cls) -> str:
-        return "real numbers: an integer dtype, float16, float32 or float64"
+        super().__init__(storage)
 
     def with_measurement(self, measurement: StoredAs) -> Frames:
         """The same frames, read as another quantity; a map is shared."""
-        check_choice("measurement", measurement, StoredAs)
-        frames = object.__new__(type(self))
-        frames.__dict__.update(self.__dict__, measurement=measurement)
-        return frames
+        return Frames(self._storage, measurement)
 
     def take(self, indices: ArrayLike) -> NDArray[Any]:
         """Copy some frames as amplitude.
@@ -85,12 +377,12 @@ class Frames(FrameStack):
         ScanError
             A value cannot be.
         """
-        check = partial(check_frame_values, file=self.path, field=self.field)
-        verify_stack(self, check, progress)
+        with naming(self.path):
+            self.verify_values(partial(check_frame_values, field=self.field), progress)
 
 
 def check_frame_values(
-    block: NDArray[Any], *, start: int | None = 0, file: object = None, field: str = "frames"
+    block: NDArray[Any], *, start: int | None = 0, field: str = "frames"
 ) -> None:
     """Refuse values that neither an amplitude nor counts can have.
 
@@ -100,6 +392,8 @@ def check_frame_values(
         Stored values (n, N, N).
     start
         Number of the first frame, for the message; None where the frames do not follow each other.
+    field
+        Name of the frames, for the message.
 
     Raises
     ------
@@ -116,9 +410,5 @@ def check_frame_values(
         found = "negative" if low[frame] < 0 else "NaN or infinite"
         place = field if start is None else f"{field} frame {start + frame}"
         raise ScanError(
-            place,
-            f"{found} in places",
-            "finite values >= 0",
-            action="Mask bad pixels with 0",
-            file=file,
+            place, f"{found} in places", "finite values >= 0", action="Mask bad pixels with 0"
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import OptionError, ScanError
+from ptycho_torch.data.errors import OptionError, ScanError, naming
 from ptycho_torch.data.frames import Frames, Progress, check_frame_values
 
 CHUNK_BYTES = 2**20
@@ -63,7 +63,8 @@ def frame_energies(
         if not np.isfinite(part).all() or (block.dtype.kind != "u" and not block.min() >= 0):
             for row, frame in enumerate(block, start=start):
                 number = row if indices is None else int(indices[row])
-                check_frame_values(frame[None], start=number, file=frames.path, field=frames.field)
+                with naming(frames.path):
+                    check_frame_values(frame[None], start=number, field=frames.field)
         if progress is not None:
             frame_bytes = frames.nbytes // len(frames)
             progress((start + len(block)) * frame_bytes, count * frame_bytes)

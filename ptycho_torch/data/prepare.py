@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches.groups_file import own_key, read_cache
 from ptycho_torch.data.caches.groups_key import CacheKey
-from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups, caches_of, group_scan
+from ptycho_torch.data.caches.names import CachePolicy, caches_of
+from ptycho_torch.data.caches.scan_groups import ScanGroups
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.frames import Progress
@@ -29,7 +30,7 @@ def prepare_scan(
     cache: CachePolicy = "auto",
     progress: Progress | None = None,
 ) -> ScanGroups:
-    """Map the frames of a scan, hold them against the file's checksum, and group it.
+    """Map the frames of a scan, compare them with the file's checksum, and group it.
 
     Where energies are computed, that pass checks the frames; where they are in the cache, a pass of
     its own does. Frames in a bare ``.npy`` have no checksum.
@@ -67,15 +68,7 @@ def prepare_scan(
             raise
 
     try:
-        groups = group_scan(
-            raw.xcoords,
-            raw.ycoords,
-            raw.frames,
-            energies,
-            config,
-            scan_path=raw.path,
-            cache=cache,
-        )
+        groups = raw.group(config, cache, energies=energies)
         if not checked:
             frames = raw.frames
             for _, stop, _ in frames.chunks(check=True):
@@ -95,7 +88,6 @@ def _forget_energies(raw: RawData) -> None:
             continue
         key = CacheKey.of(raw.xcoords, raw.ycoords, key.gridsize, key.neighbors)
         found = read_cache(path, key)
-        foreign = found.groups_origin == "found" or found.extras
-        if found.state == "usable" and not foreign:
+        if found.state == "usable" and found.replaceable:
             path.unlink(missing_ok=True)
             logger.warning("%s: removed, its energies may be those of damaged frames", path)

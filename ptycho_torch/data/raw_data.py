@@ -7,7 +7,7 @@ become groups, what a grouped array holds and what a cache keeps is known by the
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, normalization
-from ptycho_torch.data.caches.scan_groups import CachePolicy, ScanGroups, group_scan
+from ptycho_torch.data.caches.names import CachePolicy
+from ptycho_torch.data.caches.scan_groups import ScanGroups, group_scan
 from ptycho_torch.data.config import (
     GroupingConfig,
     PatchPositions,
@@ -86,17 +87,13 @@ class RawData(Scan):
         norm_Y_I: Any = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, start in (("xcoords_start", xcoords_start), ("ycoords_start", ycoords_start)):
-            if start is None:
-                action = "Where nothing was corrected use RawData.from_coords_without_pc"
-                raise OptionTypeError(name, None, "an array (M,)", action=action)
         super().__init__(
             xcoords=xcoords,
             ycoords=ycoords,
             frames=diff3d,
             probeGuess=probeGuess,
-            xcoords_start=xcoords_start,
-            ycoords_start=ycoords_start,
+            xcoords_start=_given("xcoords_start", xcoords_start),
+            ycoords_start=_given("ycoords_start", ycoords_start),
             scan_index=scan_index,
             objectGuess=objectGuess,
             Y=Y,
@@ -182,7 +179,13 @@ class RawData(Scan):
             else self.sharing(part, _label=vars(self)["_label"][keep])
         )
 
-    def group(self, config: GroupingConfig, cache: CachePolicy = "auto") -> ScanGroups:
+    def group(
+        self,
+        config: GroupingConfig,
+        cache: CachePolicy = "auto",
+        *,
+        energies: Callable[[], NDArray[np.float64]] | None = None,
+    ) -> ScanGroups:
         """Group the scan, through its ``.groups_cache.npz`` where there is a file to keep it by.
 
         Parameters
@@ -192,6 +195,9 @@ class RawData(Scan):
         cache
             ``"auto"``: beside the scan; ``"readonly"``: used but not written; ``"off"``; or a
             directory.
+        energies
+            Called where the frame energies are not in the cache; :meth:`frame_energies` unless
+            given.
 
         Raises
         ------
@@ -203,9 +209,10 @@ class RawData(Scan):
         return group_scan(
             self.xcoords,
             self.ycoords,
-            self.frames,
-            self.frame_energies,
+            self.frame_energies if energies is None else energies,
             config,
+            frames=self.frames.identity(),
+            measurement=self.frames.measurement,
             scan_path=self._cache_name(),
             cache=cache,
         )
@@ -342,6 +349,14 @@ class RawData(Scan):
             logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
             return None
         return self.path.with_name(f"{self.path.stem}.{self._part_name}{self.path.suffix}")
+
+
+def _given(name: str, start: Any) -> AnyArray:
+    if start is None:
+        action = "Where nothing was corrected use RawData.from_coords_without_pc"
+        raise OptionTypeError(name, None, "an array (M,)", action=action)
+    positions: AnyArray = start
+    return positions
 
 
 def read_scan(

@@ -6,7 +6,6 @@ scan trusts sizes, times and headers, because it has to be fast; this is the slo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,19 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.groups_file import broken_members
-from ptycho_torch.data.caches.scan_groups import CACHE_NAME, caches_of
-from ptycho_torch.data.caches.sidecar import require_whole
-from ptycho_torch.data.errors import (
-    PtychoTorchError,
-    ScanError,
-    ScanFileError,
+from ptycho_torch.data.caches.names import (
+    GROUPS_SUFFIX,
+    SIDECAR_SUFFIX,
+    GroupsName,
+    caches_of,
+    sidecar_of,
 )
+from ptycho_torch.data.caches.sidecar import require_whole
+from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError, naming
 from ptycho_torch.data.files.mapping import state_of
+from ptycho_torch.data.frames import FrameStack, Progress
 from ptycho_torch.data.readers import read_file
 from ptycho_torch.data.scan import Scan
-from ptycho_torch.data.stack_check import verify_stack
-from ptycho_torch.data.storage import FrameStack
-
-SIDECAR_SUFFIX = ".sidecar.npy"
-
-Progress = Callable[[int, int], None]
 
 _SCAN_SUFFIXES = (".npz", ".bz2")
 
@@ -59,7 +55,7 @@ def verify_path(
     file = Path(path)
     try:
         state_of(file)
-        if file.name.endswith(".groups_cache.npz"):
+        if file.name.endswith(GROUPS_SUFFIX):
             return _cache_faults(file, _scan_of_cache(file, measurement))
         if file.name.endswith(SIDECAR_SUFFIX):
             _check_sidecar(file, measurement)
@@ -77,10 +73,11 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
     scan = read_file(file, measurement=measurement)
     for check in (
         partial(scan.frames.verify, progress),
-        partial(_check_patches, scan.patches, file),
+        partial(_check_patches, scan.patches),
     ):
         try:
-            check()
+            with naming(file):
+                check()
         except PtychoTorchError as error:
             faults.append(str(error))
     for cache in caches_of(file):
@@ -88,16 +85,16 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
     return faults
 
 
-def _check_patches(patches: FrameStack | None, file: Path) -> None:
+def _check_patches(patches: FrameStack | None) -> None:
     if patches is not None:
-        verify_stack(patches, partial(_check_finite, file=file))
+        patches.verify_values(_check_finite)
 
 
-def _check_finite(block: NDArray[Any], *, start: int, file: Path) -> None:
+def _check_finite(block: NDArray[Any], *, start: int) -> None:
     finite = np.isfinite(block).all(axis=(1, 2))
     if not finite.all():
         frame = start + int(finite.argmin())
-        raise ScanError(f"Y frame {frame}", "NaN or infinite", "finite values", file=file)
+        raise ScanError(f"Y frame {frame}", "NaN or infinite", "finite values")
 
 
 def _cache_faults(file: Path, scan: Scan | None) -> list[str]:
@@ -107,7 +104,7 @@ def _cache_faults(file: Path, scan: Scan | None) -> list[str]:
 
 
 def _check_sidecar(file: Path, measurement: str) -> None:
-    stem, _, field = file.name.removesuffix(SIDECAR_SUFFIX).rpartition(".")
+    stem, field = sidecar_of(file.name) or ("", "")
     beside = _beside(file, stem)
     if beside is None:
         require_whole(file)
@@ -122,8 +119,8 @@ def _check_sidecar(file: Path, measurement: str) -> None:
 
 
 def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
-    named = CACHE_NAME.fullmatch(file.name)
-    beside = _beside(file, named["stem"]) if named else None
+    named = GroupsName.parse(file.name)
+    beside = _beside(file, named.stem) if named else None
     return None if beside is None else read_file(beside, measurement=measurement)
 
 

@@ -14,13 +14,9 @@ import numpy as np
 from legacy_reference import all_groups_slowly
 from scipy.spatial import cKDTree
 
-from ptycho_torch.data.caches.groups_cache import (
-    BuiltGroups,
-    CachedGroups,
-    Missing,
-    cache_path,
-    load_or_build,
-)
+from ptycho_torch.data.caches.groups_cache import CachedGroups, load_or_build
+from ptycho_torch.data.caches.groups_key import BuiltGroups, Missing
+from ptycho_torch.data.caches.names import cache_path
 
 
 @dataclass(frozen=True)
@@ -123,10 +119,8 @@ def build_once_together(folder: str, start: Any) -> None:
     assert_same(found, scan.truth())
 
 
-def hang_while_building(folder: str, fail_flock: bool = False) -> None:
+def hang_while_building(folder: str) -> None:
     """Runs in a process of its own, until it is killed."""
-    if fail_flock:
-        without_flock()
     scan = Scan.of(30)
 
     def build(missing: Missing) -> BuiltGroups:

@@ -1,12 +1,12 @@
 """``.groups_cache.npz``: groups, neighbours and frame energies of a scan, kept beside it.
 
-Owns when a cache is read, believed, built, extended and left alone. What lies in the file is known
-by the rooms below, how groups are made by the caller.
+Owns when a cache is read, believed, built and left alone. What lies in the file is known by the
+rooms below, how groups are made by the caller.
 
 A cache is keyed by content: positions, gridsize, K and format, and for the energies the frames. A
-bad one is never believed and never fatal. A file of another program is used where it fits,
-extended without losing a byte of what it holds, and otherwise left alone; ours then lies in the
-user's cache directory, as it does for directories that cannot be written.
+bad one is never believed and never fatal. A file of another program is read where it fits and
+otherwise left alone; ours then lies in the user's cache directory, as it does for directories that
+cannot be written or whose file system has no kernel locks.
 """
 
 from __future__ import annotations
@@ -14,71 +14,40 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_torch.data.caches.building import building
 from ptycho_torch.data.caches.groups_file import (
-    FORMAT_VERSION,
     CacheFile,
     broken_members,
     own_key,
     read_cache,
     write_cache,
 )
-from ptycho_torch.data.caches.groups_key import (
-    CacheKey,
-    check_arrays,
-    dataset_checksum,
-)
-from ptycho_torch.data.errors import OptionError, ScanError, ScanFileError
-from ptycho_torch.data.files.atomic_write import require_write_permission, user_cache_directory
-from ptycho_torch.data.files.build_lock import LOCK_TIMEOUT_S, build_lock
-
-__all__ = [
-    "BuiltGroups",
-    "CachedGroups",
-    "Missing",
-    "cache_path",
-    "dataset_checksum",
-    "load_or_build",
-    "verify",
-]
+from ptycho_torch.data.caches.groups_key import BuiltGroups, CacheKey, Missing, check_arrays
+from ptycho_torch.data.caches.names import GroupsName, groups_places
+from ptycho_torch.data.errors import ScanError, ScanFileError
+from ptycho_torch.data.files.build_lock import LOCK_TIMEOUT_S
+from ptycho_torch.data.files.stored_stack import FramesIdentity
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r".*\.g(\d{1,9})k(\d{1,9})\.groups_cache\.npz", re.DOTALL)
 # They tell whether a file may have changed, not what is in it.
-_FILE_STATE = ("path", "size", "mtime_ns")
+_FILE_STATE = ("size", "mtime_ns")
 
-
-class FramesIdentity(Protocol):
-    """What tells one stack of frames from another."""
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON values: dtype, shape, ``crc32`` or None, and ``path``, ``size``, ``mtime_ns``."""
+Build = Callable[[Missing], BuiltGroups]
 
 
 @dataclass(frozen=True)
 class CachedGroups:
-    """What a cache gives, complete.
-
-    Parameters
-    ----------
-    all_groups
-        int64, shape (G, C): every group the 2025-07 reference lists. At gridsize 1, for which the
-        reference keeps no cache, the M frames.
-    neighbor_table
-        int32, shape (M, min(K + 1, M)): nearest positions, nearest first.
-    frame_energies
-        float64, shape (M,): sum over the pixels of amplitude ** 2.
-    """
+    """What a cache gives, complete; see :class:`BuiltGroups` for the arrays."""
 
     all_groups: NDArray[np.int64]
     neighbor_table: NDArray[np.int32]
@@ -86,56 +55,61 @@ class CachedGroups:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """Which arrays have to be built."""
+class Plan:
+    """What a load reads, builds and writes, known before anything is done.
 
-    all_groups: bool
-    neighbor_table: bool
-    frame_energies: bool
-
-
-@dataclass(frozen=True)
-class BuiltGroups:
-    """The arrays of :class:`CachedGroups`, each None where it was not asked for."""
-
-    all_groups: NDArray[np.int64] | None = None
-    neighbor_table: NDArray[np.int32] | None = None
-    frame_energies: NDArray[np.float64] | None = None
-
-    def missing(self) -> Missing:
-        """What is still to be built."""
-        return Missing(
-            self.all_groups is None, self.neighbor_table is None, self.frame_energies is None
-        )
-
-    def filled_from(self, other: BuiltGroups | CacheFile) -> BuiltGroups:
-        """With the gaps taken from another."""
-        return BuiltGroups(
-            other.all_groups if self.all_groups is None else self.all_groups,
-            other.neighbor_table if self.neighbor_table is None else self.neighbor_table,
-            other.frame_energies if self.frame_energies is None else self.frame_energies,
-        )
-
-
-Build = Callable[[Missing], BuiltGroups]
-
-
-def cache_path(
-    scan_path: str | os.PathLike[str],
-    gridsize: int,
-    K: int,
-    directory: str | os.PathLike[str] | None = None,
-) -> Path:
-    """Where the cache of a scan lies: ``<directory>/<stem>.g{gridsize}k{K}.groups_cache.npz``.
-
-    Examples
-    --------
-    >>> str(cache_path("data/scan.v1.npz", 2, 4))
-    'data/scan.v1.g2k4.groups_cache.npz'
+    Parameters
+    ----------
+    reads
+        Files that serve.
+    parts
+        What they give.
+    origin
+        ``"found"`` when the groups come from a file of another program, else ``"computed"``.
+    kept
+        Nothing is missing that is worth a file.
+    writes
+        Places that may take a cache, best first.
+    damaged, refusals
+        What is damaged, and why places are left alone; by path.
     """
-    scan = Path(scan_path)
-    parent = scan.parent if directory is None else Path(directory)
-    return parent / f"{scan.stem}.g{gridsize}k{K}.groups_cache.npz"
+
+    reads: tuple[Path, ...]
+    parts: BuiltGroups
+    origin: str
+    kept: bool
+    writes: tuple[Path, ...]
+    damaged: Mapping[Path, str]
+    refusals: Mapping[Path, str]
+
+    @classmethod
+    def of(cls, files: Sequence[CacheFile], identity: Mapping[str, Any] | None) -> Plan:
+        """Plan from the files at all places, earlier ones first."""
+        usable = [file for file in files if file.state == "usable"]
+        parts = BuiltGroups()
+        for file in usable:
+            same = _same_frames(file.frames_identity, identity)
+            arrays = file.arrays if same else replace(file.arrays, frame_energies=None)
+            parts = parts.filled_from(arrays)
+        missing = parts.missing()
+        # Energies of frames that nothing tells apart are not worth a file.
+        energies = missing.frame_energies and identity is not None
+        return cls(
+            tuple(file.path for file in usable),
+            parts,
+            usable[0].groups_origin if usable else "computed",
+            not (missing.all_groups or missing.neighbor_table or energies),
+            tuple(file.path for file in files if file.replaceable),
+            {file.path: file.fault for file in files if file.state == "damaged"},
+            {file.path: f"left alone: {file.fault}" for file in files if not file.replaceable},
+        )
+
+    def __str__(self) -> str:
+        missing = [name for name, value in vars(self.parts.missing()).items() if value]
+        return (
+            f"read {_listed(self.reads)}; build {_listed(missing)}; "
+            f"write {'nothing' if self.kept else _listed(self.writes[:1])}"
+        )
 
 
 def load_or_build(
@@ -192,52 +166,75 @@ def load_or_build(
     key = CacheKey.of(xcoords, ycoords, gridsize, K)
     if policy == "off":
         return _completed(BuiltGroups(), key, build)
-    identity = _identity(frames_identity, measurement)
-    places = _places(scan_path, gridsize, K, policy)
-    files = [read_cache(place, key) for place in places]
-    parts = _merged(files, identity)
-    if policy == "readonly" or _is_kept(parts, identity):
-        if _is_kept(parts, identity):
-            logger.info("groups cache reused: %s", _first_usable(files).path)
-        elif files[0].state not in ("absent", "usable"):
-            logger.warning("groups cache not used: %s", files[0].fault)
-        return _completed(parts, key, build)
-    refusals: list[str] = []
-    complete: CachedGroups | None = None
-    for index, place in enumerate(places):
-        if not files[index].replaceable:
-            refusals.append(_refusal(files[index]))
-            continue
-        with ExitStack() as held:
-            try:
-                _require_directory(place.parent, make=index > 0 or policy != "auto")
-                held.enter_context(build_lock(place, timeout_s))
-            except ScanFileError as error:
-                refusals.append(str(error))
-                continue
-            files = [read_cache(each, key) for each in places]
-            if complete is None:
-                parts = _merged(files, identity)
-                if _is_kept(parts, identity):
-                    logger.info("groups cache reused: %s", _first_usable(files).path)
-                    return _completed(parts, key, build)
-            if not files[index].replaceable:
-                refusals.append(_refusal(files[index]))
-                continue
-            if complete is None:
-                if files[index].state == "damaged":
-                    logger.warning("groups cache rebuilt: %s", files[index].fault)
-                complete = _completed(parts, key, build)
-            try:
-                _keep(complete, key, identity, files[index], copied=parts.all_groups is not None)
-            except (ScanError, ScanFileError) as error:
-                refusals.append(str(error))
-                continue
-            verb = "extended" if files[index].state == "usable" else "written"
-            logger.info("groups cache %s: %s", verb, "; ".join([str(place), *refusals]))
-            return complete
-    logger.warning("groups cache %s not kept: %s", places[0], "; ".join(refusals))
-    return complete or _completed(parts, key, build)
+    places = groups_places(scan_path, gridsize, K, policy)
+    load = _Load(key, _identity(frames_identity, measurement), places, policy, build, timeout_s)
+    plan = load.plan()
+    logger.debug("groups cache: %s", plan)
+    if plan.kept:
+        return load.reused(plan)
+    if policy != "readonly":
+        return load.built(plan)
+    for fault in (*plan.damaged.values(), *plan.refusals.values()):
+        logger.warning("groups cache not used: %s", fault)
+        break
+    return _completed(plan.parts, key, build)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """The steps of one load, from looking to keeping."""
+
+    key: CacheKey
+    identity: Mapping[str, Any] | None
+    places: Sequence[Path]
+    policy: str | os.PathLike[str]
+    build: Build
+    timeout_s: float
+
+    def plan(self) -> Plan:
+        return Plan.of([read_cache(place, self.key) for place in self.places], self.identity)
+
+    def reused(self, plan: Plan) -> CachedGroups:
+        logger.info("groups cache reused: %s", _listed(plan.reads))
+        return _completed(plan.parts, self.key, self.build)
+
+    def built(self, plan: Plan) -> CachedGroups:
+        """Build once, and keep it at the first place that takes it."""
+        refusals = dict(plan.refusals)
+        groups: CachedGroups | None = None
+        for place in plan.writes:
+            with ExitStack() as held:
+                refused = self._refused_lock(place, held)
+                if not refused:
+                    plan = self.plan()  # another process may have built meanwhile
+                    if plan.kept and groups is None:
+                        return self.reused(plan)
+                    if groups is None and place in plan.writes and place in plan.damaged:
+                        logger.warning("groups cache rebuilt: %s", plan.damaged[place])
+                    groups = groups or _completed(plan.parts, self.key, self.build)
+                    refused = plan.refusals.get(place) or self._refused_write(place, groups, plan)
+                if not refused and groups is not None:
+                    where = "; ".join([str(place), *refusals.values()])
+                    logger.info("groups cache written: %s", where)
+                    return groups
+                refusals[place] = refused
+        logger.warning("groups cache %s not kept: %s", self.places[0], "; ".join(refusals.values()))
+        return groups or _completed(plan.parts, self.key, self.build)
+
+    def _refused_lock(self, place: Path, held: ExitStack) -> str:
+        try:
+            make = self.policy != "auto" or place != self.places[0]
+            held.enter_context(building(place, self.timeout_s, make=make))
+        except ScanFileError as error:
+            return str(error)
+        return ""
+
+    def _refused_write(self, place: Path, groups: CachedGroups, plan: Plan) -> str:
+        try:
+            write_cache(place, _members(groups, self.key, self.identity, plan.origin))
+        except ScanFileError as error:
+            return str(error)
+        return ""
 
 
 def verify(
@@ -264,55 +261,17 @@ def verify(
     key = own_key(file)
     if key is None:
         return faults or [str(ScanFileError("file", "not a groups cache", "one", file=file))]
-    named = _NAME.fullmatch(file.name)
-    if named and (int(named[1]), int(named[2])) != (key.gridsize, key.neighbors):
+    named = GroupsName.parse(file.name)
+    if named and (named.gridsize, named.neighbors) != (key.gridsize, key.neighbors):
         inside = f"gridsize {key.gridsize}, K {key.neighbors} inside"
-        faults.append(
-            str(
-                ScanFileError(
-                    "file name", inside, f"{named[1]} and {named[2]}, as named", file=file
-                )
-            )
-        )
+        wanted = f"{named.gridsize} and {named.neighbors}, as named"
+        faults.append(str(ScanFileError("file name", inside, wanted, file=file)))
     if xcoords is not None and ycoords is not None:
         key = CacheKey.of(xcoords, ycoords, key.gridsize, key.neighbors)
     judged = read_cache(file, key)
     if judged.state != "usable" and judged.fault not in faults:
         faults.append(judged.fault)
     return faults
-
-
-def _places(
-    scan_path: str | os.PathLike[str], gridsize: int, K: int, policy: str | os.PathLike[str]
-) -> list[Path]:
-    """Where the cache may lie, in the order in which it is looked for."""
-    if not os.fspath(policy):
-        expected = "'auto', 'readonly', 'off' or a directory"
-        raise OptionError("cache", repr(policy), expected)
-    directory = None if policy in ("auto", "readonly") else policy
-    first = cache_path(scan_path, gridsize, K, directory)
-    if directory is None and not first.parent.is_dir():
-        return [first]
-    try:
-        return [first, user_cache_directory(first.parent) / first.name]
-    except ScanFileError:
-        return [first]
-
-
-def _require_directory(directory: Path, *, make: bool) -> None:
-    try:
-        if make:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif not directory.is_dir():
-            raise ScanFileError("directory", "missing", "there", file=directory)
-        require_write_permission(directory)
-    except FileExistsError as error:
-        raise ScanFileError("path", "a file", "a directory", file=directory) from error
-    except OSError as error:
-        if isinstance(error, ScanFileError):
-            raise
-        reason = f"not usable ({error.strerror or error})"
-        raise ScanFileError("directory", reason, "permission", file=directory) from error
 
 
 def _identity(frames: FramesIdentity, measurement: str) -> dict[str, Any] | None:
@@ -333,31 +292,8 @@ def _same_frames(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None)
     return contents[0] == contents[1]
 
 
-def _merged(files: Sequence[CacheFile], identity: Mapping[str, Any] | None) -> BuiltGroups:
-    """What the usable files give together, earlier files first."""
-    parts = BuiltGroups()
-    for file in files:
-        if not _same_frames(file.frames_identity, identity):
-            file = replace(file, frame_energies=None)
-        parts = parts.filled_from(file)
-    return parts
-
-
-def _is_kept(parts: BuiltGroups, identity: Mapping[str, Any] | None) -> bool:
-    """Everything that can be kept has been read from files."""
-    missing = parts.missing()
-    energies_missing = missing.frame_energies and identity is not None
-    return not (missing.all_groups or missing.neighbor_table or energies_missing)
-
-
-def _first_usable(files: Sequence[CacheFile]) -> CacheFile:
-    return next(file for file in files if file.state == "usable")
-
-
-def _refusal(file: CacheFile) -> str:
-    if file.state == "damaged":
-        logger.warning("groups cache left alone: %s", file.fault)
-    return f"left alone: {file.fault}"
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "nothing"
 
 
 def _completed(parts: BuiltGroups, key: CacheKey, build: Build) -> CachedGroups:
@@ -366,36 +302,26 @@ def _completed(parts: BuiltGroups, key: CacheKey, build: Build) -> CachedGroups:
     if any(vars(missing).values()):
         parts = parts.filled_from(build(missing))
     if parts.all_groups is None or parts.neighbor_table is None or parts.frame_energies is None:
-        lacking = ", ".join(name for name, value in vars(parts.missing()).items() if value)
+        lacking = _listed(name for name, value in vars(parts.missing()).items() if value)
         raise ScanError(lacking, "not built", "an array")
-    complete = CachedGroups(parts.all_groups, parts.neighbor_table, parts.frame_energies)
-    check_arrays(None, key, vars(complete), strict=missing.all_groups)
-    return complete
+    check_arrays(key, parts, strict=missing.all_groups)
+    return CachedGroups(parts.all_groups, parts.neighbor_table, parts.frame_energies)
 
 
-def _keep(
-    complete: CachedGroups,
-    key: CacheKey,
-    identity: Mapping[str, Any] | None,
-    file: CacheFile,
-    *,
-    copied: bool,
-) -> None:
-    """Write a cache to the place of ``file``, or extend it when it is usable."""
-    arrays: dict[str, NDArray[Any]] = {}
-    origin = file.groups_origin
-    if file.state != "usable":
-        origin = "copied" if copied else "computed"
-        arrays["all_groups"] = complete.all_groups
-        arrays["dataset_checksum"] = np.array(key.dataset_checksum)
-        arrays["gridsize"] = np.array(key.gridsize, dtype=np.int64)
-        arrays["overlap_factor"] = np.array(key.neighbors, dtype=np.int64)
-    arrays["neighbor_table"] = complete.neighbor_table
-    arrays["format_version"] = np.array(FORMAT_VERSION, dtype=np.int64)
-    arrays["positions_digest"] = np.array(key.positions_digest)
-    arrays["groups_origin"] = np.array(origin)
+def _members(
+    complete: CachedGroups, key: CacheKey, identity: Mapping[str, Any] | None, origin: str
+) -> dict[str, NDArray[Any]]:
+    """What a cache file holds, by key."""
+    members: dict[str, NDArray[Any]] = {
+        "all_groups": complete.all_groups,
+        "dataset_checksum": np.array(key.dataset_checksum),
+        "gridsize": np.array(key.gridsize, dtype=np.int64),
+        "overlap_factor": np.array(key.neighbors, dtype=np.int64),
+        "neighbor_table": complete.neighbor_table,
+        "positions_digest": np.array(key.positions_digest),
+        "groups_origin": np.array(origin),
+    }
     if identity is not None:
-        arrays["frame_energies"] = complete.frame_energies
-        arrays["frames_identity"] = np.array(json.dumps(identity, sort_keys=True))
-    source = file if file.state == "usable" or file.extras else None
-    write_cache(file.path, arrays, source)
+        members["frame_energies"] = complete.frame_energies
+        members["frames_identity"] = np.array(json.dumps(identity, sort_keys=True))
+    return members

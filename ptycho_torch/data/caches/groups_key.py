@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,49 @@ _SMALL_MEMBER_BYTES = 1 << 16
 _HEADER_BYTES = 1 << 14
 # The 2025-07 reference draws min(50, (K + 1) // C + 1) groups around each position.
 _MAX_DRAWS = 50
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Which arrays have to be built."""
+
+    all_groups: bool
+    neighbor_table: bool
+    frame_energies: bool
+
+
+@dataclass(frozen=True)
+class BuiltGroups:
+    """The arrays of a cache, each None where it is not there.
+
+    Parameters
+    ----------
+    all_groups
+        int64, shape (G, C): every group the 2025-07 reference lists. At gridsize 1, for which the
+        reference keeps no cache, the M frames.
+    neighbor_table
+        int32, shape (M, min(K + 1, M)): nearest positions, nearest first.
+    frame_energies
+        float64, shape (M,): sum over the pixels of amplitude ** 2.
+    """
+
+    all_groups: NDArray[np.int64] | None = None
+    neighbor_table: NDArray[np.int32] | None = None
+    frame_energies: NDArray[np.float64] | None = None
+
+    def missing(self) -> Missing:
+        """What is still to be built."""
+        return Missing(
+            self.all_groups is None, self.neighbor_table is None, self.frame_energies is None
+        )
+
+    def filled_from(self, other: BuiltGroups) -> BuiltGroups:
+        """With the gaps taken from another."""
+        return BuiltGroups(
+            other.all_groups if self.all_groups is None else self.all_groups,
+            other.neighbor_table if self.neighbor_table is None else self.neighbor_table,
+            other.frame_energies if self.frame_energies is None else self.frame_energies,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,20 +140,15 @@ def positions_digest(xcoords: NDArray[Any], ycoords: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def check_arrays(
-    path: object, key: CacheKey, arrays: Mapping[str, NDArray[Any]], *, strict: bool
-) -> None:
-    """Check dtype, shape, range and repeats of the large arrays that are there.
+def check_arrays(key: CacheKey, arrays: BuiltGroups, *, strict: bool) -> None:
+    """Check dtype, shape, range and repeats of the arrays that are there.
 
     Parameters
     ----------
-    path
-        Named in messages.
     key
         Gives the shapes.
     arrays
-        ``all_groups`` (G, C) int64 must be there; ``neighbor_table`` (M, min(K + 1, M)) int32 and
-        ``frame_energies`` (M,) float64 may be.
+        ``all_groups`` must be there.
     strict
         Also require rows of ``all_groups`` in order and without repeats, as the reference writes
         but does not check them.
@@ -121,45 +158,38 @@ def check_arrays(
     ScanError
         An array cannot be what it should be.
     """
-    groups = arrays.get("all_groups")
+    groups, table, energies = arrays.all_groups, arrays.neighbor_table, arrays.frame_energies
     if groups is None:
-        raise ScanError("all_groups", "missing", "there", file=path)
-    _require_type(path, "all_groups", groups, np.int64, (*groups.shape[:1], key.gridsize**2))
-    _require_indices(path, "all_groups", groups, key.n_positions)
+        raise ScanError("all_groups", "missing", "there")
+    _require_type("all_groups", groups, np.int64, (*groups.shape[:1], key.gridsize**2))
+    _require_indices("all_groups", groups, key.n_positions)
     if strict:
         ordered = groups[np.lexsort(groups.T[::-1])]
         in_order = (groups[:, 1:] > groups[:, :-1]).all() and (ordered == groups).all()
         if not in_order or (groups[1:] == groups[:-1]).all(axis=1).any():
-            raise ScanError("all_groups", "unsorted or repeated", "sorted, unique rows", file=path)
-    table = arrays.get("neighbor_table")
+            raise ScanError("all_groups", "unsorted or repeated", "sorted, unique rows")
     if table is not None:
-        _require_type(path, "neighbor_table", table, np.int32, key.table_shape)
-        _require_indices(path, "neighbor_table", table, key.n_positions)
-    energies = arrays.get("frame_energies")
+        _require_type("neighbor_table", table, np.int32, key.table_shape)
+        _require_indices("neighbor_table", table, key.n_positions)
     if energies is not None:
-        _require_type(path, "frame_energies", energies, np.float64, (key.n_positions,))
+        _require_type("frame_energies", energies, np.float64, (key.n_positions,))
         if not (np.isfinite(energies) & (energies >= 0)).all():
-            raise ScanError(
-                "frame_energies", "negative or not finite", "finite values >= 0", file=path
-            )
+            raise ScanError("frame_energies", "negative or not finite", "finite values >= 0")
 
 
-def _require_type(
-    path: object, name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]
-) -> None:
+def _require_type(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
     if array.dtype != np.dtype(dtype) or array.shape != shape or not array.size:
         raise ScanError(
             name,
             f"{array.shape} {array.dtype.str}",
             f"{shape} {np.dtype(dtype).str}, not empty",
-            file=path,
         )
 
 
-def _require_indices(path: object, name: str, indices: NDArray[Any], count: int) -> None:
+def _require_indices(name: str, indices: NDArray[Any], count: int) -> None:
     low, high = int(indices.min()), int(indices.max())
     if low < 0 or high >= count:
-        raise ScanError(name, f"in [{low}, {high}]", f"frame indices in [0, {count})", file=path)
+        raise ScanError(name, f"in [{low}, {high}]", f"frame indices in [0, {count})")
     rows = np.sort(indices, axis=1)
     if (rows[:, 1:] == rows[:, :-1]).any():
-        raise ScanError(name, "repeating a frame in a row", "each frame once", file=path)
+        raise ScanError(name, "repeating a frame in a row", "each frame once")

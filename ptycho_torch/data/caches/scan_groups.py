@@ -5,10 +5,7 @@ Joins grouping, cache and energies; knows neither patches nor coordinates of gro
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +14,15 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping
 from ptycho_torch.data.caches import groups_cache
+from ptycho_torch.data.caches.groups_key import BuiltGroups, Missing
+from ptycho_torch.data.caches.names import CachePolicy
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import ScanError, ScanFileError
-from ptycho_torch.data.files.atomic_write import user_cache_directory
+from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.files.build_lock import build_timeout_s
-from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.files.stored_stack import FramesIdentity
 from ptycho_torch.data.grouping import GroupingRequest
 
 FloatArray = NDArray[np.floating]
-CachePolicy = str | Path
-"""``"auto"`` (beside the scan), ``"off"``, ``"readonly"``, or a directory."""
-
-CACHE_NAME = re.compile(r"(?P<stem>.*)\.g\d+k\d+\.groups_cache\.npz", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -50,10 +44,11 @@ class ScanGroups:
 def group_scan(
     xcoords: FloatArray,
     ycoords: FloatArray,
-    frames: Frames,
     energies: Callable[[], NDArray[np.float64]],
     config: GroupingConfig,
     *,
+    frames: FramesIdentity,
+    measurement: str,
     scan_path: Path | None,
     cache: CachePolicy,
 ) -> ScanGroups:
@@ -63,12 +58,12 @@ def group_scan(
     ----------
     xcoords, ycoords
         Probe positions, shape (M,), object pixels.
-    frames
-        The diffraction frames, for the cache to know them again.
     energies
         Computes the frame energies, float64, shape (M,); called when they are not cached.
     config
         What is asked for.
+    frames, measurement
+        Which frames they are, for the cache to know them again, and what their values are.
     scan_path
         File the cache is named after; None: no cache.
     cache
@@ -86,7 +81,7 @@ def group_scan(
             "the number of positions",
             len(xcoords),
             f"at least {config.channels} for groups of gridsize**2",
-            file=frames.path,
+            file=scan_path,
         )
     request = None
     if config.strategy != "group_first":
@@ -95,9 +90,10 @@ def group_scan(
         groups = _draw(xcoords, ycoords, request, config, None)
         return ScanGroups(groups, energies())
 
-    def build(missing: groups_cache.Missing) -> groups_cache.BuiltGroups:
-        K = config.neighbor_count
-        return groups_cache.BuiltGroups(
+    K = config.neighbor_count
+
+    def build(missing: Missing) -> BuiltGroups:
+        return BuiltGroups(
             all_groups=grouping.legacy_groups(xcoords, ycoords, config.gridsize, K)
             if missing.all_groups
             else None,
@@ -111,26 +107,15 @@ def group_scan(
         scan_path,
         xcoords=xcoords,
         ycoords=ycoords,
-        frames_identity=frames.identity(),
-        measurement=frames.measurement,
+        frames_identity=frames,
+        measurement=measurement,
         gridsize=config.gridsize,
-        K=config.neighbor_count,
+        K=K,
         policy=cache,
         build=build,
         timeout_s=build_timeout_s(frames.nbytes),
     )
     return ScanGroups(_draw(xcoords, ycoords, request, config, entry), entry.frame_energies)
-
-
-def caches_of(scan_path: Path) -> list[Path]:
-    """Every groups cache of a scan, beside it and in the user's cache directory."""
-    directories = [scan_path.parent]
-    # Without a home directory there is no second place.
-    with suppress(ScanFileError):
-        directories.append(user_cache_directory(scan_path.parent))
-    pattern = f"{glob.escape(scan_path.stem)}.g*k*.groups_cache.npz"
-    found = [path for directory in directories for path in sorted(directory.glob(pattern))]
-    return [path for path in found if CACHE_NAME.fullmatch(path.name)]
 
 
 def _draw(

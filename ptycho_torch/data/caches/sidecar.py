@@ -1,72 +1,51 @@
-"""Sidecars: frames that cannot be mapped where they lie, converted once into an ``.npy`` beside.
+"""Sidecars: frames that cannot be mapped where they lie, converted once into a stored NPZ beside.
 
-Owns name, place, record and trust of a sidecar. A sidecar is a plain ``.npy`` followed by a record
-that says what it was made from and the checksum of its numbers, so that one rename publishes both
-and ``np.load`` reads it all the same. Knows no meaning of the frames.
+Owns making, finding and trusting a sidecar: member ``frames``, aligned, and ``made_from.json``,
+which says what it was made from. Knows no meaning of the frames.
 
-Trust: record and sizes are checked at every opening. The numbers are checked against their checksum
-when the sidecar is built, on demand, and whenever the file's modification time is not the one the
+Trust: record and sizes are checked at every opening. The numbers are compared with their CRC when
+the sidecar is built, on demand, and whenever the file's modification time is not the one the
 builder gave it, as after any write or copy; otherwise opening costs milliseconds.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import logging
 import os
-import struct
+import shutil
 import time
-import zlib
+import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import OptionError, PtychoTorchError, ScanFileError
-from ptycho_torch.data.files.atomic_write import user_cache_directory
+from ptycho_torch.data.caches import names
+from ptycho_torch.data.caches.building import building
+from ptycho_torch.data.caches.names import SidecarPolicy
+from ptycho_torch.data.errors import PtychoTorchError, ScanFileError, ScanFileNotFoundError
+from ptycho_torch.data.files.atomic_write import atomic_zip
+from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_timeout_s
 from ptycho_torch.data.files.mapping import FileState, map_array, opened, state_of
-from ptycho_torch.data.files.stored_stack import StackSource, StoredChecksum
+from ptycho_torch.data.files.npy_header import encode_npy_header
+from ptycho_torch.data.files.stored_stack import Progress, StoredChecksum, StoredStack
+from ptycho_torch.data.files.zip_archive import ZipArchive
 
 logger = logging.getLogger(__name__)
 
-SidecarWord = Literal["auto", "off", "readonly"]
-SidecarPolicy = SidecarWord | Path
-
 FORMAT_VERSION = 1
-_MARK = b"PTYSIDE1"
-_TAIL = struct.Struct("<LL8s")
+ALIGNMENT = 64
+_FRAMES, _RECORD = "frames", "made_from.json"
 _MAX_RECORD_BYTES = 4096
 _BLOCK_BYTES = 4 << 20
 
 
-def check_policy(policy: SidecarPolicy | str) -> SidecarPolicy:
-    """Turn what a user gave into a policy; refuse anything else.
-
-    Raises
-    ------
-    OptionError
-        Neither a known word nor a directory.
-    """
-    if isinstance(policy, Path):
-        return policy
-    for known in get_args(SidecarWord):
-        if policy == known:
-            word: SidecarWord = known
-            return word
-    # A configuration file can only spell a directory as text; a bare word is a spelling mistake.
-    if isinstance(policy, str) and (os.sep in policy or os.path.isdir(policy)):
-        return Path(policy)
-    raise OptionError("sidecar", repr(policy), "auto, off, readonly or a directory")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sidecar:
     """A sidecar whose record was believed.
 
@@ -74,33 +53,16 @@ class Sidecar:
     ----------
     path, state
         The file, and its state when it was checked.
-    data_offset
-        First byte of the numbers.
-    dtype, shape
-        Of the frames.
-    crc32
-        Of header and numbers, as the record has it.
+    frames
+        (M, N, N), mapped.
+    checksum
+        What the file says of the numbers, their header seen.
     """
 
     path: Path
     state: FileState
-    data_offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, int, int]
-    crc32: int
-
-    def map(self) -> NDArray[Any]:
-        """Map the frames, (M, N, N)."""
-        return map_array(
-            self.path, self.state, offset=self.data_offset, dtype=self.dtype, shape=self.shape
-        )
-
-    def checksum(self) -> StoredChecksum:
-        """What the record says of the numbers, the header seen."""
-        with opened(self.path, self.state) as stream:
-            header = stream.read(self.data_offset)
-        seen = zlib.crc32(header)
-        return StoredChecksum(self.path, "sidecar", self.crc32, seen, "Remove it: it is made again")
+    frames: NDArray[Any]
+    checksum: StoredChecksum
 
     def unchanged(self) -> bool:
         """Whether the file is still the one that was checked."""
@@ -110,176 +72,257 @@ class Sidecar:
             return False
 
 
-def sidecar_name(source: StackSource) -> str:
-    """File name of the sidecar of a stack, e.g. ``scan.diff3d.sidecar.npy``."""
-    return f"{source.path.stem}.{source.field}.sidecar.npy"
-
-
-def sidecar_directories(source: StackSource, policy: SidecarPolicy) -> list[Path]:
+def sidecar_places(stack: StoredStack, policy: SidecarPolicy) -> list[Path]:
     """Where the sidecar of a stack may lie, best place first."""
-    if isinstance(policy, Path):
-        return [policy / directory_digest(source.path.parent)]
-    places = [source.path.parent]
-    # Without a home directory there is no second place.
-    with suppress(PtychoTorchError):
-        places.append(user_cache_directory(source.path.parent))
-    return places
+    return names.sidecar_places(stack.path, stack.field, policy)
 
 
-def directory_digest(directory: Path) -> str:
-    """Twelve hex digits for a directory: scans of one name meet in a shared place otherwise."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:12]
-
-
-def find_sidecar(source: StackSource, policy: SidecarPolicy) -> Sidecar | None:
+def find_sidecar(stack: StoredStack, policy: SidecarPolicy) -> Sidecar | None:
     """The sidecar of a stack if there is one and it can be believed.
 
     A damaged or outdated one is left alone and reported by one warning.
     """
-    for directory in sidecar_directories(source, policy):
-        found = read_sidecar(directory / sidecar_name(source), source)
-        if found is not None:
-            return found
+    for path in sidecar_places(stack, policy):
+        try:
+            return _believed(path, stack)
+        except ScanFileNotFoundError:
+            continue
+        except PtychoTorchError as error:
+            logger.warning("sidecar not used: %s", error)
     return None
 
 
-def read_sidecar(path: Path, source: StackSource, *, report: bool = True) -> Sidecar | None:
-    """Check one file: None when it is missing or not believed; the latter is one warning."""
-    try:
-        with open(path, "rb") as stream:
-            return _checked(path, stream, source)
-    except FileNotFoundError:
-        return None
-    except (_NotBelieved, OSError) as error:
-        if report:
-            logger.warning("%s: not used: %s", path, error)
-        return None
-
-
-def require_whole(path: Path, source: StackSource | None = None) -> None:
+def require_whole(path: Path, stack: StoredStack | None = None) -> None:
     """Check a sidecar in full, its numbers included, whatever its times are.
 
     Parameters
     ----------
     path
         The file.
-    source
+    stack
         What it should have been made from; None: it is checked against its own record.
 
     Raises
     ------
-    ScanFileNotFoundError, ScanFileError
+    ScanFileNotFoundError, ScanFileError, ScanKeyError
         Missing, damaged, or made from something else.
     """
     with opened(path) as stream:
-        try:
-            record, record_offset = _read_record(stream, os.fstat(stream.fileno()).st_size)
-            if source is not None and record.get("source") != describe_source(source):
-                raise _NotBelieved("made from another scan, or from an earlier state of this one")
-            if _checksum(stream, record_offset) != record.get("crc32"):
-                raise _NotBelieved("its checksum is wrong: the file was changed or damaged")
-        except (_NotBelieved, ValueError, RecursionError) as error:
-            raise ScanFileError(
-                "sidecar", error, "one that is whole and of its scan", action="Remove it", file=path
-            ) from error
+        archive = ZipArchive(stream, path)
+        record = _record(archive)
+        if stack is not None:
+            _require_source(record, stack)
+        _require_numbers(archive)
 
 
-class _NotBelieved(Exception):
-    """Why a sidecar cannot be used."""
+def build_sidecar(
+    stack: StoredStack, policy: SidecarPolicy, progress: Progress | None = None
+) -> Sidecar | None:
+    """Convert a stack into its sidecar, or take the one another process has just made.
+
+    Parameters
+    ----------
+    stack
+        The stack.
+    policy
+        ``"auto"``: beside the scan, or in the user's cache where that cannot be written; or a
+        directory.
+    progress
+        Called with (bytes done, bytes in all).
+
+    Returns
+    -------
+    sidecar
+        None where no file system has kernel locks, so that none is kept.
+
+    Raises
+    ------
+    ScanFileError
+        The scan is damaged, or no place takes the sidecar.
+    CacheLockTimeoutError
+        Another process builds it and did not finish in time.
+    """
+    refusals: list[ScanFileError] = []
+    for number, path in enumerate(sidecar_places(stack, policy)):
+        with ExitStack() as held:
+            try:
+                make = number > 0 or policy != "auto"
+                held.enter_context(building(path, build_timeout_s(stack.data_bytes), make=make))
+            except ScanFileError as error:
+                refusals.append(error)
+                continue
+            return _built(path, stack, progress, "; ".join(map(str, refusals)))
+    if not all(isinstance(refusal, NoKernelLocksError) for refusal in refusals):
+        raise refusals[-1]
+    logger.info("%s: %s unpacked into memory: %s", stack.path, stack.field, refusals[-1])
+    return None
 
 
-def _checked(path: Path, stream: BinaryIO, source: StackSource) -> Sidecar:
-    state = FileState.of(os.fstat(stream.fileno()))
-    record, record_offset = _read_record(stream, state.size)
-    if record.get("source") != describe_source(source):
-        raise _NotBelieved("made from another scan, or from an earlier state of this one")
-    data_offset = record_offset - source.data_bytes
-    crc32 = record.get("crc32")
-    if data_offset != record.get("header_bytes") or not isinstance(crc32, int):
-        raise _NotBelieved("its record contradicts itself")
-    if state.mtime_ns != record.get("mtime_ns"):
-        if _checksum(stream, record_offset) != crc32:
-            raise _NotBelieved("its checksum is wrong: the file was changed or damaged")
-        # Copied or touched, but whole: say so in the file, or every opening would read it all.
-        with suppress(OSError, TypeError, ValueError, OverflowError):
-            os.utime(path, ns=(state.mtime_ns, record["mtime_ns"]))
-            state = FileState.of(os.fstat(stream.fileno()))
-    return Sidecar(path, state, data_offset, source.dtype, source.shape, crc32)
+def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) -> Sidecar:
+    # Whoever looked before already reported what is wrong with it.
+    with suppress(PtychoTorchError):
+        return _believed(path, stack)
+    _require_space(path, stack)
+    because = f" ({why})" if why else ""
+    logger.info("%s: converting %s of %s%s", path, stack.field, stack.path, because)
+    mtime_ns = _past_mtime_ns()
+    with atomic_zip(path, locked=True) as archive:
+        handle: Any = archive.fp
+        _write_frames(archive, handle, stack, progress)
+        record = {"format": FORMAT_VERSION, "source": _source(stack), "mtime_ns": mtime_ns}
+        archive.writestr(zipfile.ZipInfo(_RECORD), json.dumps(record, sort_keys=True))
+        archive.close()
+        handle.flush()
+        os.utime(handle.name, ns=(mtime_ns, mtime_ns))
+    return _believed(path, stack)
 
 
-def _read_record(stream: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
-    stream.seek(max(0, size - _TAIL.size))
-    tail = stream.read(_TAIL.size)
-    if len(tail) < _TAIL.size:
-        raise _NotBelieved("it is too short")
-    length, crc, mark = _TAIL.unpack(tail)
-    start = size - _TAIL.size - length
-    if mark != _MARK or length > _MAX_RECORD_BYTES or start < 0:
-        raise _NotBelieved("it has no record: not made by ptycho_torch, or cut short")
-    stream.seek(start)
-    text = stream.read(length)
-    if zlib.crc32(text) != crc:
-        raise _NotBelieved("its record is damaged")
-    record = json.loads(text)
+def _believed(path: Path, stack: StoredStack) -> Sidecar:
+    with opened(path) as stream:
+        archive = ZipArchive(stream, path)
+        record = _record(archive)
+        _require_source(record, stack)
+        header, offset = archive.header(_FRAMES), archive.data_offset(_FRAMES)
+        if offset is None or (header.dtype, header.shape) != (stack.dtype, stack.shape):
+            raise ScanFileError(_FRAMES, header, "the stored frames of its record")
+        state = FileState.of(os.fstat(stream.fileno()))
+        if state.mtime_ns != record.get("mtime_ns"):
+            _require_numbers(archive)
+            # Copied or touched, but whole: say so in the file, or every opening would read it all.
+            with suppress(OSError, TypeError, ValueError, OverflowError):
+                os.utime(path, ns=(state.mtime_ns, record["mtime_ns"]))
+                state = FileState.of(os.fstat(stream.fileno()))
+        frames = map_array(
+            stream, offset=offset + header.size, dtype=header.dtype, shape=stack.shape
+        )
+        crc32, remedy = archive.members[_FRAMES].CRC, "Remove it: it is made again"
+        checksum = StoredChecksum(path, "sidecar", crc32, header.crc32, remedy)
+        return Sidecar(path, state, frames, checksum)
+
+
+def _record(archive: ZipArchive) -> dict[str, Any]:
+    archive.require(_RECORD)
+    archive.require(_FRAMES)
+    stream = archive.open(_RECORD)
+    text = stream.read(_MAX_RECORD_BYTES)
+    try:
+        stream.finish()
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ScanFileError(_RECORD, "damaged", "JSON text", action="Remove it") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT_VERSION:
-        raise _NotBelieved("its record is of another version")
-    return record, start
+        raise ScanFileError(_RECORD, "of another version", f"format {FORMAT_VERSION}")
+    return record
 
 
-def describe_source(source: StackSource) -> dict[str, Any]:
-    """What a sidecar must have been made from to stand for ``source``."""
-    member = source.member
+def _require_source(record: dict[str, Any], stack: StoredStack) -> None:
+    if record.get("source") != _source(stack):
+        raise ScanFileError(
+            "sidecar",
+            "made from another scan, or from an earlier state of this one",
+            "one of this scan",
+            action="Remove it",
+        )
+
+
+def _require_numbers(archive: ZipArchive) -> None:
+    try:
+        for _ in archive.open(_FRAMES).blocks():
+            pass
+    except ScanFileError as error:
+        found = "wrong: the file was changed or damaged"
+        raise ScanFileError(
+            "sidecar checksum", found, "that of its frames", action="Remove it"
+        ) from error
+
+
+def _source(stack: StoredStack) -> dict[str, Any]:
+    """What a sidecar must have been made from to stand for ``stack``, as JSON values."""
     content: dict[str, Any] = {
-        "field": source.field,
-        "dtype": source.dtype.str,
-        "shape": list(source.shape),
-        "axes": list(source.axes),
+        "field": stack.field,
+        "dtype": stack.dtype.str,
+        "shape": list(stack.shape),
+        "axes": list(stack.axes),
     }
-    if member is None:
-        return {**content, "size": source.state.size, "mtime_ns": source.state.mtime_ns}
     # The checksum is the content itself; times would only make copies look foreign.
-    return {**content, "crc32": member.crc32, "member_bytes": member.size}
+    member_bytes = stack.header.size + stack.data_bytes
+    return {**content, "crc32": stack.crc32, "member_bytes": member_bytes}
 
 
-def encode_record(source: StackSource, header_bytes: int, crc32: int, mtime_ns: int) -> bytes:
-    """The bytes after the numbers."""
-    record = {
-        "format": FORMAT_VERSION,
-        "source": describe_source(source),
-        "header_bytes": header_bytes,
-        "crc32": crc32,
-        "mtime_ns": mtime_ns,
-    }
-    text = json.dumps(record, sort_keys=True).encode()
-    return text + _TAIL.pack(len(text), zlib.crc32(text), _MARK)
-
-
-def encode_header(source: StackSource) -> bytes:
-    """The ``.npy`` header before the numbers, padded so that they are aligned."""
-    header = io.BytesIO()
-    fields = {"descr": source.dtype.str, "fortran_order": False, "shape": source.shape}
-    npy_format.write_array_header_1_0(header, fields)
-    return header.getvalue()
-
-
-def past_mtime_ns() -> int:
+def _past_mtime_ns() -> int:
     """A time before any later write can carry, whole in seconds for coarse file systems."""
     return (int(time.time()) // 2 - 2) * 2 * 10**9
 
 
-def _checksum(stream: BinaryIO, end: int) -> int:
-    stream.seek(0)
-    crc = 0
-    for block in _blocks(stream, end):
-        crc = zlib.crc32(block, crc)
-    return crc
+def _require_space(path: Path, stack: StoredStack) -> None:
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return
+    if free < stack.data_bytes:
+        raise ScanFileError(
+            "free space",
+            f"{free >> 20} MiB",
+            f"{(stack.data_bytes >> 20) + 1} MiB for the sidecar of {stack.path.name}",
+            action="Free some, give another directory, or sidecar='off'",
+            file=path.parent,
+        )
 
 
-def _blocks(stream: BinaryIO, end: int) -> Iterator[bytes]:
-    left = end
-    while left > 0:
-        block = stream.read(min(left, _BLOCK_BYTES))
-        if not block:
-            return
-        left -= len(block)
-        yield block
+def _write_frames(
+    archive: zipfile.ZipFile, handle: IO[bytes], stack: StoredStack, progress: Progress | None
+) -> None:
+    info = zipfile.ZipInfo(f"{_FRAMES}.npy")
+    # An extra field is (id, length, bytes); zipfile adds a 20-byte zip64 field of its own.
+    padding = -(30 + len(info.filename) + 20 + 4) % ALIGNMENT
+    info.extra = b"\xff\xff" + padding.to_bytes(2, "little") + bytes(padding)
+    with archive.open(info, "w", force_zip64=True) as member:
+        member.write(encode_npy_header(stack.dtype, stack.shape))
+        if stack.frame_by_frame:
+            for _, _, block in _reported(stack.frame_blocks(), stack, progress):
+                member.write(block.data)
+        else:
+            for block in _scattered(handle, stack, progress):
+                member.write(block.tobytes())
+
+
+def _scattered(
+    handle: IO[bytes], stack: StoredStack, progress: Progress | None
+) -> Iterator[NDArray[Any]]:
+    """Scatter pixel planes over all frames through a map of the file, and give them in order.
+
+    The numbers are already where they are then written: the archive needs to see them to know
+    their checksum.
+    """
+    start = handle.tell()
+    handle.flush()
+    # Room must be there first: a map of a file with holes dies of a bus error on a full disk.
+    _fill_with_zeros(handle, start, stack.data_bytes)
+    out = np.memmap(handle, stack.dtype, "r+", offset=start, shape=stack.shape)
+    on_disk = out.transpose(np.argsort(stack.axes))
+    for first, last, block in _reported(stack.disk_blocks(), stack, progress):
+        on_disk[first:last] = block
+    handle.seek(start)
+    step = max(1, _BLOCK_BYTES // max(1, out[0].nbytes))
+    for first in range(0, len(out), step):
+        yield out[first : first + step]
+
+
+def _reported(
+    blocks: Iterator[tuple[int, int, NDArray[Any]]], stack: StoredStack, progress: Progress | None
+) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    done = 0
+    for first, last, block in blocks:
+        yield first, last, block
+        done += block.nbytes
+        if progress is not None:
+            progress(done, stack.data_bytes)
+
+
+def _fill_with_zeros(handle: IO[bytes], start: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle.fileno(), start, size)
+        return
+    for done in range(0, size, 1 << 20):
+        handle.write(bytes(min(1 << 20, size - done)))
+    handle.flush()

@@ -1,14 +1,16 @@
-"""Arrays mapped from a file, and noticing when that file changes under the map.
+"""Files opened once, arrays mapped from an open file, and noticing that a file changed since.
 
-Owns opening, file state and private maps. Knows no formats.
+Owns opening, the state of a file and private maps. Knows no formats.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from ptycho_torch.data.errors import (
     PtychoTorchError,
     ScanFileError,
     ScanFileNotFoundError,
+    naming,
 )
 
 
@@ -31,35 +34,36 @@ class FileState:
 
     Parameters
     ----------
+    device, inode
+        Which file it is; they change when another file takes the name.
     size
         Bytes.
     mtime_ns
         Modification time, nanoseconds.
-    inode
-        Number of the file in its file system: it changes when another file takes the name.
     """
 
+    device: int
+    inode: int
     size: int
     mtime_ns: int
-    inode: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
         """The state in a stat result."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def changes(self, now: FileState) -> str:
         """What differs now, for messages; empty when nothing does."""
         if now.size != self.size:
             return f"{now.size} bytes, was {self.size}"
-        if now.inode != self.inode:
+        if (now.device, now.inode) != (self.device, self.inode):
             return "another file of the same name"
         return "" if now.mtime_ns == self.mtime_ns else "modified since it was opened"
 
 
 @contextmanager
 def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
-    """Open a file to read bytes; system errors become ours, in one line.
+    """Open a file to read bytes, and name it in every error of ours that is raised inside.
 
     Parameters
     ----------
@@ -75,29 +79,26 @@ def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
     ScanFileError
         It cannot be read, or it changed.
     """
+    with naming(path), _reading(), open(path, "rb") as stream:
+        if expected is not None:
+            _require_same(expected, FileState.of(os.fstat(stream.fileno())))
+        yield stream
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn the operating system's errors into ours, in one line."""
     try:
-        with open(path, "rb") as stream:
-            if expected is not None:
-                require_unchanged(path, expected, FileState.of(os.fstat(stream.fileno())))
-            yield stream
+        yield
     except PtychoTorchError:
         raise
     except FileNotFoundError as error:
-        raise _missing(path) from error
+        raise ScanFileNotFoundError(
+            "file", "missing", "a scan file", action="Check the path"
+        ) from error
     except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: object, error: OSError) -> ScanFileError:
-    """The one-line form of an operating system error while reading."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return ScanFileError("file", f"unreadable ({reason})", "a readable file", file=path)
-
-
-def _missing(path: object) -> ScanFileNotFoundError:
-    return ScanFileNotFoundError(
-        "file", "missing", "a scan file", action="Check the path", file=path
-    )
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ScanFileError("file", f"unreadable ({reason})", "a readable file") from error
 
 
 def state_of(path: Path) -> FileState:
@@ -108,43 +109,42 @@ def state_of(path: Path) -> FileState:
     ScanFileNotFoundError, ScanFileError
         It is gone, or cannot be reached.
     """
-    try:
+    with naming(path), _reading():
         return FileState.of(os.stat(path))
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
-def require_unchanged(path: Path, expected: FileState, now: FileState) -> None:
-    """Refuse a file that is not the one that was opened.
+def require_unchanged(path: Path, expected: FileState) -> None:
+    """Refuse a path that no longer leads to the file that was opened.
 
     Raises
     ------
-    ScanFileError
-        Size, inode or modification time differ.
+    ScanFileNotFoundError, ScanFileError
+        It is gone or cannot be reached; device, inode, size or modification time differ.
     """
+    with naming(path):
+        _require_same(expected, state_of(path))
+
+
+def _require_same(expected: FileState, now: FileState) -> None:
     changes = expected.changes(now)
     if changes:
         raise ScanFileError(
-            "file", changes, "the file that was opened", action="Open the scan again", file=path
+            "file", changes, "the file that was opened", action="Open the scan again"
         )
 
 
 def map_array(
-    path: Path,
-    state: FileState,
-    *,
-    offset: int,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
+    stream: BinaryIO, *, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """Map an array privately: writing to it changes this process's copy alone, never the file.
+    """Map an array privately: writing to it changes only this process's copy, never the file.
+
+    The map needs no open file: ``stream`` may be closed, and no descriptor stays behind. It ends
+    when the last array over it goes.
 
     Parameters
     ----------
-    path, state
-        The file, and its state when it was checked.
+    stream
+        The open file.
     offset
         First byte of the numbers. It need not be a multiple of the item size, so the array may be
         unaligned.
@@ -154,43 +154,84 @@ def map_array(
     Raises
     ------
     ScanFileError
-        The file changed or is too short for the array.
+        The file is too short for the array, or cannot be mapped.
     """
-    with opened(path, state) as stream:
-        needed = offset + math.prod(shape) * dtype.itemsize
-        if state.size < needed:
-            raise ScanFileError(
-                "file", f"{state.size} bytes", f"at least {needed} bytes", file=path
-            )
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        access = mmap.ACCESS_COPY
-        while True:
-            try:
-                pages = mmap.mmap(stream.fileno(), needed - start, access=access, offset=start)
-                break
-            except OSError as error:
-                # A writable private map counts against the memory limit of the system where a
-                # read-only one does not: a file larger than memory may be refused the first.
-                if access == mmap.ACCESS_READ or error.errno != errno.ENOMEM:
-                    raise
-                access = mmap.ACCESS_READ
-    return np.ndarray(shape, dtype, buffer=pages, offset=offset - start)
+    end = offset + math.prod(shape) * dtype.itemsize
+    size = os.fstat(stream.fileno()).st_size
+    if size < end:
+        raise ScanFileError("file", f"{size} bytes", f"at least {end} bytes")
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    with _reading():
+        try:
+            pages = _pages(stream.fileno(), start, end - start, writable=True)
+        except OSError as error:
+            # A writable private map counts against the memory limit of the system where a
+            # read-only one does not: a file larger than memory may be refused the first.
+            if error.errno != errno.ENOMEM:
+                raise
+            pages = _pages(stream.fileno(), start, end - start, writable=False)
+    return np.ndarray(shape, dtype, buffer=np.asarray(pages), offset=offset - start)
+
+
+def _pages(descriptor: int, start: int, length: int, *, writable: bool) -> Any:
+    if os.name == "posix" and ctypes.sizeof(ctypes.c_void_p) == 8:
+        return _Pages(descriptor, start, length, writable)
+    access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
+    return np.frombuffer(mmap.mmap(descriptor, length, access=access, offset=start), np.uint8)
+
+
+class _Pages:
+    """Pages of a file, mapped through libc, which NumPy reads as an array of bytes.
+
+    Python's own mmap keeps a duplicate of the descriptor for as long as the map lives: a thousand
+    scans would hold a thousand open files.
+    """
+
+    def __init__(self, descriptor: int, start: int, length: int, writable: bool) -> None:
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        where, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        call = _libc("mmap", where, where, size, number, number, number, ctypes.c_int64)
+        address = call(None, length, protection, mmap.MAP_PRIVATE, descriptor, start)
+        if address == ctypes.c_void_p(-1).value:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        self._place = address, length
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (length,),
+            "data": (address, not writable),
+        }
+        unmap = _libc("munmap", number, where, size)
+        weakref.finalize(self, unmap, address, length).atexit = False
+
+    def madvise(self, advice: int) -> None:
+        """Tell the kernel how the pages will be read."""
+        _libc("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)(
+            *self._place, advice
+        )
+
+
+def _libc(name: str, result: Any, *arguments: Any) -> Any:
+    # A symbol of the process itself: no library is loaded.
+    prototype = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)
+    return prototype((name, ctypes.pythonapi))
 
 
 @contextmanager
 def read_here_and_there(array: NDArray[Any]) -> Iterator[None]:
-    """Ask the kernel to read no further than what is touched, as long as the block lasts.
+    """Disable the kernel's read-ahead for a mapped array inside this block.
 
     Else every page that is touched brings in its neighbours, megabytes of them on some disks.
     """
     base: Any = array
     while isinstance(base, np.ndarray) and base.base is not None:
         base = base.base
-    can = isinstance(base, mmap.mmap) and hasattr(base, "madvise")
-    if can:
-        base.madvise(mmap.MADV_RANDOM)
+    advise = getattr(base, "madvise", None)
+    if advise is not None:
+        advise(mmap.MADV_RANDOM)
     try:
         yield
     finally:
-        if can:
-            base.madvise(mmap.MADV_NORMAL)
+        if advise is not None:
+            advise(mmap.MADV_NORMAL)

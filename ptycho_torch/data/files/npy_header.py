@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +38,15 @@ class NpyHeader:
         The first axis varies fastest.
     size
         Bytes of the header; the numbers start there.
+    crc32
+        Checksum of the header's bytes.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran_order: bool
     size: int
+    crc32: int
 
     @property
     def data_bytes(self) -> int:
@@ -59,14 +62,14 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return f"({shape[0]},)" if len(shape) == 1 else f"({', '.join(map(str, shape))})"
 
 
-def read_npy_header(read: Callable[[int], bytes], file: object, field: str) -> NpyHeader:
+def read_npy_header(read: Callable[[int], bytes], field: str) -> NpyHeader:
     """Parse the header at the start of an ``.npy`` stream.
 
     Parameters
     ----------
     read
         ``read(n)`` gives the next n bytes, fewer only at the end.
-    file, field
+    field
         Named in messages.
 
     Raises
@@ -78,55 +81,50 @@ def read_npy_header(read: Callable[[int], bytes], file: object, field: str) -> N
     """
     start = read(8)
     if start[:6] != npy_format.MAGIC_PREFIX or len(start) < 8:
-        raise ScanFileError(
-            field, "not an .npy array", "an .npy array", action="Save it again", file=file
-        )
-    version = start[6], start[7]
-    if version not in ((1, 0), (2, 0)):
-        # Version 3.0 exists for structured types with Unicode field names alone.
-        raise ScanFileError(
-            f"{field} .npy version", f"{version[0]}.{version[1]}", "1.0 or 2.0", file=file
-        )
-    length_format = "<H" if version == (1, 0) else "<I"
-    length_bytes = read(struct.calcsize(length_format))
-    text = b""
-    if len(length_bytes) == struct.calcsize(length_format):
-        length = int(struct.unpack(length_format, length_bytes)[0])
-        if length > MAX_HEADER_BYTES:
-            raise ScanFileError(
-                f"{field} .npy header", f"{length} bytes long", "a short header", file=file
-            )
-        text = read(length)
-    header = io.BytesIO(length_bytes + text)
-    parse = (
-        npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    )
+        raise ScanFileError(field, "not an .npy array", "an .npy array", action="Save it again")
+    if start[6:] not in (b"\x01\x00", b"\x02\x00"):
+        # Version 3.0 exists only for structured types with Unicode field names.
+        raise ScanFileError(f"{field} .npy version", f"{start[6]}.{start[7]}", "1.0 or 2.0")
+    first = start[6] == 1
+    length_bytes = read(2 if first else 4)
+    length = int.from_bytes(length_bytes, "little")
+    if length > MAX_HEADER_BYTES:
+        raise ScanFileError(f"{field} .npy header", f"{length} bytes long", "a short header")
+    content = length_bytes + read(length)
+    parse = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
     try:
-        shape, fortran_order, dtype = parse(header, max_header_size=MAX_HEADER_BYTES)
+        shape, fortran, dtype = parse(io.BytesIO(content), max_header_size=MAX_HEADER_BYTES)
     except Exception as error:
         # The parser runs on bytes nobody vouches for and fails in many ways, with RecursionError,
         # MemoryError and SyntaxError among them; all of them mean the same here.
         raise ScanFileError(
-            f"{field} .npy header", "damaged", "an .npy header", action="Save it again", file=file
+            f"{field} .npy header", "damaged", "an .npy header", action="Save it again"
         ) from error
-    size = 8 + len(length_bytes) + len(text)
-    return _checked(NpyHeader(tuple(shape), dtype, bool(fortran_order), size), file, field)
+    whole = start + content
+    header = NpyHeader(tuple(shape), dtype, bool(fortran), len(whole), zlib.crc32(whole))
+    _require_plain(header, field)
+    return header
 
 
-def _checked(header: NpyHeader, file: object, field: str) -> NpyHeader:
+def encode_npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The ``.npy`` header of a C-ordered array, a multiple of 64 bytes long."""
+    stream = io.BytesIO()
+    descr = npy_format.dtype_to_descr(dtype)
+    fields = {"descr": descr, "fortran_order": False, "shape": shape}
+    npy_format.write_array_header_1_0(stream, fields)
+    return stream.getvalue()
+
+
+def _require_plain(header: NpyHeader, field: str) -> None:
     if header.dtype.hasobject:
         raise ScanError(
             f"{field} dtype",
             "object (a pickle)",
             "numbers",
             action="Pickles are never loaded: save it as a numeric array",
-            file=file,
         )
     if header.dtype.names is not None or header.dtype.subdtype is not None:
-        raise ScanError(f"{field} dtype", "structured", "a plain numeric dtype", file=file)
+        raise ScanError(f"{field} dtype", "structured", "a plain numeric dtype")
     lengths_valid = all(type(length) is int and length >= 0 for length in header.shape)
     if not lengths_valid or len(header.shape) > MAX_RANK or header.data_bytes > MAX_BYTES:
-        raise ScanFileError(
-            f"{field} shape", header.shape, "axis lengths that fit the file", file=file
-        )
-    return header
+        raise ScanFileError(f"{field} shape", header.shape, "axis lengths that fit the file")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -19,28 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import ScanError, ScanFileError
-from ptycho_torch.data.files.mapping import FileState, opened
+from ptycho_torch.data.files.mapping import FileState, map_array, opened
 from ptycho_torch.data.files.npy_header import NpyHeader, read_npy_header, shape_text
-from ptycho_torch.data.files.zip_archive import (
-    STORED,
-    MemberStream,
-    ZipMember,
-    damaged,
-    locate,
-    read_directory,
-)
+from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 
 AxisOrder = Literal["frames_first", "frames_last"]
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
 
 BLOCK_BYTES = 1 << 20
-MODERATE_BYTES = 256 << 20
-"""What may be unpacked into memory at once from a file of any size, however small."""
-
-
-def disk_axes(header: NpyHeader, order: AxisOrder) -> tuple[int, ...]:
-    """For each axis of (M, N, N), the axis of the array as its bytes lie on disk, C order."""
-    axes: tuple[int, ...] = (2, 0, 1) if order == "frames_last" else (0, 1, 2)
-    return tuple(2 - axis for axis in axes) if header.fortran_order else axes
 
 
 @dataclass(frozen=True)
@@ -65,6 +51,11 @@ class FramesIdentity:
     dtype: str
     shape: tuple[int, int, int]
     crc32: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all frames as stored values."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def as_dict(self) -> dict[str, object]:
         """The same as a dict that JSON can hold."""
@@ -111,7 +102,7 @@ class StoredChecksum:
 
 
 @dataclass(frozen=True)
-class StackSource:
+class StoredStack:
     """A stack of square frames in a file: everything a process needs to reach it, small.
 
     Parameters
@@ -119,22 +110,22 @@ class StackSource:
     path, state
         The file, and its state when its headers were checked.
     field
-        Name in messages, e.g. ``diff3d``.
-    member
-        The zip member, or None for a bare ``.npy``.
+        Name of the zip member, or of the ``.npy``.
     header
         The ``.npy`` header.
+    crc32
+        Checksum of the member; None for a bare ``.npy``, which has none.
     data_offset
         Offset of the first number in the file; None when the member is compressed.
     axes
-        See :func:`disk_axes`.
+        For each axis of (M, N, N), the axis of the array as its bytes lie on disk, C order.
     """
 
     path: Path
     state: FileState
     field: str
-    member: ZipMember | None
     header: NpyHeader
+    crc32: int | None
     data_offset: int | None
     axes: tuple[int, ...]
 
@@ -169,46 +160,50 @@ class StackSource:
     @property
     def data_bytes(self) -> int:
         """Bytes of the numbers."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.header.data_bytes
+
+    def identity(self) -> FramesIdentity:
+        """File, its state, and the checksum in its zip directory."""
+        size, mtime_ns = self.state.size, self.state.mtime_ns
+        return FramesIdentity(
+            str(self.path), size, mtime_ns, self.dtype.str, self.shape, self.crc32
+        )
+
+    def map(self, stream: BinaryIO) -> NDArray[Any]:
+        """Map the frames (M, N, N) from the open file; only where they lie :attr:`in_place`."""
+        offset = 0 if self.data_offset is None else self.data_offset
+        return map_array(stream, offset=offset, dtype=self.dtype, shape=self.shape)
 
     def checksum(self) -> StoredChecksum | None:
-        """Of a stored member, its header seen; None for a bare ``.npy``, which has none."""
-        if self.member is None or self.data_offset is None:
+        """Of a zip member, its header seen; None for a bare ``.npy``."""
+        if self.crc32 is None:
             return None
-        with opened(self.path, self.state) as stream:
-            stream.seek(self.data_offset - self.header.size)
-            header = stream.read(self.header.size)
-        return StoredChecksum(self.path, self.field, self.member.crc32, zlib.crc32(header))
-
-    @contextmanager
-    def numbers(self) -> Iterator[MemberStream | _FileStream]:
-        """Open the stream of the numbers, headers skipped."""
-        with opened(self.path, self.state) as stream:
-            if self.member is None:
-                stream.seek(self.header.size)
-                yield _FileStream(stream, self.path, self.header.data_bytes)
-            else:
-                numbers = MemberStream(stream, self.member, self.path)
-                numbers.read(self.header.size)
-                yield numbers
+        return StoredChecksum(self.path, self.field, self.crc32, self.header.crc32)
 
     def disk_blocks(
         self, block_bytes: int = BLOCK_BYTES
     ) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Blocks along the first disk axis: start, stop, block of shape (stop - start, ...).
 
-        Byte order is native; axes are the disk's.
+        Byte order is native; axes are the disk's. A member's checksum is compared at its end.
         """
         rows, *rest = self.disk_shape
         row_bytes = math.prod(rest) * self.dtype.itemsize
         step = max(1, block_bytes // row_bytes)
-        with self.numbers() as numbers:
+        with opened(self.path, self.state) as stream:
+            numbers = None
+            if self.crc32 is not None:
+                numbers = ZipArchive(stream, self.path).open_array(self.field)[1]
+            else:
+                stream.seek(self.header.size)
+            read = stream.read if numbers is None else numbers.read
             for start in range(0, rows, step):
                 stop = min(start + step, rows)
-                raw = numbers.read((stop - start) * row_bytes)
+                raw = read((stop - start) * row_bytes)
                 block = np.frombuffer(raw, self.header.dtype).reshape(stop - start, *rest)
                 yield start, stop, block.astype(self.dtype, copy=False)
-            numbers.finish()
+            if numbers is not None:
+                numbers.finish()
 
     def frame_blocks(
         self, block_bytes: int = BLOCK_BYTES
@@ -227,12 +222,10 @@ class StackSource:
         """
         try:
             raw = bytearray()
-            with self.numbers() as numbers:
-                while block := numbers.read(1 << 18):
-                    raw += block
-                numbers.finish()
-            on_disk = np.frombuffer(raw, self.header.dtype).reshape(self.disk_shape)
-            return np.ascontiguousarray(on_disk.transpose(self.axes), dtype=self.dtype)
+            for _, _, block in self.disk_blocks():
+                raw += block.data
+            on_disk = np.frombuffer(raw, self.dtype).reshape(self.disk_shape)
+            return np.ascontiguousarray(on_disk.transpose(self.axes))
         except MemoryError as error:
             raise ScanFileError(
                 self.field,
@@ -243,138 +236,59 @@ class StackSource:
             ) from error
 
 
-class _FileStream:
-    """The bytes of a bare ``.npy`` with the reading interface of a zip member."""
-
-    def __init__(self, stream: BinaryIO, path: Path, size: int) -> None:
-        self._stream, self._path, self._left = stream, path, size
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(min(size, self._left))
-        if len(data) < min(size, self._left):
-            raise damaged(self._path, "file end", "early", f"{self._left} bytes more")
-        self._left -= len(data)
-        return data
-
-    def finish(self) -> None:
-        """Nothing to check: a bare ``.npy`` carries no checksum."""
-
-
-def member_source(path: Path, field: str, *, order: AxisOrder = "frames_first") -> StackSource:
-    """Find a stack in an ``.npz``, reading headers alone.
+def stack_in_archive(archive: ZipArchive, key: str, order: AxisOrder) -> StoredStack:
+    """Find a stack in an open ``.npz``, reading only headers.
 
     Raises
     ------
-    ScanFileNotFoundError, ScanFileError
-        The file is missing, unreadable or damaged.
-    ScanError
-        It lacks the member, or that is no stack of frames.
+    ScanKeyError, ScanFileError, ScanError
+        It lacks the member, or that is damaged or no stack of frames.
     """
-    with opened(path) as stream:
-        state = _state(stream)
-        member = read_directory(stream, path).get(field)
-        if member is None:
-            raise ScanError(field, "missing", "an array of that name", file=path)
-        header = open_array(stream, member, path)[0]
-        start = locate(stream, member, path) if member.method == STORED else None
-    offset = None if start is None else start + header.size
-    source = _checked(path, state, field, member, header, offset, order)
+    assert archive.path is not None and archive.state is not None, "an archive in memory"
+    archive.require(key)
+    header, start = archive.header(key), archive.data_offset(key)
+    axes: tuple[int, ...] = (2, 0, 1) if order == "frames_last" else (0, 1, 2)
+    stack = StoredStack(
+        archive.path,
+        archive.state,
+        key,
+        header,
+        archive.members[key].CRC,
+        None if start is None else start + header.size,
+        tuple(2 - axis for axis in axes) if header.fortran_order else axes,
+    )
+    require_frames(header.shape, key, stack)
     # Blocks are read a frame at a time, at least.
-    require_moderate(member, source.data_bytes // source.disk_shape[0], state.size, path)
-    return source
+    archive.require_moderate(key, stack.data_bytes // stack.disk_shape[0])
+    return stack
 
 
-def npy_source(path: Path) -> StackSource:
-    """Find a stack in an ``.npy`` file, reading its header alone; errors as above."""
-    with opened(path) as stream:
-        state = _state(stream)
-        header = read_npy_header(stream.read, path, "file")
-    if state.size < header.size + header.data_bytes:
-        raise damaged(path, "file", f"{state.size} bytes", f"{header.size + header.data_bytes}")
-    return _checked(path, state, path.stem, None, header, header.size, "frames_first")
+def stack_in_npy(stream: BinaryIO, path: Path) -> StoredStack:
+    """Find a stack in an open ``.npy`` file, reading only its header; errors as above."""
+    state = FileState.of(os.fstat(stream.fileno()))
+    header = read_npy_header(stream.read, "file")
+    needed = header.size + header.data_bytes
+    if state.size < needed:
+        raise damaged("file", f"{state.size} bytes", f"{needed} bytes")
+    axes = (2, 1, 0) if header.fortran_order else (0, 1, 2)
+    stack = StoredStack(path, state, path.stem, header, None, header.size, axes)
+    require_frames(header.shape, path.stem, stack)
+    return stack
 
 
-def open_array(stream: BinaryIO, member: ZipMember, file: object) -> tuple[NpyHeader, MemberStream]:
-    """Header of an ``.npy`` member, and the stream standing at its numbers.
-
-    Raises
-    ------
-    ScanFileError
-        Damaged, or the shape does not fit the member's bytes.
-    """
-    numbers = MemberStream(stream, member, file)
-    header = read_npy_header(numbers.read, file, member.key)
-    if header.size + header.data_bytes != member.size:
-        raise damaged(
-            file,
-            f"{member.key} {header}",
-            f"{member.size - header.size} bytes",
-            f"{header.data_bytes} bytes",
-        )
-    return header, numbers
-
-
-def require_moderate(member: ZipMember, nbytes: int, file_bytes: int, file: object) -> None:
-    """Refuse a compressed member that would take far more memory than its file takes disk.
-
-    Parameters
-    ----------
-    member
-        The member; stored ones are as large as they say.
-    nbytes
-        Bytes of it that will be in memory at once.
-    file_bytes
-        Size of the archive.
-    file
-        Named in messages.
+def require_frames(shape: tuple[int, ...], field: str, stack: StoredStack | None = None) -> None:
+    """Refuse what is no (M, N, N) or (M, N, N, 1), has no frames, or frames that are not square.
 
     Raises
     ------
-    ScanFileError
-        More than twice the archive, and more than :data:`MODERATE_BYTES`.
+    ScanError
+        It is none.
     """
-    most = max(MODERATE_BYTES, 2 * file_bytes)
-    if member.method != STORED and nbytes > most:
-        raise ScanFileError(
-            f"{member.key} size",
-            f"{nbytes} bytes, unpacked from {member.compressed_size}",
-            f"at most {most} bytes",
-            action="If that is meant, write it with np.savez",
-            file=file,
-        )
-
-
-def _state(stream: BinaryIO) -> FileState:
-    return FileState.of(os.fstat(stream.fileno()))
-
-
-def _checked(
-    path: Path,
-    state: FileState,
-    field: str,
-    member: ZipMember | None,
-    header: NpyHeader,
-    data_offset: int | None,
-    order: AxisOrder,
-) -> StackSource:
-    shape = header.shape
+    found = f"{field} shape", shape_text(shape)
     if len(shape) != 3 and not (len(shape) == 4 and shape[3] == 1):
-        raise ScanError(f"{field} shape", shape_text(shape), "(M, N, N)", file=path)
-    source = StackSource(path, state, field, member, header, data_offset, disk_axes(header, order))
-    check_square(source.shape, path, field)
-    return source
-
-
-def check_square(shape: tuple[int, ...], file: object, field: str) -> None:
-    """Refuse a stack without frames, or with frames that are not square."""
-    frames, height, width = shape
+        raise ScanError(*found, "(M, N, N)")
+    frames, height, width = shape[:3] if stack is None else stack.shape
     if frames < 1 or height < 1:
-        raise ScanError(f"{field} shape", shape_text(shape), "(M, N, N) with M, N >= 1", file=file)
+        raise ScanError(*found, "(M, N, N) with M, N >= 1")
     if height != width:
-        raise ScanError(
-            f"{field} shape",
-            shape_text(shape),
-            "(M, N, N)",
-            action="Crop or pad the frames to squares",
-            file=file,
-        )
+        raise ScanError(*found, "(M, N, N)", action="Crop or pad the frames to squares")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.config import Measurement, check_choice
-from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.frames import Frames, StoredAs, check_frame_values
 
 SAMPLE_BYTES = 1 << 20
@@ -44,7 +44,8 @@ def settle_measurement(frames: Frames, measurement: str) -> Frames:
     """
     check_choice("measurement", measurement, Measurement)
     sample = frames.sample(max(1, SAMPLE_BYTES // max(1, frames.nbytes // len(frames))))
-    check_frame_values(sample, start=None, file=frames.path, field=frames.field)
+    with naming(frames.path):
+        check_frame_values(sample, start=None, field=frames.field)
     if measurement == "auto":
         _refuse_counts(frames, sample)
     stored_as: StoredAs = "counts" if measurement == "counts" else "amplitude"

@@ -16,9 +16,8 @@ import numpy as np
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.errors import PtychoTorchError, ScanError
 from ptycho_torch.data.files.npy_header import shape_text
-from ptycho_torch.data.files.stored_stack import AxisOrder
 from ptycho_torch.data.files.zip_archive import ZipArchive
-from ptycho_torch.data.frames import Frames, FrameStack
+from ptycho_torch.data.frames import AxisOrder, Frames, FrameStack
 from ptycho_torch.data.readers.measurement import settle_measurement
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.scan import AnyArray, Scan
@@ -140,7 +139,11 @@ def _metadata(archive: ZipArchive) -> dict[str, Any]:
         return {}
     try:
         header = archive.header("_metadata")
-        if header.dtype.kind not in "US" or header.shape != () or member.size > MAX_METADATA_BYTES:
+        if (
+            header.dtype.kind not in "US"
+            or header.shape != ()
+            or member.file_size > MAX_METADATA_BYTES
+        ):
             raise ScanError("_metadata", header, "one JSON text")
         content = json.loads(archive.read("_metadata").item())
         if not isinstance(content, dict):

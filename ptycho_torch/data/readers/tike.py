@@ -59,7 +59,7 @@ def read_tike(file: ScanFile, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Scan:
     """
     check_integer("max_bytes", max_bytes, minimum=1)
     if _is_packed(file):
-        archive = ZipArchive(_unpacked(file.stream, max_bytes), file.path)
+        archive = ZipArchive(_unpacked(file.stream, max_bytes))
     else:
         archive = file.archive
     for key in KEYS:

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["ptycho_torch.data"]):
     from ptycho_torch.data.caches.groups_file import read_cache
     from ptycho_torch.data.caches.groups_key import CacheKey
     from ptycho_torch.data.errors import PtychoTorchError
-    from ptycho_torch.data.files import stored_stack as stack_source
+    from ptycho_torch.data.files import zip_archive
     from ptycho_torch.data.raw_data import RawData
 
 from .hostile import check_use, scan_bases, use_scan
@@ -39,7 +39,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm"))
     corpus = folder / "corpus"
     corpus.mkdir()
-    stack_source.MODERATE_BYTES = 1 << 20
+    zip_archive.MODERATE_BYTES = 1 << 20
     path = folder / ("scan.npz" if kind == "scan" else CACHE_NAME)
     if kind == "scan":
         bases = scan_bases(folder, 0)
@@ -85,7 +85,7 @@ def _cache_target(folder: Path, path: Path) -> tuple[list[Base], Any]:
     made = folder / "scan" / CACHE_NAME
     key = CacheKey.of(raw.xcoords, raw.ycoords, GROUPING.gridsize, GROUPING.neighbor_count)
     truth = read_cache(made, key)
-    assert truth.state == "usable" and truth.all_groups is not None
+    assert truth.state == "usable" and truth.replaceable
 
     def target(data: bytes) -> None:
         path.write_bytes(data)
@@ -94,7 +94,7 @@ def _cache_target(folder: Path, path: Path) -> tuple[list[Base], Any]:
         # A foreign file without our digest is believed on its zip checksums, so a fuzzer that
         # writes those right can give other groups of the same form, and nothing worse.
         if found.state == "usable" and found.groups_origin == "computed":
-            assert np.array_equal(found.all_groups, truth.all_groups)
+            assert np.array_equal(found.arrays.all_groups, truth.arrays.all_groups)
 
     return [read_base(made.read_bytes())], target
 

@@ -21,7 +21,7 @@ import numpy as np
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import PtychoTorchError
-from ptycho_torch.data.files import stored_stack as stack_source
+from ptycho_torch.data.files import zip_archive
 from ptycho_torch.data.raw_data import RawData, read_scan
 
 from .mutations import Base, mutate, read_base
@@ -257,7 +257,7 @@ def _ready(bases: list[Base], path: Path) -> Watch:
     """Set up this process: everything imported, alarms that raise, nothing yet watched."""
     warnings.simplefilter("ignore")
     # 256 MiB in a real run: here small enough for bombs that can be made by the thousand.
-    stack_source.MODERATE_BYTES = 1 << 20
+    zip_archive.MODERATE_BYTES = 1 << 20
     rng = random.Random(0)
     for base in bases:
         for _ in range(20):

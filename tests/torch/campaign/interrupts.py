@@ -116,7 +116,7 @@ def _interrupt(
         if code == INTERRUPTED:
             last = said.strip().splitlines()[-1]
             outcome.check(last == "ptycho-torch: interrupted", f"{label}: last line {last!r}")
-        left = [name for name in names_in(place) if name.endswith((".tmp", ".lock"))]
+        left = [name for name in names_in(place) if name.endswith((".part", ".lock"))]
         outcome.check(not left, f"{label}: left {left}")
         outcome.check(batches_digest(place / "scan.npz") == truth, f"{label}: wrong batches")
         # Python drops what is raised in a destructor, also an interruption that falls into one.
@@ -144,7 +144,7 @@ def _duration(folder: Path, scan: Path, arguments: list[str]) -> float:
 def _fresh(folder: Path, scan: Path) -> Path:
     place = folder / "round"
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(scan.parent, place, ignore=shutil.ignore_patterns("*.lock", "*.tmp"))
+    shutil.copytree(scan.parent, place, ignore=shutil.ignore_patterns("*.lock", "*.part"))
     for path in place.iterdir():
         if path.name not in ("scan.npz", "fit.yaml"):
             path.unlink()

@@ -15,7 +15,7 @@ from ptycho_torch.data.simulate import simulate_scan
 
 GROUPING = GroupingConfig(gridsize=2, neighbor_count=5, seed=4)
 CACHE_NAME = "scan.g2k5.groups_cache.npz"
-SIDECAR_NAME = "scan.diff3d.sidecar.npy"
+SIDECAR_NAME = "scan.diff3d.sidecar.npz"
 
 
 def write_scan(

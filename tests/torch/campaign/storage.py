@@ -134,7 +134,7 @@ def _judge(
     outcome.check(not digest or digest in truth, f"{label}: wrong batches")
     outcome.check(all("\n" not in s for s in warnings), f"{label}: {warnings}")
     after = _prints(place)
-    left = [name for name in after if name.endswith((".tmp", ".lock"))]
+    left = [name for name in after if name.endswith((".part", ".lock"))]
     outcome.check(not left, f"{label}: left {left}")
     for name, sha in before.items():
         kept = after.get(name) == sha

@@ -15,16 +15,10 @@ import cache_cases
 import filelock
 import pytest
 
+from ptycho_torch.data.caches.names import user_cache_directory
 from ptycho_torch.data.errors import CacheLockTimeoutError, ScanFileError
-from ptycho_torch.data.files import build_lock as locks
-from ptycho_torch.data.files.atomic_write import (
-    atomic_write,
-    atomic_zip,
-    remove_stale_temporaries,
-    user_cache_directory,
-    writable_cache_directory,
-)
-from ptycho_torch.data.files.build_lock import build_lock
+from ptycho_torch.data.files.atomic_write import atomic_write, atomic_zip
+from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_lock
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -70,7 +64,8 @@ class TestAtomicWrite:
         assert caught.value is error
 
     def test_missing_directory_is_one_line(self, tmp_path):
-        with pytest.raises(ScanFileError, match="not written"), atomic_write(tmp_path / "x" / "a"):
+        lost = atomic_write(tmp_path / "x" / "a")
+        with pytest.raises(ScanFileError, match="directory is missing"), lost:
             pass
 
     def test_content_is_synced_before_it_is_renamed(self, tmp_path, monkeypatch):
@@ -103,7 +98,7 @@ class TestAtomicWrite:
         assert target.read_bytes() == b"new"
 
 
-class TestStaleTemporaries:
+class TestOneTemporary:
     @staticmethod
     def leave_one(folder: str) -> None:
         with atomic_write(Path(folder) / "a.bin") as handle:
@@ -111,40 +106,61 @@ class TestStaleTemporaries:
             handle.flush()
             os._exit(0)
 
-    def test_one_of_a_dead_process_is_removed_by_the_next_writer(self, tmp_path):
-        process = SPAWN.Process(target=self.leave_one, args=(str(tmp_path),))
-        process.start()
-        process.join()
-        assert len(names(tmp_path)) == 1
-        with atomic_write(tmp_path / "b.bin"):
-            pass
-        assert names(tmp_path) == ["b.bin"]
-
-    def test_one_of_a_process_of_the_same_number_but_another_start_is_removed(self, tmp_path):
+    def test_one_of_a_dead_process_is_replaced_by_the_next_writer(self, tmp_path):
+        for _ in range(2):
+            process = SPAWN.Process(target=self.leave_one, args=(str(tmp_path),))
+            process.start()
+            process.join()
+            assert ".a.bin.part" in names(tmp_path) and len(names(tmp_path)) == 2
         with atomic_write(tmp_path / "a.bin") as handle:
-            place, pid, start, token = Path(handle.name).name.split("-", 2)[2].split("-")
-            assert (int(pid), int(start) > 0) == (os.getpid(), True)
-            twin = tmp_path / f".ptycho-torch-{place}-{pid}-{int(start) - 1}-{token}"
-            twin.touch()
-            remove_stale_temporaries(tmp_path)
-            assert not twin.exists()
-            assert Path(handle.name).exists(), "ours is in use"
+            handle.write(b"whole")
+            assert Path(handle.name).name == ".a.bin.part"
+        assert names(tmp_path) == ["a.bin"]
+        assert (tmp_path / "a.bin").read_bytes() == b"whole"
 
-    def test_one_of_another_machine_goes_after_a_day(self, tmp_path):
-        fresh = tmp_path / ".ptycho-torch-000000000000-1-1-00000000.tmp"
-        old = tmp_path / ".ptycho-torch-000000000000-1-1-00000001.tmp"
-        for path, age_s in ((fresh, 3600), (old, 25 * 3600)):
-            path.touch()
-            os.utime(path, (time.time() - age_s,) * 2)
-        remove_stale_temporaries(tmp_path)
-        assert names(tmp_path) == [fresh.name]
+    def test_link_under_its_name_is_not_followed(self, tmp_path):
+        (tmp_path / "precious").write_bytes(b"precious")
+        (tmp_path / ".a.bin.part").symlink_to(tmp_path / "precious")
+        with atomic_write(tmp_path / "a.bin") as handle:
+            handle.write(b"new")
+        assert (tmp_path / "precious").read_bytes() == b"precious"
+        assert not (tmp_path / "a.bin").is_symlink()
 
-    def test_files_of_others_stay(self, tmp_path):
-        for name in ("a.tmp", ".ptycho-torch-notes.tmp", "x.ptycho-torch-000000000000-1-1-0.tmp"):
-            (tmp_path / name).touch()
-        before = names(tmp_path)
-        remove_stale_temporaries(tmp_path)
-        assert names(tmp_path) == before
+    def test_two_writers_of_one_file_take_turns(self, tmp_path):
+        inside, most = [], []
+
+        def work(number):
+            with atomic_write(tmp_path / "a.bin") as handle:
+                inside.append(1)
+                most.append(len(inside))
+                handle.write(bytes([number]) * 1000)
+                time.sleep(0.02)
+                inside.pop()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most == [1] * 6
+        assert len(set((tmp_path / "a.bin").read_bytes())) == 1
+        assert names(tmp_path) == ["a.bin"]
+
+    def test_holder_of_the_lock_writes_without_taking_it_again(self, tmp_path):
+        target = tmp_path / "a.bin"
+        with build_lock(target), atomic_write(target, locked=True) as handle:
+            handle.write(b"new")
+        assert names(tmp_path) == ["a.bin"]
+
+    def test_without_kernel_locks_writers_do_not_meet(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("fcntl.flock", None)
+        cache_cases.without_flock()
+        with atomic_write(tmp_path / "a.bin") as first, atomic_write(tmp_path / "a.bin") as second:
+            assert first.name != second.name
+            first.write(b"first")
+            second.write(b"second")
+        assert (tmp_path / "a.bin").read_bytes() == b"first"
+        assert names(tmp_path) == ["a.bin"]
 
 
 class TestBuildLock:
@@ -166,11 +182,7 @@ class TestBuildLock:
         assert most == [1] * 6
         assert names(tmp_path) == []
 
-    @pytest.mark.parametrize("kernel_locks", [True, False], ids=["flock", "soft lock"])
-    def test_timeout_names_the_holder(self, kernel_locks, tmp_path, monkeypatch):
-        if not kernel_locks:
-            monkeypatch.setattr("fcntl.flock", None)
-            cache_cases.without_flock()
+    def test_timeout_names_the_holder(self, tmp_path):
         raised = []
 
         def wait():
@@ -189,18 +201,14 @@ class TestBuildLock:
         assert holder in raised[0]
         assert names(tmp_path) == []
 
-    def test_soft_lock_whose_maker_died_before_it_wrote_its_name_is_taken_over(
-        self, tmp_path, monkeypatch, caplog
-    ):
+    def test_file_system_without_kernel_locks_is_told_and_left_clean(self, tmp_path, monkeypatch):
         monkeypatch.setattr("fcntl.flock", None)
         cache_cases.without_flock()
-        monkeypatch.setattr(locks, "_WAIT_REPORT_S", 0.05)
-        monkeypatch.setattr(locks, "_NAMELESS_LOCK_AGE_S", 0.3)
-        marker = tmp_path / ".a.bin.soft.lock"
-        marker.touch()
-        with caplog.at_level("INFO"), build_lock(tmp_path / "a.bin", 60):
-            assert marker.read_text().startswith(f"{os.getpid()}\n")
-        assert "died before it wrote its name" in caplog.text
+        with (
+            pytest.raises(NoKernelLocksError, match=r"a\.bin: file system is without kernel locks"),
+            build_lock(tmp_path / "a.bin"),
+        ):
+            pass
         assert names(tmp_path) == []
 
     def test_lock_is_free_after_an_error(self, tmp_path):
@@ -240,28 +248,6 @@ class TestCacheDirectory:
         assert first != second
         assert first.name.startswith("run7-")
         assert user_cache_directory(Path("/a/../a/run7")) == first
-
-    def test_writable_directory_is_taken_and_left_clean(self, tmp_path):
-        assert writable_cache_directory(tmp_path) == tmp_path
-        assert names(tmp_path) == []
-
-    def test_unwritable_directory_is_replaced_with_one_log_line(
-        self, tmp_path, monkeypatch, caplog
-    ):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        with caplog.at_level("INFO"):
-            found = writable_cache_directory(tmp_path / "gone")
-        assert found == user_cache_directory(tmp_path / "gone")
-        assert found.is_dir()
-        assert found.stat().st_mode & 0o077 == 0
-        assert len(caplog.messages) == 1
-        assert str(found) in caplog.messages[0]
-
-    def test_no_writable_directory_at_all_is_one_line(self, tmp_path, monkeypatch):
-        (tmp_path / "file").touch()
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        with pytest.raises(ScanFileError, match="not written"):
-            writable_cache_directory(tmp_path / "gone")
 
 
 def test_an_archive_interrupted_inside_an_entry_says_what_interrupted_it(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -23,10 +24,11 @@ from ptycho_torch.data.errors import (
     ScanError,
     ScanFileError,
     ScanFileNotFoundError,
+    ScanKeyError,
 )
-from ptycho_torch.data.files.mapping import read_here_and_there
-from ptycho_torch.data.frames import Frames, check_frame_values
-from ptycho_torch.data.storage import FrameStack
+from ptycho_torch.data.files.mapping import opened, read_here_and_there
+from ptycho_torch.data.files.zip_archive import ZipArchive
+from ptycho_torch.data.frames import Frames, FrameStack, check_frame_values
 
 DTYPES = ("f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 
@@ -35,10 +37,9 @@ def some_frames(dtype: str = "f4", shape: tuple[int, ...] = (12, 6, 6)) -> np.nd
     return (np.random.default_rng(3).random(shape) * 100).astype(dtype)
 
 
-def memory_behind(array: np.ndarray) -> object:
-    while isinstance(array, np.ndarray):
-        array = array.base
-    return array.obj if isinstance(array, memoryview) else array
+def maps_of(path: Path) -> int:
+    """How often a file is mapped by this process."""
+    return Path("/proc/self/maps").read_text().count(str(path))
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def compressed(tmp_path: Path) -> Path:
 
 def test_stored_member_is_mapped_in_place_and_writes_nothing(stored: Path) -> None:
     frames = Frames.from_npz(stored, "diff3d")
-    assert isinstance(memory_behind(frames.stored), mmap.mmap)
+    assert maps_of(stored) == 1
     assert np.array_equal(frames.stored, some_frames())
     assert frames.shape == (12, 6, 6) and frames.dtype == np.float32 and frames.path == stored
     assert os.listdir(stored.parent) == ["scan.npz"]
@@ -64,7 +65,7 @@ def test_stored_member_is_mapped_in_place_and_writes_nothing(stored: Path) -> No
 def test_npy_is_mapped_in_place(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", some_frames("u2"))
     frames = Frames.from_npy(tmp_path / "a.npy", measurement="counts")
-    assert isinstance(memory_behind(frames.stored), mmap.mmap)
+    assert maps_of(tmp_path / "a.npy") == 1
     assert np.array_equal(frames.stored, some_frames("u2"))
 
 
@@ -347,8 +348,61 @@ def test_missing_file_directory_and_member_are_refused(stored: Path) -> None:
         Frames.from_npz(stored.with_name("gone.npz"), "diff3d")
     with pytest.raises(ScanFileError, match="unreadable"):
         Frames.from_npz(stored.parent, "diff3d")
-    with pytest.raises(ScanError, match="Y is missing"):
+    with pytest.raises(ScanKeyError, match=r"scan\.npz: Y is missing"):
         Frames.from_npz(stored, "Y")
+
+
+OPENED = """
+import os, sys
+from pathlib import Path
+from ptycho_torch.data.files import zip_archive
+from ptycho_torch.data.files.mapping import opened
+from ptycho_torch.data.frames import Frames
+path, opens, parsed = Path(sys.argv[1]), [], []
+genuine = zip_archive._parsed
+zip_archive._parsed = lambda *arguments: (parsed.append(1), genuine(*arguments))[1]
+sys.addaudithook(lambda event, args: event == "open" and args[0] == str(path) and opens.append(1))
+before = os.listdir("/proc/self/fd")
+with opened(path) as stream:
+    frames = Frames.from_archive(zip_archive.ZipArchive(stream, path), "diff3d")
+print(len(opens), len(parsed), len(os.listdir("/proc/self/fd")) - len(before))
+total = frames.stored.sum(), frames.take([3]).sum(), frames.sample(2).sum(), frames.identity()
+print(len(opens), len(parsed), float(frames.stored[5, 0, 0]))
+"""
+
+
+def test_a_stored_stack_is_opened_once_and_leaves_no_descriptor(stored: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", OPENED, str(stored)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    value = float(some_frames()[5, 0, 0])
+    assert result.stdout.split("\n")[:2] == ["1 1 0", f"1 1 {value}"], result
+
+
+def test_a_map_outlives_its_frames_and_goes_with_the_last_view(stored: Path) -> None:
+    with opened(stored) as stream:
+        view = Frames.from_archive(ZipArchive(stream, stored), "diff3d").stored[3:, 1]
+    gc.collect()
+    assert np.array_equal(view, some_frames()[3:, 1]) and maps_of(stored) == 1
+    del view
+    gc.collect()
+    assert maps_of(stored) == 0
+
+
+def test_a_forked_process_keeps_its_own_map(stored: Path) -> None:
+    frames = Frames.from_npz(stored, "diff3d")
+    child = os.fork()
+    if not child:
+        right = np.array_equal(frames.stored, some_frames())
+        frames.stored[:] = 9
+        del frames
+        gc.collect()
+        os._exit(0 if right and not maps_of(stored) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(frames.stored, some_frames())
 
 
 def test_maps_and_file_handles_are_given_back(stored: Path) -> None:

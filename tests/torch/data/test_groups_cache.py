@@ -1,4 +1,4 @@
-"""The groups cache: equal to the 2025-07 reference's, keyed by content, extended with care."""
+"""The groups cache: equal to the 2025-07 reference's, keyed by content, gentle to others' files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from legacy_reference import (
     variant_file,
 )
 
-from ptycho_torch.data.caches import groups_cache
-from ptycho_torch.data.caches.groups_cache import (
+from ptycho_torch.data.caches import building
+from ptycho_torch.data.caches.groups_cache import load_or_build, verify
+from ptycho_torch.data.caches.groups_file import read_cache, write_cache
+from ptycho_torch.data.caches.groups_key import (
     BuiltGroups,
+    CacheKey,
     Missing,
-    cache_path,
     dataset_checksum,
-    load_or_build,
-    verify,
+    positions_digest,
 )
-from ptycho_torch.data.caches.groups_key import positions_digest
+from ptycho_torch.data.caches.names import cache_path
 from ptycho_torch.data.errors import OptionError, ScanError
 
 CACHES = [(record["input"], record["K"]) for record in RECORDS["caches"]]
@@ -105,25 +106,25 @@ class TestAgainstTheReference:
                 np.testing.assert_array_equal(ours[key], theirs[key])
 
     @pytest.mark.parametrize(("name", "K"), CACHES)
-    def test_reference_file_is_used_extended_and_accepted_before_and_after(
-        self, name, K, scan_path, record_property
+    def test_reference_file_is_used_and_never_touched(
+        self, name, K, scan_path, user_cache, record_property
     ):
         scan = recorded_scan(name, K)
         path = scan.cache(scan_path)
         shutil.copy(GOLDEN / f"{name}.g2k{K}.groups_cache.npz", path)
-        before, bytes_before = fingerprint(path), contents(path)
+        before = fingerprint(path)
         assert loader_verdict(path, checksum(scan.x, scan.y), 2, K) == ("ACCEPTED", "kept")
         found = scan.load(scan_path)
         assert scan.requests == [Missing(False, True, True)]
         assert_same(found, scan.truth())
-        after, bytes_after = fingerprint(path), contents(path)
-        assert loader_verdict(path, checksum(scan.x, scan.y), 2, K) == ("ACCEPTED", "kept")
-        assert {key: bytes_after[key] for key in bytes_before} == bytes_before
-        assert before[1] != after[1]
-        scan.load(scan_path)
-        assert fingerprint(path) == after
+        (ours,) = user_cache.rglob(path.name)
+        assert loader_verdict(ours, checksum(scan.x, scan.y), 2, K) == ("ACCEPTED", "kept")
+        assert verify(ours, scan.x, scan.y) == []
+        kept = fingerprint(ours)
+        assert_same(scan.load(scan_path), scan.truth())
         assert len(scan.requests) == 1
-        record_property("mtime_ns and sha256 before, after", (before, after))
+        assert (fingerprint(path), fingerprint(ours)) == (before, kept)
+        record_property("mtime_ns and sha256", before)
 
     @pytest.mark.parametrize("name", VERDICTS)
     def test_no_variant_is_believed_wrongly_or_loses_content(self, name, scan_path, user_cache):
@@ -142,14 +143,16 @@ class TestAgainstTheReference:
             assert_same(found, truth)
         used = name in ACCEPTED and name not in NONSENSE
         assert scan.requests[0].all_groups != used
-        if path.read_bytes() != content:
-            verdict = loader_verdict(path, checksum(scan.x, scan.y), 2, 4)
-            assert verdict == ("ACCEPTED", "kept")
+        if content:
+            assert path.read_bytes() == content, "another program's file is never touched"
+        ours = path if not content else next(user_cache.rglob(path.name))
+        verdict = loader_verdict(ours, checksum(scan.x, scan.y), 2, 4)
+        assert verdict == ("ACCEPTED", "kept")
         again = scan.load(scan_path)
         assert len(scan.requests) == 1, "the second load finds a cache, here or in the user's"
         np.testing.assert_array_equal(again.all_groups, found.all_groups)
 
-    def test_extra_keys_of_another_program_are_kept(self, scan_path):
+    def test_extra_keys_of_another_program_are_kept(self, scan_path, user_cache):
         scan = recorded_scan("b_jitter")
         path = scan.cache(scan_path)
         with np.load(GOLDEN / "b_jitter.g2k4.groups_cache.npz") as file:
@@ -157,15 +160,28 @@ class TestAgainstTheReference:
         path.write_bytes(variant_file("extra keys", good))
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("README", "not an array")
-        before = contents(path)
+        before = fingerprint(path)
         scan.load(scan_path)
-        after = contents(path)
-        assert {key: after[key] for key in before} == before
-        assert "content_digest.npy" in after
         # and still when the energies are of other frames
         scan.load(scan_path, frames_identity=Identity(crc32=9))
-        assert {key: contents(path)[key] for key in before} == before
+        assert fingerprint(path) == before
         assert [request.all_groups for request in scan.requests] == [False, False]
+        assert len(list(user_cache.rglob(path.name))) == 1
+
+    def test_member_added_to_a_file_of_ours_makes_it_anothers(self, scan_path, user_cache):
+        scan = Scan.of(9)
+        scan.load(scan_path)
+        path = scan.cache(scan_path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("README", "not an array")
+        before = fingerprint(path)
+        assert_same(scan.load(scan_path), scan.truth())
+        assert len(scan.requests) == 1, "it still serves"
+        scan.load(scan_path, frames_identity=Identity(crc32=9))
+        scan.x = scan.x + 1
+        scan.load(scan_path)
+        assert fingerprint(path) == before
+        assert len(list(user_cache.rglob(path.name))) == 1
 
     def test_pickle_in_a_file_leaves_it_alone_and_unread(self, scan_path, tmp_path, user_cache):
         class Bomb:
@@ -262,13 +278,13 @@ class TestAgainstTheReference:
     def test_file_that_appears_while_waiting_is_left_alone(self, scan_path, monkeypatch):
         scan = recorded_scan("b_jitter")
         path = scan.cache(scan_path)
-        genuine = groups_cache.build_lock
+        genuine = building.build_lock
 
         def late(target, timeout_s):
             shutil.copy(GOLDEN / "a_raster.g2k4.groups_cache.npz", path)
             return genuine(target, timeout_s)
 
-        monkeypatch.setattr(groups_cache, "build_lock", late)
+        monkeypatch.setattr(building, "build_lock", late)
         assert_same(scan.load(scan_path), scan.truth())
         assert len(scan.requests) == 1
         expected = (GOLDEN / "a_raster.g2k4.groups_cache.npz").read_bytes()
@@ -349,12 +365,12 @@ class TestKey:
         assert verify(scan.cache(scan_path), scan.x, scan.y) == []
         assert not user_cache.exists()
 
-    def test_extended_file_of_another_program_survives_changed_positions(self, scan_path):
+    def test_file_of_another_program_survives_changed_positions(self, scan_path):
         scan = recorded_scan("b_jitter")
         path = scan.cache(scan_path)
         shutil.copy(GOLDEN / "b_jitter.g2k4.groups_cache.npz", path)
-        scan.load(scan_path)
         before = fingerprint(path)
+        scan.load(scan_path)
         scan.x = scan.x + 1
         scan.load(scan_path)
         assert fingerprint(path) == before
@@ -585,9 +601,6 @@ def test_newer_format_is_left_alone(scan_path):
 
 def test_lying_own_file_with_a_right_digest_is_refused(scan_path):
     """A digest proves what was written, not that it is right."""
-    from ptycho_torch.data.caches.groups_file import read_cache, write_cache
-    from ptycho_torch.data.caches.groups_key import CacheKey
-
     scan = Scan.of(9)
     scan.load(scan_path)
     path = scan.cache(scan_path)

@@ -25,7 +25,8 @@ genuine = zipfile.ZipFile._RealGetContents
 zipfile.ZipFile._RealGetContents = lambda archive: parsed.append(1) or genuine(archive)
 before = set(os.listdir("/proc/self/fd"))
 scan = read_scan(path)
-left = [fd for fd in set(os.listdir("/proc/self/fd")) - before if os.path.exists(f"/proc/self/fd/{fd}")]
+new = set(os.listdir("/proc/self/fd")) - before
+left = [fd for fd in new if os.path.exists(f"/proc/self/fd/{fd}")]
 total = float(scan.diff3d.sum())
 print(len(opened), len(parsed), len(left), total)
 """

@@ -14,11 +14,11 @@ from builders import flip, simulated_arrays
 from ptycho_torch import GroupingConfig, RawData
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, main
 from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.frames import FrameStack
 from ptycho_torch.data.prepare import prepare_scan
-from ptycho_torch.data.storage import FrameStack
 
 CACHE = "scan.g2k6.groups_cache.npz"
-SIDECAR = "scan.diff3d.sidecar.npy"
+SIDECAR = "scan.diff3d.sidecar.npz"
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +129,16 @@ def test_cache_made_of_damaged_frames_goes_and_what_is_not_of_them_stays(
         names = ("all_groups", "dataset_checksum", "gridsize", "overlap_factor")
         members = {name: archive[name] for name in names}
     np.savez(foreign, **members, **extras)
-    RawData.from_file("scan.npz").group(config)  # adds the energies to another program's file
+    RawData.from_file("scan.npz").group(config)  # keeps the energies in the user's cache
     kept = foreign.read_bytes()
     flip(folder / "scan.npz", start_of(folder / "scan.npz", content["diff3d"][20]))
     RawData.from_file("scan.npz").group(GroupingConfig())
     assert CACHE in os.listdir(folder)
     assert f"{CACHE}: removed" in refusal(capsys, "scan.npz")
-    others = [foreign.name, "scan.g2k9.groups_cache.npz", "scan.npz"]
+    others = ["cache", foreign.name, "scan.g2k9.groups_cache.npz", "scan.npz"]
     assert sorted(os.listdir(folder)) == others
     assert foreign.read_bytes() == kept
+    assert not list((folder / "cache").rglob("*.npz")), "it held energies of the damage too"
 
 
 def test_damage_in_a_compressed_scan_leaves_neither_sidecar_nor_cache(

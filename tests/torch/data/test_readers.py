@@ -26,11 +26,11 @@ from ptycho_torch.data.errors import (
     ScanFileNotFoundError,
     ScanKeyError,
 )
-from ptycho_torch.data.files import stored_stack as stack_source
+from ptycho_torch.data.files import zip_archive
+from ptycho_torch.data.frames import FrameStack
 from ptycho_torch.data.raw_data import read_scan
 from ptycho_torch.data.readers import format_names, read_file
 from ptycho_torch.data.scan import Scan
-from ptycho_torch.data.storage import FrameStack
 
 M, N = 20, 8
 
@@ -469,20 +469,20 @@ def test_names_in_hostile_files_stay_one_short_printable_line(tmp_path: Path) ->
 def test_small_array_that_unpacks_to_far_more_than_the_file_is_refused(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stack_source, "MODERATE_BYTES", 1 << 20)
+    monkeypatch.setattr(zip_archive, "MODERATE_BYTES", 1 << 20)
     objects = np.zeros((600, 600), np.complex64)
     message = refusal(write(compressed=True, objectGuess=objects), ScanFileError)
     assert "objectGuess size is 2880000 bytes, unpacked from" in message
     assert "np.savez" in message
     assert read_file(write(objectGuess=objects)).objectGuess is not None, "stored is as large"
-    monkeypatch.setattr(stack_source, "MODERATE_BYTES", 4 << 20)
+    monkeypatch.setattr(zip_archive, "MODERATE_BYTES", 4 << 20)
     assert read_file(write(compressed=True, objectGuess=objects)).objectGuess is not None
 
 
 def test_frame_that_unpacks_to_far_more_than_the_file_is_refused(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stack_source, "MODERATE_BYTES", 1 << 20)
+    monkeypatch.setattr(zip_archive, "MODERATE_BYTES", 1 << 20)
     frames = np.zeros((M, 600, 600), np.float32)
     message = refusal(write(compressed=True, diff3d=frames, Y=None), ScanFileError)
     assert "diff3d size is 1440000 bytes, unpacked from" in message
@@ -522,7 +522,8 @@ def recognises(file: ScanFile) -> bool:
 def read(file: ScanFile, *, offset: float = 0.0) -> Scan:
     x = np.arange(4.0) + offset
     frames = np.ones((4, 8, 8), np.float32)
-    return Scan(xcoords=x, ycoords=x, frames=frames, probeGuess=np.ones((8, 8), complex), path=file.path)
+    probe = np.ones((8, 8), complex)
+    return Scan(xcoords=x, ycoords=x, frames=frames, probeGuess=probe, path=file.path)
 
 mine = Reader("mine", (".mine", ".npz"), recognises, read)
 nothing = "no reader"

@@ -16,7 +16,7 @@ from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.verify import verify_path
 
-CACHE, SIDECAR = "scan.g2k5.groups_cache.npz", "scan.diff3d.sidecar.npy"
+CACHE, SIDECAR = "scan.g2k5.groups_cache.npz", "scan.diff3d.sidecar.npz"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_file_without_its_scan_is_checked_by_its_own_checksums(scan: Path, name:
 
 
 def test_sidecar_of_a_member_the_scan_lacks_is_reported(scan: Path) -> None:
-    stray = scan.with_name("scan.frames.sidecar.npy")
+    stray = scan.with_name("scan.frames.sidecar.npz")
     stray.write_bytes(scan.with_name(SIDECAR).read_bytes())
     (fault,) = verify_path(stray)
     assert "a member 'frames', which scan.npz does not have" in fault

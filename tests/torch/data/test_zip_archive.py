@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError
+from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError, naming
 from ptycho_torch.data.files.npy_header import read_npy_header
-from ptycho_torch.data.files.stored_stack import open_array
-from ptycho_torch.data.files.zip_archive import MemberStream, locate, read_directory
+from ptycho_torch.data.files.zip_archive import MAX_MEMBERS, ZipArchive
 
 ARRAYS = {
     "xcoords": np.linspace(0, 9, 40),
@@ -32,8 +32,7 @@ def archive(compressed: bool = False) -> bytes:
 
 
 def read_all(content: bytes, key: str) -> bytes:
-    stream = io.BytesIO(content)
-    return b"".join(MemberStream(stream, read_directory(stream, "f")[key], "f").blocks(7))
+    return b"".join(ZipArchive(io.BytesIO(content)).open(key).blocks(7))
 
 
 def npy_header(text: str) -> bytes:
@@ -62,18 +61,21 @@ class Unseekable(io.RawIOBase):
 @pytest.mark.parametrize("compressed", [False, True])
 def test_directory_agrees_with_zipfile(compressed: bool) -> None:
     content = archive(compressed)
-    ours = read_directory(io.BytesIO(content), "f")
+    ours = ZipArchive(io.BytesIO(content)).members
     theirs = zipfile.ZipFile(io.BytesIO(content))
     assert [f"{key}.npy" for key in ours] == theirs.namelist()
     for info in theirs.infolist():
         member = ours[info.filename.removesuffix(".npy")]
-        assert (member.size, member.compressed_size, member.crc32, member.header_offset) == (
+        assert (member.file_size, member.compress_size, member.CRC, member.header_offset) == (
             info.file_size,
             info.compress_size,
             info.CRC,
             info.header_offset,
         )
-        assert read_all(content, member.key) == theirs.read(info)
+        key = info.filename.removesuffix(".npy")
+        assert read_all(content, key) == theirs.read(info)
+        array = ZipArchive(io.BytesIO(content)).read(key)
+        assert array.dtype == ARRAYS[key].dtype and np.array_equal(array, ARRAYS[key])
 
 
 def test_directory_is_read_when_sizes_follow_the_data() -> None:
@@ -97,20 +99,20 @@ def test_directory_is_read_before_a_comment() -> None:
     stream = io.BytesIO(archive())
     with zipfile.ZipFile(stream, "a") as target:
         target.comment = b"beamtime 11008"
-    assert set(read_directory(stream, "f")) == set(ARRAYS)
+    assert set(ZipArchive(stream).members) == set(ARRAYS)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_truncated_archive_is_refused_at_every_length(compressed: bool) -> None:
     content = archive(compressed)
     for length in random.Random(1).sample(range(len(content)), 200):
-        with pytest.raises(ScanFileError, match=r"^f: .*\.$"):
-            read_directory(io.BytesIO(content[:length]), "f")
+        with pytest.raises(ScanFileError, match=r"^f: .*\.$"), naming("f"):
+            ZipArchive(io.BytesIO(content[:length]))
 
 
 def test_bytes_after_the_archive_are_refused() -> None:
     with pytest.raises(ScanFileError, match="file end is unexpected bytes"):
-        read_directory(io.BytesIO(archive() + b"more"), "f")
+        ZipArchive(io.BytesIO(archive() + b"more"))
 
 
 def test_name_given_twice_is_refused() -> None:
@@ -119,7 +121,7 @@ def test_name_given_twice_is_refused() -> None:
         target.writestr("a.npy", b"1")
         target.writestr("a", b"2")
     with pytest.raises(ScanFileError, match="zip member a is there twice"):
-        read_directory(stream, "f")
+        ZipArchive(stream)
 
 
 def test_more_members_than_any_scan_has_are_refused() -> None:
@@ -128,7 +130,7 @@ def test_more_members_than_any_scan_has_are_refused() -> None:
         for number in range(5000):
             target.writestr(str(number), b"")
     with pytest.raises(ScanFileError, match="5000 members"):
-        read_directory(stream, "f")
+        ZipArchive(stream)
 
 
 def test_members_that_share_bytes_are_refused() -> None:
@@ -137,7 +139,7 @@ def test_members_that_share_bytes_are_refused() -> None:
     second = start + 46 + len("xcoords.npy")
     content[second + 42 : second + 46] = struct.pack("<L", 0)
     with pytest.raises(ScanFileError, match="damaged"):
-        read_directory(io.BytesIO(bytes(content)), "f")
+        ZipArchive(io.BytesIO(bytes(content)))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_member_is_refused_when_its_directory_entry_says(
     content[directory_offset(content) + offset] = value
     stream = io.BytesIO(bytes(content))
     with pytest.raises(ScanFileError, match=found):
-        locate(stream, read_directory(stream, "f")["xcoords"], "f")
+        ZipArchive(stream).data_offset("xcoords")
 
 
 def test_size_that_the_compressed_bytes_cannot_hold_is_refused_before_reading() -> None:
@@ -164,7 +166,7 @@ def test_size_that_the_compressed_bytes_cannot_hold_is_refused_before_reading() 
     content[extra : extra + 8] = struct.pack("<Q", 0x7FFFFFFF)
     stream = io.BytesIO(bytes(content))
     with pytest.raises(ScanFileError, match=r"what \d+ bytes in the archive can hold"):
-        locate(stream, read_directory(stream, "f")["xcoords"], "f")
+        ZipArchive(stream).data_offset("xcoords")
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -196,8 +198,8 @@ def test_changed_number_fails_the_checksum(compressed: bool) -> None:
     ],
 )
 def test_npy_header_is_refused(text: str, error: type[Exception], found: str) -> None:
-    with pytest.raises(error, match=f"^f: a .*{found}") as caught:
-        read_npy_header(io.BytesIO(npy_header(text)).read, "f", "a")
+    with pytest.raises(error, match=f"^f: a .*{found}") as caught, naming("f"):
+        read_npy_header(io.BytesIO(npy_header(text)).read, "a")
     assert "\n" not in str(caught.value)
 
 
@@ -206,7 +208,7 @@ def test_npy_header_agrees_with_numpy() -> None:
         stream = io.BytesIO()
         np.save(stream, array)
         stream.seek(0)
-        header = read_npy_header(stream.read, "f", "a")
+        header = read_npy_header(stream.read, "a")
         assert (header.shape, header.dtype) == (array.shape, array.dtype)
         assert stream.tell() == header.size == len(stream.getvalue()) - array.nbytes
 
@@ -217,7 +219,7 @@ def test_shape_that_the_member_cannot_hold_is_refused() -> None:
         header = npy_header("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000,), }")
         target.writestr("a.npy", header + bytes(80))
     with pytest.raises(ScanFileError, match="80 bytes; expected 8000000 bytes"):
-        open_array(stream, read_directory(stream, "f")["a"], "f")
+        ZipArchive(stream).header("a")
 
 
 @given(st.data())
@@ -231,16 +233,59 @@ def test_altered_bytes_give_the_same_arrays_or_our_error(data: st.DataObject) ->
     stream = io.BytesIO(bytes(content))
     for key, truth in ARRAYS.items():
         try:
-            member = read_directory(stream, "f").get(key)
-            if member is not None:
-                header, numbers = open_array(stream, member, "f")
-                raw = b"".join(numbers.blocks())
-                assert np.array_equal(np.frombuffer(raw, header.dtype), truth.ravel())
+            found = ZipArchive(stream)
+            if key in found.members:
+                assert np.array_equal(found.read(key), truth)
         except PtychoTorchError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("count", [1, MAX_MEMBERS], ids=["one entry", "as many as allowed"])
+@pytest.mark.parametrize("wide", [False, True], ids=["32 bit", "64 bit"])
+def test_directory_of_hundreds_of_megabytes_costs_next_to_nothing(
+    count: int, wide: bool, tmp_path: Path
+) -> None:
+    size = 300 << 20
+    with open(tmp_path / "huge.npz", "wb") as target:
+        target.truncate(size)  # a hole
+        target.seek(size)
+        if wide:
+            sizes = (count, count, size, 0)
+            target.write(struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, *sizes))
+            target.write(struct.pack("<4sLQL", b"PK\x06\x07", 0, size, 1))
+        target.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, size, 0, 0))
+    tracemalloc.start()
+    with open(tmp_path / "huge.npz", "rb") as stream, pytest.raises(ScanFileError, match="members"):
+        ZipArchive(stream)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_more_entries_than_announced_are_refused_before_they_are_parsed() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as target:
+        for number in range(3 * MAX_MEMBERS):
+            target.writestr(str(number), b"")
+    content = bytearray(stream.getvalue())
+    end = content.rfind(b"PK\x05\x06")
+    content[end + 8 : end + 12] = struct.pack("<2H", 5, 5)
+    tracemalloc.start()
+    with pytest.raises(ScanFileError, match=r"12288 entries in .*; expected 5 entries"):
+        ZipArchive(io.BytesIO(content))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 << 20
+
+
+def test_only_a_stored_member_has_a_place_in_the_file() -> None:
+    content = archive()
+    start = ZipArchive(io.BytesIO(content)).data_offset("diff3d")
+    assert start is not None and content[start:].startswith(b"\x93NUMPY")
+    assert ZipArchive(io.BytesIO(archive(compressed=True))).data_offset("diff3d") is None
 
 
 def test_file_of_other_kind_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"PK", b"\x89HDF\r\n\x1a\n" + bytes(100), bytes(10_000)):
         with pytest.raises(ScanFileError, match="no complete zip archive"):
-            read_directory(io.BytesIO(content), "f")
+            ZipArchive(io.BytesIO(content))
