@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -242,14 +242,10 @@ class PtychoDataModule(LightningDataModule):
         ----------
         stage
             ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; None: every stage that has
-            scans, or a part of those of ``train``.
+            scans, with the parts that are split off ``train``.
         """
-        own: tuple[Stage, ...] = tuple(
-            each
-            for each in get_args(Stage)
-            if self.scans[each] is not None or each in self._shares()
-        )
-        for each in own if stage is None else _NEEDED[stage]:
+        with_scans = tuple(each for each, scans in self.scans.items() if scans is not None)
+        for each in with_scans if stage is None else _NEEDED[stage]:
             self.dataset(each)
 
     def train_dataloader(self) -> GroupLoader:

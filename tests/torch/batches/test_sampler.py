@@ -30,7 +30,7 @@ def visits(size: int, ranks: int, *, epoch: int = 0, consumed: int = 0, **option
     return out
 
 
-def test_order_depends_on_seed_and_epoch_alone() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     first = visits(50, 1, seed=1, epoch=2)
     assert first == visits(50, 1, seed=1, epoch=2)
     assert first != visits(50, 1, seed=1, epoch=3)
