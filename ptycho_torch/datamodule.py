@@ -7,7 +7,7 @@ below.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -19,7 +19,7 @@ from ptycho_torch.batches.assembly import assemble, probe_of_groups
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
-from ptycho_torch.batches.hyperparameters import plain_options
+from ptycho_torch.batches.hyperparameters import grouping_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
@@ -43,7 +43,7 @@ from ptycho_torch.data.config import (
     check_integer,
     check_seed,
 )
-from ptycho_torch.data.errors import OptionError, OptionTypeError
+from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.split import check_fractions
 
 AssembleOn = Literal["auto", "device", "worker"]
@@ -173,7 +173,7 @@ class PtychoDataModule(LightningDataModule):
         }
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.grouping = _grouping_of(grouping)
+        self.grouping = grouping_of(grouping)
         self.split: Split = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -384,17 +384,6 @@ class PtychoDataModule(LightningDataModule):
         if trainer.testing:
             return "test"
         return "predict" if trainer.predicting else "val"
-
-
-def _grouping_of(given: object) -> GroupingConfig:
-    """The grouping from what a caller or a checkpoint gives."""
-    if given is None:
-        return GroupingConfig()
-    if isinstance(given, Mapping):
-        return GroupingConfig(**given)
-    if not isinstance(given, GroupingConfig):
-        raise OptionTypeError("grouping", type(given).__name__, "a GroupingConfig")
-    return given
 
 
 def _shown(scans: Scans) -> str:

@@ -1,4 +1,4 @@
-"""Training, validation and test parts of scans: no two share a frame, and the log counts every group."""
+"""Training, validation and test parts of scans share no frame; the log counts every group."""
 
 from __future__ import annotations
 
