@@ -7,9 +7,9 @@ below.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -19,7 +19,7 @@ from ptycho_torch.batches.assembly import assemble, probe_of_groups
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
-from ptycho_torch.batches.hyperparameters import plain_options
+from ptycho_torch.batches.hyperparameters import grouping_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
@@ -43,7 +43,7 @@ from ptycho_torch.data.config import (
     check_integer,
     check_seed,
 )
-from ptycho_torch.data.errors import OptionError, OptionTypeError
+from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.split import check_fractions
 
 AssembleOn = Literal["auto", "device", "worker"]
@@ -173,7 +173,7 @@ class PtychoDataModule(LightningDataModule):
         }
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.grouping = _grouping_of(grouping)
+        self.grouping = grouping_of(grouping)
         self.split: Split = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -242,14 +242,10 @@ class PtychoDataModule(LightningDataModule):
         ----------
         stage
             ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; None: every stage that has
-            scans, or a part of those of ``train``.
+            scans, with the parts that are split off ``train``.
         """
-        own: tuple[Stage, ...] = tuple(
-            each
-            for each in get_args(Stage)
-            if self.scans[each] is not None or each in self._shares()
-        )
-        for each in own if stage is None else _NEEDED[stage]:
+        with_scans = tuple(each for each, scans in self.scans.items() if scans is not None)
+        for each in with_scans if stage is None else _NEEDED[stage]:
             self.dataset(each)
 
     def train_dataloader(self) -> GroupLoader:
@@ -388,17 +384,6 @@ class PtychoDataModule(LightningDataModule):
         if trainer.testing:
             return "test"
         return "predict" if trainer.predicting else "val"
-
-
-def _grouping_of(given: object) -> GroupingConfig:
-    """The grouping from what a caller or a checkpoint gives."""
-    if given is None:
-        return GroupingConfig()
-    if isinstance(given, Mapping):
-        return GroupingConfig(**given)
-    if not isinstance(given, GroupingConfig):
-        raise OptionTypeError("grouping", type(given).__name__, "a GroupingConfig")
-    return given
 
 
 def _shown(scans: Scans) -> str:

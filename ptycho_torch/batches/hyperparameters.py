@@ -1,4 +1,4 @@
-"""Options as a checkpoint may hold them: plain values, loaded without unpickling."""
+"""Options as a checkpoint may hold them, and back: plain values that need no unpickling."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.errors import OptionTypeError
 
 
 def plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +25,23 @@ def plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
         with suppress(TypeError):
             kept[name] = _plain(value)
     return kept
+
+
+def grouping_of(given: object) -> GroupingConfig:
+    """The grouping that a caller gives, or a checkpoint in its plain form; None: the default.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        It is none, or its fields cannot work.
+    """
+    if given is None:
+        return GroupingConfig()
+    if isinstance(given, Mapping):
+        return GroupingConfig(**given)
+    if not isinstance(given, GroupingConfig):
+        raise OptionTypeError("grouping", type(given).__name__, "a GroupingConfig")
+    return given
 
 
 def _plain(value: object) -> Any:

@@ -1,4 +1,4 @@
-"""Memory returns to the pool when its batch is gone, and not a moment earlier."""
+"""Memory returns to the pool once its batch is gone, and not a moment earlier."""
 
 from __future__ import annotations
 

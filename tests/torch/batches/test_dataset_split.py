@@ -1,4 +1,4 @@
-"""Training, validation and test parts of scans: no frame in two of them, no group lost unsaid."""
+"""Training, validation and test parts of scans share no frame; the log counts every group."""
 
 from __future__ import annotations
 
