@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches import names
 from ptycho_torch.data.caches.building import building
-from ptycho_torch.data.caches.names import SidecarPolicy
+from ptycho_torch.data.caches.names import SidecarPolicy, place_mode
 from ptycho_torch.data.errors import PtychoTorchError, ScanFileError, ScanFileNotFoundError
 from ptycho_torch.data.files.atomic_write import atomic_zip, write_stored
 from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_timeout_s
@@ -153,8 +153,8 @@ def build_sidecar(
     for number, path in enumerate(sidecar_places(stack, policy)):
         with ExitStack() as held:
             try:
-                make = number > 0 or policy != "auto"
-                held.enter_context(building(path, build_timeout_s(stack.data_bytes), make=make))
+                mode = place_mode(number, policy)
+                held.enter_context(building(path, build_timeout_s(stack.data_bytes), mode=mode))
             except ScanFileError as error:
                 refusals.append(error)
                 continue

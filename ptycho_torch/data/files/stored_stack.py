@@ -135,8 +135,8 @@ class StoredStack:
 
     def map(self, stream: BinaryIO) -> NDArray[Any]:
         """Map the frames (M, N, N) from the open file; only where they lie :attr:`in_place`."""
-        offset = 0 if self.data_offset is None else self.data_offset
-        return map_array(stream, offset=offset, dtype=self.dtype, shape=self.shape)
+        assert self.data_offset is not None
+        return map_array(stream, offset=self.data_offset, dtype=self.dtype, shape=self.shape)
 
     def disk_blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[Chunk]:
         """Blocks along the first disk axis: start, stop, block of shape (stop - start, ...).
