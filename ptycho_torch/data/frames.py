@@ -21,15 +21,15 @@ from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.stored_stack import (
     AxisOrder,
+    Chunk,
     FramesIdentity,
     Progress,
-    StoredChecksum,
     require_frames,
     stack_in_archive,
     stack_in_npy,
 )
 from ptycho_torch.data.files.zip_archive import ZipArchive
-from ptycho_torch.data.storage import Chunk, InMemory, Mapped, Storage, Unpacked, rows_of
+from ptycho_torch.data.storage import InMemory, Mapped, Storage, Unpacked, rows_of
 
 __all__ = [
     "AxisOrder",
@@ -234,14 +234,7 @@ class FrameStack:
         ScanFileError
             The file is damaged.
         """
-        chunks = self._storage.chunks(chunk_bytes)
-        checksum = self.checksum() if check else None
-        for start, stop, block in chunks:
-            yield start, stop, block
-            if checksum is not None:
-                checksum = checksum.after(block)
-        if checksum is not None:
-            checksum.require()
+        return self._storage.chunks(chunk_bytes, check)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Stream all values in the order of the file, in bounded memory, writing nothing.
@@ -276,17 +269,6 @@ class FrameStack:
         """
         self._storage.check_unchanged()
 
-    def checksum(self) -> StoredChecksum | None:
-        """What the file says of the array that :attr:`stored` maps; None where it says nothing.
-
-        What was read into memory was compared with its checksum then.
-        """
-        return self._storage.checksum()
-
-    def sidecar_paths(self) -> list[Path]:
-        """Every sidecar that there is of this stack, whole or not."""
-        return self._storage.sidecar_paths()
-
     def verify_sidecar(self, path: Path) -> None:
         """Compare a sidecar with this stack, every byte read; raise ScanFileError if it differs."""
         self._storage.verify_sidecar(path)
@@ -313,7 +295,7 @@ class FrameStack:
             done += block.nbytes
             if progress is not None:
                 progress(done, self.nbytes)
-        for path in self.sidecar_paths():
+        for path in self._storage.sidecar_paths():
             self.verify_sidecar(path)
         if fault is not None:
             raise fault

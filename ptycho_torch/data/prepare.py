@@ -11,9 +11,9 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.caches.groups_file import own_key, read_cache
+from ptycho_torch.data.caches.groups_file import read_cache
 from ptycho_torch.data.caches.groups_key import CacheKey
-from ptycho_torch.data.caches.names import CachePolicy, caches_of
+from ptycho_torch.data.caches.names import CachePolicy, GroupsName, caches_of
 from ptycho_torch.data.caches.scan_groups import ScanGroups
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import ScanError, ScanFileError
@@ -83,10 +83,10 @@ def prepare_scan(
 def _forget_energies(raw: RawData) -> None:
     """Remove caches of ours that may hold energies of damaged frames; they are made again."""
     for path in [] if raw.path is None else caches_of(raw.path):
-        key = own_key(path)
-        if key is None:
+        name = GroupsName.parse(path.name)
+        if name is None:
             continue
-        key = CacheKey.of(raw.xcoords, raw.ycoords, key.gridsize, key.neighbors)
+        key = CacheKey.of(raw.xcoords, raw.ycoords, name.gridsize, name.neighbors)
         found = read_cache(path, key)
         if found.state == "usable" and found.replaceable:
             path.unlink(missing_ok=True)

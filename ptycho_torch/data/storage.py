@@ -25,16 +25,15 @@ from ptycho_torch.data.caches.sidecar import (
 from ptycho_torch.data.files.mapping import opened, read_here_and_there, require_unchanged
 from ptycho_torch.data.files.stored_stack import (
     BLOCK_BYTES,
+    Chunk,
     FramesIdentity,
     Progress,
-    StoredChecksum,
     StoredStack,
+    compared,
 )
+from ptycho_torch.data.files.zip_archive import damaged
 
 logger = logging.getLogger(__name__)
-
-Chunk = tuple[int, int, NDArray[Any]]
-"""Number of the first frame, number after the last, and those frames (n, N, N)."""
 
 
 class Storage(Protocol):
@@ -62,17 +61,14 @@ class Storage(Protocol):
     def array(self, progress: Progress | None = None) -> NDArray[Any]:
         """All frames, made ready on first use."""
 
-    def chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
-        """All frames in order, in bounded memory; nothing is written where that can be avoided."""
+    def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
+        """All frames in order, in bounded memory; ``check``: a map's checksum is compared too."""
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """All values in the order of the file: number of the first frame, part of the stack."""
 
     def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
         """As many frames as in ``spread``, exactly those where they can be reached at random."""
-
-    def checksum(self) -> StoredChecksum | None:
-        """What the file says of the array that :meth:`array` maps; None where it says nothing."""
 
     def check_unchanged(self) -> None:
         """Refuse a scan that was replaced or cut since it was opened."""
@@ -110,20 +106,17 @@ class InMemory:
         """The array itself."""
         return self._frames
 
-    def chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
-        """Views of the array."""
+    def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
+        """Views of the array, for which nothing vouches."""
         return chunks_of(self._frames, chunk_bytes)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Views of the array."""
-        return ((start, block) for start, _, block in self.chunks(BLOCK_BYTES))
+        return ((start, block) for start, _, block in self.chunks(BLOCK_BYTES, False))
 
     def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
         """Exactly those frames."""
         return rows_of(self._frames, spread)
-
-    def checksum(self) -> None:
-        """None: nothing vouches for an array in memory."""
 
     def check_unchanged(self) -> None:
         """Nothing to check: there is no file."""
@@ -177,19 +170,20 @@ class Mapped(_InFile):
                 self._frames = self._stack.map(stream)
         return self._frames
 
-    def chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
-        """Views of the map."""
-        return chunks_of(self.array(), chunk_bytes)
+    def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
+        """Views of the map; a bare ``.npy`` has no checksum."""
+        chunks, stack = chunks_of(self.array(), chunk_bytes), self._stack
+        if not check or stack.crc32 is None:
+            return chunks
+        fault = damaged(f"{stack.field} checksum", "wrong", "the CRC in the zip directory")
+        fault.file = stack.path
+        return compared(chunks, stack.header.crc32, stack.crc32, fault)
 
     def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
         """Exactly those frames, read without their neighbours."""
         frames = self.array()
         with read_here_and_there(frames):
             return rows_of(frames, spread)
-
-    def checksum(self) -> StoredChecksum | None:
-        """The member's own; None for a bare ``.npy``."""
-        return self._stack.checksum()
 
 
 class Unpacked(_InFile):
@@ -228,11 +222,12 @@ class Unpacked(_InFile):
         self._frames = self._sidecar.frames if self._sidecar else None
         return self._sidecar is not None
 
-    def chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
+    def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
         """Views of the array where there is one, else straight from the file."""
         if self.frame_by_frame and self._frames is None and not self._has_sidecar():
             return self._stack.frame_blocks(min(chunk_bytes, BLOCK_BYTES))
-        return chunks_of(self.array(), chunk_bytes)
+        chunks = chunks_of(self.array(), chunk_bytes)
+        return self._sidecar.compared(chunks) if check and self._sidecar else chunks
 
     def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
         """Exactly those frames of an array or of frames stored last, else the first ones."""
@@ -250,10 +245,6 @@ class Unpacked(_InFile):
             if stop >= len(chosen):
                 break
         return chosen
-
-    def checksum(self) -> StoredChecksum | None:
-        """The sidecar's; what was read into memory was compared with its own then."""
-        return self._sidecar.checksum if self._sidecar else None
 
     def check_unchanged(self) -> None:
         """As for every file; a sidecar that vanished or changed is dropped and made again."""

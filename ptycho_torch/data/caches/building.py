@@ -15,7 +15,7 @@ from ptycho_torch.data.files.build_lock import build_lock
 
 
 @contextlib.contextmanager
-def building(place: Path, timeout_s: float, *, make: bool) -> Iterator[None]:
+def building(place: Path, timeout_s: float, *, mode: int | None) -> Iterator[None]:
     """Hold the lock of a cache that is to be written at ``place``.
 
     Parameters
@@ -24,8 +24,8 @@ def building(place: Path, timeout_s: float, *, make: bool) -> Iterator[None]:
         The file.
     timeout_s
         Seconds to wait for another builder.
-    make
-        Make the directory, readable only to the user, where it is missing.
+    mode
+        Permissions of the directory, which is made where it is missing; None: it must be there.
 
     Raises
     ------
@@ -36,17 +36,13 @@ def building(place: Path, timeout_s: float, *, make: bool) -> Iterator[None]:
     """
     directory = place.parent
     try:
-        if make:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if mode is not None:
+            directory.mkdir(mode, parents=True, exist_ok=True)
         # The superuser could write; whoever took the permission away meant everybody.
         if not directory.stat().st_mode & 0o222:
             raise PermissionError(errno.EACCES, "read-only", str(directory))
-    except FileExistsError as error:
-        raise ScanFileError("path", "a file", "a directory", file=directory) from error
-    except FileNotFoundError as error:
-        raise ScanFileError("directory", "missing", "there", file=directory) from error
     except OSError as error:
-        reason = f"not usable ({error.strerror or error})"
-        raise ScanFileError("directory", reason, "permission", file=directory) from error
+        found = f"not usable ({error.strerror or error})"
+        raise ScanFileError("directory", found, "one to write in", file=directory) from error
     with build_lock(place, timeout_s):
         yield

@@ -32,7 +32,7 @@ from ptycho_torch.data.caches.groups_file import (
     write_cache,
 )
 from ptycho_torch.data.caches.groups_key import BuiltGroups, CacheKey, Missing, check_arrays
-from ptycho_torch.data.caches.names import GroupsName, groups_places
+from ptycho_torch.data.caches.names import GroupsName, groups_places, place_mode
 from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.files.build_lock import LOCK_TIMEOUT_S
 from ptycho_torch.data.files.stored_stack import FramesIdentity
@@ -223,8 +223,8 @@ class _Load:
 
     def _refused_lock(self, place: Path, held: ExitStack) -> str:
         try:
-            make = self.policy != "auto" or place != self.places[0]
-            held.enter_context(building(place, self.timeout_s, make=make))
+            mode = place_mode(self.places.index(place), self.policy)
+            held.enter_context(building(place, self.timeout_s, mode=mode))
         except ScanFileError as error:
             return str(error)
         return ""

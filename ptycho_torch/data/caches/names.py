@@ -104,6 +104,16 @@ def sidecar_places(scan: Path, field: str, policy: SidecarPolicy) -> list[Path]:
     return _with_user_cache(scan.parent / name)
 
 
+def place_mode(number: int, policy: str | os.PathLike[str]) -> int | None:
+    """Permissions of the ``number``-th place's directory where it is to be made.
+
+    Only the user reads the user's cache directory; the scan's own directory is never made.
+    """
+    if number > 0:
+        return 0o700
+    return None if policy == "auto" else 0o777
+
+
 def sidecar_of(name: str) -> tuple[str, str] | None:
     """Stem of the scan and name of the array in a sidecar's file name; None for other files."""
     if not name.endswith(SIDECAR_SUFFIX):

@@ -27,19 +27,17 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches import names
 from ptycho_torch.data.caches.building import building
-from ptycho_torch.data.caches.names import SidecarPolicy
+from ptycho_torch.data.caches.names import SidecarPolicy, place_mode
 from ptycho_torch.data.errors import PtychoTorchError, ScanFileError, ScanFileNotFoundError
-from ptycho_torch.data.files.atomic_write import atomic_zip
+from ptycho_torch.data.files.atomic_write import atomic_zip, write_stored
 from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_timeout_s
 from ptycho_torch.data.files.mapping import FileState, map_array, opened, state_of
-from ptycho_torch.data.files.npy_header import encode_npy_header
-from ptycho_torch.data.files.stored_stack import Progress, StoredChecksum, StoredStack
+from ptycho_torch.data.files.stored_stack import Chunk, Progress, StoredStack, compared
 from ptycho_torch.data.files.zip_archive import ZipArchive
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-ALIGNMENT = 64
 _FRAMES, _RECORD = "frames", "made_from.json"
 _MAX_RECORD_BYTES = 4096
 _BLOCK_BYTES = 4 << 20
@@ -55,14 +53,23 @@ class Sidecar:
         The file, and its state when it was checked.
     frames
         (M, N, N), mapped.
-    checksum
-        What the file says of the numbers, their header seen.
+    header_crc32, crc32
+        Checksums of the header before the numbers, and of both.
     """
 
     path: Path
     state: FileState
     frames: NDArray[Any]
-    checksum: StoredChecksum
+    header_crc32: int
+    crc32: int
+
+    def compared(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """Chunks of the frames; a ScanFileError after the last where they are not as written."""
+        action = "Remove it: it is made again"
+        fault = ScanFileError(
+            "sidecar checksum", "wrong", "the CRC of its frames", action=action, file=self.path
+        )
+        return compared(chunks, self.header_crc32, self.crc32, fault)
 
     def unchanged(self) -> bool:
         """Whether the file is still the one that was checked."""
@@ -146,8 +153,8 @@ def build_sidecar(
     for number, path in enumerate(sidecar_places(stack, policy)):
         with ExitStack() as held:
             try:
-                make = number > 0 or policy != "auto"
-                held.enter_context(building(path, build_timeout_s(stack.data_bytes), make=make))
+                mode = place_mode(number, policy)
+                held.enter_context(building(path, build_timeout_s(stack.data_bytes), mode=mode))
             except ScanFileError as error:
                 refusals.append(error)
                 continue
@@ -168,7 +175,9 @@ def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) 
     mtime_ns = _past_mtime_ns()
     with atomic_zip(path, locked=True) as archive:
         handle: Any = archive.fp
-        _write_frames(archive, handle, stack, progress)
+        convert = _in_order if stack.frame_by_frame else _scattered
+        blocks = convert(stack, handle, progress)
+        write_stored(archive, _FRAMES, stack.dtype, stack.shape, blocks)
         record = {"format": FORMAT_VERSION, "source": _source(stack), "mtime_ns": mtime_ns}
         archive.writestr(zipfile.ZipInfo(_RECORD), json.dumps(record, sort_keys=True))
         archive.close()
@@ -195,9 +204,7 @@ def _believed(path: Path, stack: StoredStack) -> Sidecar:
         frames = map_array(
             stream, offset=offset + header.size, dtype=header.dtype, shape=stack.shape
         )
-        crc32, remedy = archive.members[_FRAMES].CRC, "Remove it: it is made again"
-        checksum = StoredChecksum(path, "sidecar", crc32, header.crc32, remedy)
-        return Sidecar(path, state, frames, checksum)
+        return Sidecar(path, state, frames, header.crc32, archive.members[_FRAMES].CRC)
 
 
 def _record(archive: ZipArchive) -> dict[str, Any]:
@@ -269,25 +276,14 @@ def _require_space(path: Path, stack: StoredStack) -> None:
         )
 
 
-def _write_frames(
-    archive: zipfile.ZipFile, handle: IO[bytes], stack: StoredStack, progress: Progress | None
-) -> None:
-    info = zipfile.ZipInfo(f"{_FRAMES}.npy")
-    # An extra field is (id, length, bytes); zipfile adds a 20-byte zip64 field of its own.
-    padding = -(30 + len(info.filename) + 20 + 4) % ALIGNMENT
-    info.extra = b"\xff\xff" + padding.to_bytes(2, "little") + bytes(padding)
-    with archive.open(info, "w", force_zip64=True) as member:
-        member.write(encode_npy_header(stack.dtype, stack.shape))
-        if stack.frame_by_frame:
-            for _, _, block in _reported(stack.frame_blocks(), stack, progress):
-                member.write(block.data)
-        else:
-            for block in _scattered(handle, stack, progress):
-                member.write(block.tobytes())
+def _in_order(
+    stack: StoredStack, handle: IO[bytes], progress: Progress | None
+) -> Iterator[NDArray[Any]]:
+    return (block for _, _, block in _reported(stack.frame_blocks(), stack, progress))
 
 
 def _scattered(
-    handle: IO[bytes], stack: StoredStack, progress: Progress | None
+    stack: StoredStack, handle: IO[bytes], progress: Progress | None
 ) -> Iterator[NDArray[Any]]:
     """Scatter pixel planes over all frames through a map of the file, and give them in order.
 
@@ -305,12 +301,12 @@ def _scattered(
     handle.seek(start)
     step = max(1, _BLOCK_BYTES // max(1, out[0].nbytes))
     for first in range(0, len(out), step):
-        yield out[first : first + step]
+        yield out[first : first + step].copy()
 
 
 def _reported(
-    blocks: Iterator[tuple[int, int, NDArray[Any]]], stack: StoredStack, progress: Progress | None
-) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    blocks: Iterator[Chunk], stack: StoredStack, progress: Progress | None
+) -> Iterator[Chunk]:
     done = 0
     for first, last, block in blocks:
         yield first, last, block

@@ -9,12 +9,19 @@ import contextlib
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import PtychoTorchError
 from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_lock, cannot_write
+from ptycho_torch.data.files.npy_header import encode_npy_header
+
+ALIGNMENT = 64
+"""Array data start at multiples of this many bytes, as NumPy's own .npy files do."""
 
 
 @contextlib.contextmanager
@@ -98,6 +105,38 @@ def atomic_zip(path: str | os.PathLike[str], *, locked: bool = False) -> Iterato
             # Closing would fail where an entry is still open, and hide what went wrong before.
             archive.fp = None
             raise
+
+
+def write_stored(
+    archive: zipfile.ZipFile,
+    key: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    blocks: Iterable[NDArray[Any]],
+) -> None:
+    """Write an array as a stored ``.npy`` member whose numbers readers can map, aligned.
+
+    Parameters
+    ----------
+    archive
+        A new archive.
+    key
+        Name of the member, without ``.npy``.
+    dtype, shape
+        Of the array.
+    blocks
+        The array in parts along its first axis, in order, contiguous.
+    """
+    entry = zipfile.ZipInfo(f"{key}.npy")
+    position = archive.fp.tell() if archive.fp is not None else 0
+    # An extra field is (id, length, bytes); zipfile adds a 20-byte zip64 field of its own.
+    padding = -(position + 30 + len(entry.filename.encode()) + 20 + 4) % ALIGNMENT
+    entry.extra = b"\xff\xff" + padding.to_bytes(2, "little") + bytes(padding)
+    with archive.open(entry, "w", force_zip64=True) as member:
+        member.write(encode_npy_header(dtype, shape))
+        for block in blocks:
+            if block.nbytes:
+                member.write(block.reshape(-1).view(np.uint8).data)
 
 
 def _keep_mode(handle: IO[bytes], target: Path) -> None:

@@ -63,7 +63,7 @@ class FileState:
 
 @contextmanager
 def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
-    """Open a file to read bytes, and name it in every error of ours that is raised inside.
+    """Open a file to read bytes, and name it in every PtychoTorchError raised inside.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -25,6 +25,9 @@ from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 AxisOrder = Literal["frames_first", "frames_last"]
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
+
+Chunk = tuple[int, int, NDArray[Any]]
+"""Number of the first frame, number after the last, and those frames (n, N, N)."""
 
 BLOCK_BYTES = 1 << 20
 
@@ -60,45 +63,6 @@ class FramesIdentity:
     def as_dict(self) -> dict[str, object]:
         """The same as a dict that JSON can hold."""
         return {**vars(self), "shape": list(self.shape)}
-
-
-@dataclass(frozen=True)
-class StoredChecksum:
-    """CRC-32 of an array in a file, header and numbers, as far as they have been seen.
-
-    Parameters
-    ----------
-    path, field
-        Named in messages.
-    expected
-        What the file says.
-    seen
-        Of the header, then of the numbers too.
-    action
-        What helps.
-    """
-
-    path: Path
-    field: str
-    expected: int
-    seen: int
-    action: str = "The file is damaged: copy or write it again"
-
-    def after(self, block: NDArray[Any]) -> StoredChecksum:
-        """The same when the next numbers, contiguous, have been seen."""
-        return replace(self, seen=zlib.crc32(block.reshape(-1).view(np.uint8).data, self.seen))
-
-    def require(self) -> None:
-        """Refuse numbers that are not those the file was written with.
-
-        Raises
-        ------
-        ScanFileError
-            They are not.
-        """
-        if self.seen != self.expected:
-            field, expected = f"{self.field} checksum", "the one kept beside the bytes"
-            raise ScanFileError(field, "wrong", expected, action=self.action, file=self.path)
 
 
 @dataclass(frozen=True)
@@ -171,18 +135,10 @@ class StoredStack:
 
     def map(self, stream: BinaryIO) -> NDArray[Any]:
         """Map the frames (M, N, N) from the open file; only where they lie :attr:`in_place`."""
-        offset = 0 if self.data_offset is None else self.data_offset
-        return map_array(stream, offset=offset, dtype=self.dtype, shape=self.shape)
+        assert self.data_offset is not None
+        return map_array(stream, offset=self.data_offset, dtype=self.dtype, shape=self.shape)
 
-    def checksum(self) -> StoredChecksum | None:
-        """Of a zip member, its header seen; None for a bare ``.npy``."""
-        if self.crc32 is None:
-            return None
-        return StoredChecksum(self.path, self.field, self.crc32, self.header.crc32)
-
-    def disk_blocks(
-        self, block_bytes: int = BLOCK_BYTES
-    ) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    def disk_blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[Chunk]:
         """Blocks along the first disk axis: start, stop, block of shape (stop - start, ...).
 
         Byte order is native; axes are the disk's. A member's checksum is compared at its end.
@@ -205,9 +161,7 @@ class StoredStack:
             if numbers is not None:
                 numbers.finish()
 
-    def frame_blocks(
-        self, block_bytes: int = BLOCK_BYTES
-    ) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    def frame_blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[Chunk]:
         """Blocks of whole frames, C order; only where :attr:`frame_by_frame` holds."""
         for start, stop, block in self.disk_blocks(block_bytes):
             yield start, stop, np.ascontiguousarray(block.transpose(self.axes))
@@ -234,6 +188,35 @@ class StoredStack:
                 action="Use sidecar='auto' or a directory",
                 file=self.path,
             ) from error
+
+
+def compared(
+    chunks: Iterator[Chunk], header_crc32: int, crc32: int, fault: ScanFileError
+) -> Iterator[Chunk]:
+    """The same chunks of a mapped array; after the last ``fault`` is raised where the CRC differs.
+
+    Parameters
+    ----------
+    chunks
+        Contiguous, in order.
+    header_crc32
+        Checksum of what lies before the numbers.
+    crc32
+        Checksum of both, as the file has it.
+    fault
+        What is then wrong.
+
+    Raises
+    ------
+    ScanFileError
+        The numbers are not those the file was written with.
+    """
+    seen = header_crc32
+    for start, stop, block in chunks:
+        yield start, stop, block
+        seen = zlib.crc32(block.reshape(-1).view(np.uint8).data, seen)
+    if seen != crc32:
+        raise fault
 
 
 def stack_in_archive(archive: ZipArchive, key: str, order: AxisOrder) -> StoredStack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -16,6 +17,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -236,6 +238,32 @@ def test_read_only_directory_sends_the_sidecar_to_the_user_cache(
             folder.chmod(0o755)
     assert len(list(user_cache.rglob(NAME))) == 2
     assert sum("read-only" in r.getMessage() for r in caplog.records) == 2
+    assert all(path.parent.stat().st_mode & 0o077 == 0 for path in user_cache.rglob(NAME))
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_directory_without_kernel_locks_sends_the_sidecar_to_the_user_cache_or_memory(
+    everywhere: bool,
+    tmp_path: Path,
+    user_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    genuine = filelock.FileLock._acquire
+
+    def refuse(lock: filelock.BaseFileLock) -> None:
+        if everywhere or Path(lock.lock_file).parent == tmp_path:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        genuine(lock)
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", refuse)
+    caplog.set_level(logging.INFO)
+    scan = write_scan(tmp_path)
+    assert np.array_equal(frames_of(scan).stored, TRUTH)
+    assert os.listdir(tmp_path) == ["scan.npz"]
+    assert len(list(user_cache.rglob(NAME))) == (0 if everywhere else 1)
+    assert [r.levelname for r in caplog.records] == ["INFO"]
+    assert "without kernel locks" in caplog.text
 
 
 def test_given_directory_takes_the_sidecars_of_scans_with_one_name(tmp_path: Path) -> None:
