@@ -25,10 +25,8 @@ def grouped_arrays(
 
     Parameters
     ----------
-    scan
-        The scan.
-    nn_indices
-        Frame indices within it, shape (B, C).
+    scan, nn_indices
+        The scan, and frame indices within it, shape (B, C).
     scale
         X = scale * amplitude.
     patch_positions
@@ -56,21 +54,15 @@ def grouped_arrays(
 
 
 def grouped_coords(scan: Scan, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
-    """Positions of groups, measured and nominal, and relative to the centre of each group.
-
-    Parameters
-    ----------
-    scan
-        The scan.
-    nn_indices
-        Frame indices within it, shape (B, C).
+    """Positions of groups (B, C), measured and nominal, in object pixels and the dtype of
+    ``xcoords``.
 
     Returns
     -------
     coords
         ``coords_nn`` (B, 1, 2, C), (x, y) on axis 2; ``coords_offsets`` (B, 1, 2, 1), their mean
         over C; ``coords_relative`` (B, 1, 2, C) = -(nn - offsets); the same three of the nominal
-        positions as ``coords_start_*``. Object pixels, dtype of ``xcoords``.
+        positions as ``coords_start_*``.
     """
     measured = _centred(scan.xcoords, scan.ycoords, nn_indices)
     nominal = measured

@@ -32,25 +32,10 @@ LEGACY_DRAWS_PER_FRAME = 50
 
 @dataclass(frozen=True, kw_only=True)
 class GroupingRequest:
-    """One call of ``generate_grouped_data``, checked against the number of frames.
+    """One call of ``generate_grouped_data``, checked against the number of frames M.
 
-    Parameters
-    ----------
-    n_frames
-        M, the number of positions.
-    n_groups
-        Groups asked for.
-    gridsize
-        A group has C = gridsize ** 2 frames.
-    neighbor_count
-        K.
-    seed, sequential_sampling, enable_oversampling, neighbor_pool_size
-        As in :class:`~ptycho_torch.data.config.GroupingConfig`.
-
-    Raises
-    ------
-    OptionError
-        The request cannot be met; the message carries the numbers.
+    The fields are those of :class:`~ptycho_torch.data.config.GroupingConfig`; ``n_groups`` is a
+    number. An OptionError says with the numbers why a request cannot be met.
     """
 
     n_frames: int
@@ -136,16 +121,16 @@ def neighbor_table(
     Parameters
     ----------
     xcoords, ycoords
-        Probe positions, shape (M,), in object pixels.
+        Probe positions, shape (M,), object pixels.
     neighbors
         K; the table has min(K + 1, M) columns, since a position is (usually) its own first hit.
     rows
-        Positions to look up; None means all.
+        Positions to look up, shape (L,); None means all.
 
     Returns
     -------
     table
-        int32, shape (len(rows) or M, min(K + 1, M)), in the order of ``cKDTree.query``.
+        int32, shape (L, min(K + 1, M)).
     """
     points = np.column_stack([xcoords, ycoords])
     count = min(neighbors + 1, len(points))
@@ -175,19 +160,17 @@ def sample_then_group(
     Parameters
     ----------
     xcoords, ycoords
-        Probe positions, shape (M,), in object pixels.
+        Probe positions, shape (M,), object pixels.
     request
         What is asked for.
     table
-        :func:`neighbor_table` of all positions with exactly ``request.table_neighbors``
-        neighbours, when it is already known: among equally distant positions the tree's choice
-        depends on how many are asked for, so a wider table holds other neighbours.
+        :func:`neighbor_table` of all positions with exactly ``request.table_neighbors`` neighbours:
+        a wider one holds others, since the tree chooses among equal distances by their number.
 
     Returns
     -------
     groups
-        Frame indices, shape (B, C): int64 for C = 1 and for oversampling, else int32, as the
-        reference returns them.
+        Frame indices (B, C): int64 for C = 1 and oversampling, else int32, as in the reference.
     """
     # The reference's sequential mode draws from RandomState(0) whatever the seed, except when it
     # oversamples: there only the choice of seed positions is sequential.
@@ -211,13 +194,9 @@ def legacy_groups(
     """All groups of a scan as the 2025-07 reference lists them in ``.groups_cache.npz``.
 
     Around every position, min(50, (K + 1) // C + 1) draws of C among the K + 1 nearest, itself
-    included; each group sorted, the list sorted and without repeats. The draws use seed 0, so the
-    list is a function of the positions. Scans of fewer than K + 1 positions use all of them.
-
-    Returns
-    -------
-    all_groups
-        int64, shape (G, C).
+    included; each group sorted, the list sorted and without repeats: int64, shape (G, C). The draws
+    use seed 0, so the list is a function of the positions. Scans of fewer than K + 1 use all of
+    them.
     """
     channels = gridsize**2
     table = neighbor_table(xcoords, ycoords, neighbors)
@@ -234,13 +213,7 @@ def legacy_groups(
 def group_first(
     all_groups: NDArray[np.int64], n_groups: int, seed: int | None
 ) -> NDArray[np.int64]:
-    """Choose ``n_groups`` rows of a list of all groups, or all when it holds no more than that.
-
-    Parameters
-    ----------
-    all_groups
-        int64, shape (G, C), as :func:`legacy_groups` or a ``.groups_cache.npz`` gives it.
-    """
+    """Choose ``n_groups`` rows of a list of all groups (G, C), or all when it holds no more."""
     if n_groups >= len(all_groups):
         return all_groups
     return all_groups[np.random.RandomState(seed).permutation(len(all_groups))[:n_groups]]

@@ -45,10 +45,8 @@ def frame_energies(
 
     Raises
     ------
-    ScanError
-        A frame holds NaN, infinity or a negative value.
-    ScanFileError
-        The file is damaged.
+    ScanError, ScanFileError
+        A frame holds NaN, infinity or a negative value; the file is damaged.
     """
     count = frames.shape[0] if indices is None else len(indices)
     energies = np.empty(count, dtype=np.float64)

@@ -38,22 +38,15 @@ def patch_origins(
     coords_relative: NDArray[np.floating],
     patch_positions: str,
 ) -> NDArray[np.float32]:
-    """Where the patches of every group are cut, in object pixels.
+    """Where the patches of every group are cut, object pixels, (x, y), float32, shape (B, C, 2).
 
     Parameters
     ----------
-    coords_offsets
-        Group centres, shape (B, 1, 2, 1).
-    coords_relative
-        centre - position, shape (B, 1, 2, C).
+    coords_offsets, coords_relative
+        Group centres (B, 1, 2, 1), and centre - position (B, 1, 2, C); added in float64.
     patch_positions
         ``"reference"``: centre + relative, the mirrored position (for C = 1 there is no mirror);
         ``"scan"``: centre - relative, the position.
-
-    Returns
-    -------
-    origins
-        float32, shape (B, C, 2), last axis (x, y); added in float64, then rounded.
     """
     sign = 1.0 if patch_positions == "reference" else -1.0
     # Also float32 coordinates are added in float32 by the reference: no cast before the sum.
@@ -72,10 +65,9 @@ def reference_patches(
     Parameters
     ----------
     obj
-        Whole object, shape (H, W); real objects become complex with zero phase.
+        Whole object (H, W); a real one becomes complex with zero phase.
     xcoords, ycoords
-        Object column and row that pixel (N // 2, N // 2) of each patch sits on, shape (L,), in
-        object pixels.
+        Object column and row under pixel (N // 2, N // 2) of each patch, shape (L,), object pixels.
     N
         Pixels along a patch's side.
 
@@ -139,11 +131,10 @@ def sample_weights(
 
     Returns
     -------
-    first
-        int64, shape (L,): row or column of the padded object under pixel 0.
-    weights
-        In ``precision``, shape (L, N): weight of the second of the two
-        taps of pixel j, at first + j and first + j + 1; rounding may bring it up to 1.
+    first, weights
+        int64 (L,), the row or column of the padded object under pixel 0; in ``precision`` (L, N),
+        the weight of the second of pixel j's taps, first + j and first + j + 1; rounding may make
+        it 1.
     """
     origin = np.asarray(positions, dtype=np.float32).astype(precision)
     first = np.floor(origin)

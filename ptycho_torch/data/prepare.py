@@ -30,19 +30,15 @@ def prepare_scan(
     cache: CachePolicy = "auto",
     progress: Progress | None = None,
 ) -> ScanGroups:
-    """Map the frames of a scan, compare them with the file's checksum, and group it.
+    """Map the frames of a whole scan, compare them with the file's checksum, and group it.
 
     Where energies are computed, that pass checks the frames; where they are in the cache, a pass of
     its own does. Frames in a bare ``.npy`` have no checksum.
 
     Parameters
     ----------
-    raw
-        A whole scan.
-    config
-        How positions become groups.
-    cache
-        Where groups and energies are kept, as for :meth:`RawData.group`.
+    raw, config, cache
+        The scan, and how and where it is grouped, as for :meth:`RawData.group`.
     progress
         Called with (bytes done, bytes in all) while frames are read.
 
@@ -81,7 +77,7 @@ def prepare_scan(
 
 
 def _forget_energies(raw: RawData) -> None:
-    """Remove caches of ours that may hold energies of damaged frames; they are made again."""
+    """Remove our caches that may hold energies of damaged frames; they are made again."""
     for path in [] if raw.path is None else caches_of(raw.path):
         name = GroupsName.parse(path.name)
         if name is None:

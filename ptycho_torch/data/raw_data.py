@@ -173,11 +173,8 @@ class RawData(Scan):
     def choose(self, keep: NDArray[np.integer], *, part_name: str | None = None) -> Self:
         """As :meth:`Scan.choose`; a label is carried along."""
         part = super().choose(keep, part_name=part_name)
-        return (
-            part
-            if "_label" not in vars(self)
-            else self.sharing(part, _label=vars(self)["_label"][keep])
-        )
+        label = vars(self).get("_label")
+        return part if label is None else self.sharing(part, _label=label[keep])
 
     def group(
         self,
@@ -193,18 +190,15 @@ class RawData(Scan):
         config
             What is asked for; ``n_subsample`` must have been applied by :meth:`subsample`.
         cache
-            ``"auto"``: beside the scan; ``"readonly"``: used but not written; ``"off"``; or a
+            ``"auto"`` (beside the scan), ``"readonly"`` (used, never written), ``"off"`` or a
             directory.
         energies
-            Called where the frame energies are not in the cache; :meth:`frame_energies` unless
-            given.
+            Called where the cache has no frame energies; None: :meth:`frame_energies`.
 
         Raises
         ------
-        OptionError
-            The request cannot be met by this scan.
-        ScanError
-            A frame holds NaN, infinity or negative values, or all frames are zero.
+        OptionError, ScanError
+            The request cannot be met, or a frame is not finite, negative, or zero like all others.
         """
         return group_scan(
             self.xcoords,
@@ -324,22 +318,7 @@ class RawData(Scan):
         path
             Where it was written.
         """
-        return write_scan(
-            Path(path),
-            arrays={
-                "xcoords": self.xcoords,
-                "ycoords": self.ycoords,
-                "xcoords_start": self.xcoords_start,
-                "ycoords_start": self.ycoords_start,
-                "probeGuess": self.probeGuess,
-                "scan_index": self.scan_index,
-                "objectGuess": self.objectGuess,
-                "Y": self.Y,
-            },
-            frames=self.frames,
-            indices=self.file_indices(np.arange(self.n_frames)),
-            metadata=self.metadata,
-        )
+        return write_scan(self, Path(path))
 
     def _cache_name(self) -> Path | None:
         """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
@@ -380,8 +359,7 @@ def read_scan(
     sidecar
         Where frames that cannot be mapped are unpacked to, as for :meth:`RawData.from_file`.
     **reader_options
-        Options of that format's reader; ``"auto"`` leaves the choice to it, and an unknown one is
-        refused by name.
+        Options of that format's reader; ``"auto"`` leaves the choice to it.
 
     Raises
     ------

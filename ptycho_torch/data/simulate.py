@@ -129,13 +129,7 @@ def scan_positions(
     pattern: ScanPattern,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions whose patches lie inside the object, taps of the interpolation included.
-
-    Returns
-    -------
-    x, y
-        (M,) float64, object pixels, column and row.
-    """
+    """Positions whose patches lie inside the object with all taps: x, y (M,) float64, object px."""
     low = np.array([N // 2, N // 2], dtype=np.float64)
     # The last pixel of a patch at a sub-pixel position reads one pixel further.
     field = np.array([shape[1] - N, shape[0] - N], dtype=np.float64) - 1

@@ -40,7 +40,7 @@ def draw_object(
     shape
         (H, W), pixels.
     margin
-        Width of the border that star and word keep free: no frame shows it well. Pixels.
+        Width in pixels of the border that star and word keep free: no frame shows it well.
     rng
         Draws the cells, which lie anywhere.
 
@@ -61,17 +61,8 @@ def draw_object(
 def make_probe(N: int, n_modes: int = 1) -> NDArray[np.complex128]:
     """A defocused round lens with a soft edge, and incoherent modes of falling power.
 
-    Parameters
-    ----------
-    N
-        Frame size in pixels.
-    n_modes
-        Number of modes; higher ones are lower ones times a polynomial, made orthogonal.
-
-    Returns
-    -------
-    NDArray
-        (P, N, N) complex128, sum of all intensities 1.
+    Higher modes are lower ones times a polynomial, made orthogonal: (P, N, N) complex128, the sum
+    of all intensities 1.
     """
     if n_modes > N:
         raise OptionError("n_modes", n_modes, f"at most N = {N}")

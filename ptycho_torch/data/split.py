@@ -19,15 +19,8 @@ from ptycho_torch.data.errors import OptionError
 
 @dataclass(frozen=True)
 class GroupSplit:
-    """Groups of each part, and how many were given up between them.
-
-    Attributes
-    ----------
-    parts
-        Group indices of every part, in the order of the fractions; the first part is the rest.
-    dropped
-        Groups with frames in more than one part.
-    """
+    """Group indices of every part, the training part first, and how many groups between are
+    dropped."""
 
     parts: tuple[NDArray[np.int64], ...]
     dropped: int
@@ -57,7 +50,7 @@ def region_of_frames(
     fractions
         Share of the frames of each evaluation part; the rest is part 0.
     seed
-        From which end the strips are taken: even from the low end, odd from the high end.
+        Strips are taken from the low end when it is even, from the high end when it is odd.
 
     Returns
     -------
@@ -96,16 +89,9 @@ def scattered_frames(n_frames: int, fractions: tuple[float, ...], seed: int) -> 
 def split_groups(
     nn_indices: NDArray[np.integer], part_of_frame: NDArray[np.int64], n_parts: int
 ) -> GroupSplit:
-    """Groups that lie wholly within one part; groups across a border are dropped.
+    """Groups that lie wholly within one of ``n_parts`` parts; groups across a border are dropped.
 
-    Parameters
-    ----------
-    nn_indices
-        Frame indices, shape (B, C).
-    part_of_frame
-        int64, shape (M,).
-    n_parts
-        Number of parts, the training part included.
+    ``nn_indices`` (B, C) are frame indices, ``part_of_frame`` (M,) int64 counts training as part 0.
     """
     parts = part_of_frame[nn_indices]
     whole = (parts == parts[:, :1]).all(axis=1)

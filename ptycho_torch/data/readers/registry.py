@@ -35,7 +35,7 @@ class Reader:
     recognises
         Whether a file with such an ending is of this format; reads a few bytes.
     read
-        ``read(file, **options)``; its keyword arguments are the options of the format.
+        ``read(file, **options)`` gives a Scan; its keyword arguments are the options of the format.
     """
 
     name: str
@@ -94,16 +94,13 @@ def read_file(
     format
         A name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
     sidecar
-        Where frames that cannot be mapped are unpacked to; formats read into memory have no use
-        for it.
+        Where frames that cannot be mapped are unpacked to; formats read into memory ignore it.
     **options
         Options of that format's reader; one that is ``"auto"`` is left to a reader without it.
 
     Raises
     ------
-    OptionError
-        An unknown format, or an option the reader does not have.
-    ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError
+    ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError, OptionError
         One line naming file, field, what was found and what was expected.
     """
     if not isinstance(path, str | Path):
