@@ -28,6 +28,8 @@ LOCK_TIMEOUT_S = 600.0
 
 _SLOWEST_BYTES_PER_S = 10e6
 _WAIT_REPORT_S = 30.0
+_POLL_S = 0.02
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -96,6 +98,7 @@ def _acquired(path: Path, timeout_s: float) -> BaseFileLock:
     from filelock import Timeout
 
     lock = _lock_of(path)
+    _require_creatable(lock.lock_file)
     deadline, wait_s = time.monotonic() + timeout_s, 0.0
     while True:
         try:
@@ -133,11 +136,26 @@ def _acquired(path: Path, timeout_s: float) -> BaseFileLock:
     return lock
 
 
+def _require_creatable(lock_file: str) -> None:
+    """Fail at once where no file can be made: filelock would try again until its timeout."""
+    for attempts_left in range(9, -1, -1):
+        try:
+            descriptor = os.open(lock_file, os.O_CREAT | os.O_RDWR | _NO_FOLLOW, 0o644)
+        except FileNotFoundError:
+            # Network file systems say so too when another process removes the file meanwhile.
+            if not attempts_left:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            os.close(descriptor)
+            return
+
+
 def _lock_of(path: Path) -> BaseFileLock:
     from filelock import FileLock
 
     name = path.with_name(f".{path.name}.lock")
-    lock: BaseFileLock = FileLock(name, fallback_to_soft=False, poll_interval=0.02)
+    lock: BaseFileLock = FileLock(name, fallback_to_soft=False, poll_interval=_POLL_S)
     return lock
 
 

@@ -228,6 +228,13 @@ class TestBuildLock:
             pass
         assert names(tmp_path) == []
 
+    def test_directory_that_takes_no_file_is_told_at_once(self):
+        if not Path("/proc/self").is_dir():
+            pytest.skip("no /proc: a folder that nobody can write")
+        lock = build_lock(Path("/proc/a.bin"), 600)
+        with pytest.raises(ScanFileError, match="not written"), lock:
+            pass
+
     def test_installed_filelock_leaves_a_waiting_file_alone(self):
         """Earlier ones emptied the lock file while they waited, and with it the holder's name."""
         assert int(filelock.__version__.split(".")[0]) >= 4
