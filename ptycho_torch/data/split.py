@@ -20,7 +20,8 @@ from ptycho_torch.data.errors import OptionError
 @dataclass(frozen=True)
 class GroupSplit:
     """Group indices of every part, the training part first, and how many groups between are
-    dropped."""
+    dropped.
+    """
 
     parts: tuple[NDArray[np.int64], ...]
     dropped: int
