@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from ptycho_torch.data.config import GroupingConfig
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.raw_data import RawData, read_scan
-    from ptycho_torch.data.simulate import simulate_scan
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
     from ptycho_torch.memmap_bridge import MemmapDatasetBridge
     from ptycho_torch.models.object_fit import ObjectFit
     from ptycho_torch.raw_data_bridge import RawDataTorch
+    from ptycho_torch.simulation.scan import simulate_scan
 
 __version__ = "0.2.0"
 
@@ -59,7 +59,7 @@ _HOME = MappingProxyType(
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
         "read_scan": "ptycho_torch.data.raw_data",
-        "simulate_scan": "ptycho_torch.data.simulate",
+        "simulate_scan": "ptycho_torch.simulation.scan",
     }
 )
 _TORCH_FAMILY = ("torch", "tensordict", "lightning", "torchmetrics")

@@ -16,8 +16,8 @@ from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming
 from ptycho_torch.data.prepare import prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
-from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.data.verify import verify_path
+from ptycho_torch.simulation.scan import simulate_scan
 
 
 def simulate(options: argparse.Namespace) -> None:

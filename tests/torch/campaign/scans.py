@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.simulate import simulate_scan
+from ptycho_torch.simulation.scan import simulate_scan
 
 GROUPING = GroupingConfig(gridsize=2, neighbor_count=5, seed=4)
 CACHE_NAME = "scan.g2k5.groups_cache.npz"

@@ -35,7 +35,7 @@ def test_an_error_that_an_interruption_made_is_an_interruption(folder, monkeypat
 def test_interruption_is_one_line_and_leaves_nothing(folder, request):
     code = """
 import sys
-import ptycho_torch.data.simulate
+import ptycho_torch.simulation.scan
 from ptycho_torch.cli import main
 print("started", flush=True)
 sys.exit(main(["simulate", "out.npz", "--frames", "20000", "--size", "64"]))

@@ -17,11 +17,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: fitting obj
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
 from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
 from ptycho_torch.data.raw_data import RawData  # noqa: E402
-from ptycho_torch.data.simulate import simulate_scan  # noqa: E402
 from ptycho_torch.datamodule import PtychoDataModule  # noqa: E402
 from ptycho_torch.models.object_fit import ObjectFit  # noqa: E402
 from ptycho_torch.physics import stitch  # noqa: E402
 from ptycho_torch.results import metrics  # noqa: E402
+from ptycho_torch.simulation.scan import simulate_scan  # noqa: E402
 
 REAL_SCAN = "data/aps_velociprobe_siemens.npz"
 

@@ -8,9 +8,9 @@ import pytest
 from builders import run_python
 
 from ptycho_torch.data.errors import MissingDependencyError
-from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.results.plotting import save_figure
 from ptycho_torch.results.scan_figure import plot_scan
+from ptycho_torch.simulation.scan import simulate_scan
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
 
@@ -29,7 +29,7 @@ def test_picture_is_written_whole_into_a_new_folder(scan, tmp_path):
 @pytest.mark.slow
 def test_drawing_leaves_matplotlib_state_alone():
     code = (
-        "import sys; from ptycho_torch.data.simulate import simulate_scan;"
+        "import sys; from ptycho_torch.simulation.scan import simulate_scan;"
         "from ptycho_torch.results.scan_figure import plot_scan;"
         "assert 'matplotlib' not in sys.modules;"
         "plot_scan(simulate_scan(n_frames=4, N=8));"

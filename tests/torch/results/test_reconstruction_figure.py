@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from figure_panels import colorbar_labels, panel, panels
 
-from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.results.reconstruction_figure import plot_reconstruction
+from ptycho_torch.simulation.scan import simulate_scan
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
 

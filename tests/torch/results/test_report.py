@@ -18,11 +18,11 @@ import torch
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.models.object_fit import ObjectFit
 from ptycho_torch.results import metrics
 from ptycho_torch.results.report import ReconstructionReport
+from ptycho_torch.simulation.scan import simulate_scan
 
 
 def fit(scan, folder, epochs=2, val=0, **options):

@@ -8,10 +8,10 @@ from figure_panels import colorbar_labels, panel, panels
 
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.data.simulate import simulate_scan
 from ptycho_torch.results.metrics import illumination
 from ptycho_torch.results.plotting import save_figure
 from ptycho_torch.results.scan_figure import plot_scan
+from ptycho_torch.simulation.scan import simulate_scan
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
 

@@ -17,7 +17,7 @@ from ptycho_torch.data.config import check_choice, check_integer, check_seed
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.patches import reference_patches
 from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.data.specimen import draw_object, make_probe
+from ptycho_torch.simulation.specimen import draw_object, make_probe
 
 ScanPattern = Literal["jittered_raster", "raster", "fermat", "random"]
 

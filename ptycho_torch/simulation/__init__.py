@@ -1,0 +1,1 @@
+"""Simulated scans: a specimen, a probe and a pattern of positions become frames. NumPy only."""
