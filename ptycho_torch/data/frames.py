@@ -86,7 +86,7 @@ class FrameStack:
         self.frame_by_frame = storage.frame_by_frame
         most = 16 if self.dtype.kind == "c" else 8
         if self.dtype.kind not in self.allowed_kinds or self.dtype.itemsize > most:
-            raise ScanError(f"{self.field} dtype", self.dtype, self.dtype_wish, file=self.path)
+            raise ScanError(f"{self.field} dtype", self.dtype, self.dtype_wish)
 
     @classmethod
     def from_array(cls: type[_Stack], array: ArrayLike, **options: Any) -> _Stack:

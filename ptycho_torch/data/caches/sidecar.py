@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _FRAMES, _RECORD = "frames", "made_from.json"
 _MAX_RECORD_BYTES = 4096
+# Where a sidecar begins: name of the first member, and the extra field that aligns it.
+_START = bytes(30) + b"frames.npy\xff\xff"
 _BLOCK_BYTES = 4 << 20
 
 
@@ -155,6 +157,7 @@ def build_sidecar(
             try:
                 mode = place_mode(number, policy)
                 held.enter_context(building(path, build_timeout_s(stack.data_bytes), mode=mode))
+                _require_replaceable(path)
             except ScanFileError as error:
                 refusals.append(error)
                 continue
@@ -163,6 +166,19 @@ def build_sidecar(
         raise refusals[-1]
     logger.info("%s: %s unpacked into memory: %s", stack.path, stack.field, refusals[-1])
     return None
+
+
+def _require_replaceable(path: Path) -> None:
+    """Refuse to write over a file that does not show, at its start or end, that it is a sidecar."""
+    try:
+        with opened(path) as stream:
+            start = stream.read(len(_START))
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _MAX_RECORD_BYTES))
+            shown = start[30:] == _START[30:] or _RECORD.encode() in stream.read()
+            if start and not shown:
+                raise ScanFileError("file", "another program's", "a sidecar or no file")
+    except ScanFileNotFoundError:
+        return
 
 
 def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) -> Sidecar:

@@ -282,6 +282,23 @@ def test_file_of_the_user_is_never_replaced(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "scan.diff3d.npy"), TRUTH * 2)
 
 
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed, np.save])
+def test_file_of_another_program_under_the_name_is_never_touched(
+    write, tmp_path: Path, user_cache: Path
+) -> None:
+    scan = write_scan(tmp_path)
+    with open(tmp_path / NAME, "wb") as target:
+        if write is np.save:
+            np.save(target, TRUTH * 2)
+        else:
+            write(target, frames=TRUTH * 2)
+    before = (tmp_path / NAME).read_bytes()
+    for _ in range(2):
+        assert np.array_equal(frames_of(scan).stored, TRUTH)
+    assert (tmp_path / NAME).read_bytes() == before
+    assert len(list(user_cache.rglob(NAME))) == 1
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_interrupted_build_leaves_nothing(last: bool, tmp_path: Path) -> None:
     array = np.ascontiguousarray(TRUTH.transpose(1, 2, 0)) if last else TRUTH

@@ -1,0 +1,70 @@
+"""Names and places of caches, spelled once; what a load of the groups cache plans to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptycho_torch.data.caches import names
+from ptycho_torch.data.caches.groups_cache import Plan
+from ptycho_torch.data.caches.groups_file import CacheFile
+from ptycho_torch.data.caches.groups_key import BuiltGroups
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("stem", ["scan", "scan.v1", "a.g2k4", "with space", "two\nlines"])
+def test_groups_name_is_read_back_as_it_was_written(stem: str) -> None:
+    name = names.GroupsName(stem, 3, 14)
+    assert names.GroupsName.parse(str(name)) == name
+    assert names.cache_path(f"d/{stem}.npz", 3, 14) == Path("d") / str(name)
+
+
+@pytest.mark.parametrize("name", ["scan.npz", "scan.g2.groups_cache.npz", "scan.g2k4.npz"])
+def test_other_names_are_no_groups_caches(name: str) -> None:
+    assert names.GroupsName.parse(name) is None
+
+
+def test_caches_and_sidecars_are_told_from_scans(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.v1.npz"
+    (sidecar, _) = names.sidecar_places(scan, "diff3d", "auto")
+    assert sidecar == tmp_path / "scan.v1.diff3d.sidecar.npz"
+    assert names.sidecar_of(sidecar.name) == ("scan.v1", "diff3d")
+    assert names.is_cache_name(sidecar.name)
+    assert names.is_cache_name(names.cache_path(scan, 2, 4).name)
+    assert not names.is_cache_name(scan.name) and names.sidecar_of(scan.name) is None
+
+
+def test_caches_of_a_scan_lie_beside_it_and_in_the_users_directory(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.npz"
+    here, there = names.groups_places(scan, 2, 4, "auto")
+    there.parent.mkdir(parents=True)
+    for path in (here, there, tmp_path / "scan.gxky.groups_cache.npz", tmp_path / "other.npz"):
+        path.touch()
+    assert names.caches_of(scan) == [here, there]
+
+
+def test_only_the_users_own_directory_is_private() -> None:
+    assert names.place_mode(0, "auto") is None
+    assert names.place_mode(0, "caches") == 0o777
+    assert names.place_mode(1, "auto") == names.place_mode(1, "caches") == 0o700
+
+
+def test_plan_says_what_is_read_built_and_written() -> None:
+    here, there = Path("a/scan.g2k4.groups_cache.npz"), Path("b/scan.g2k4.groups_cache.npz")
+    found = CacheFile(
+        here,
+        "usable",
+        arrays=BuiltGroups(all_groups=np.zeros((1, 4), np.int64)),
+        groups_origin="found",
+    )
+    plan = Plan.of([found, CacheFile(there, "absent", replaceable=True)], {"crc32": 1})
+    assert str(plan) == f"read {here}; build neighbor_table, frame_energies; write {there}"
+    assert (plan.kept, plan.origin, plan.writes) == (False, "found", (there,))
+    assert list(plan.refusals) == [here]
