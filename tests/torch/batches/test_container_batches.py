@@ -78,6 +78,7 @@ def check_every_case(records: Records, folder: Path, device: str) -> None:
         assert_equal_to_container(batch, raw, case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_batches_equal_the_container_in_every_committed_case(tmp_path: Path, device: str) -> None:
     check_every_case(Records(COMMITTED), tmp_path, device)

@@ -96,6 +96,7 @@ def test_resumed_run_may_have_another_batch_size(
     assert before + after == whole
 
 
+@pytest.mark.slow
 def test_resumed_run_may_have_workers(scan_file: Path, tmp_path: Path) -> None:
     whole = run(scan_file, Visitor(), tmp_path)
     for stop_at in (5, 9):

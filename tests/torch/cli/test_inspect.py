@@ -25,6 +25,7 @@ def test_inspect_says_what_the_scan_is_and_writes_nothing(folder, capsys):
     assert listing(folder) == before
 
 
+@pytest.mark.slow
 def test_inspect_draws_the_picture_asked_for(folder):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
     before = listing(folder)

@@ -88,6 +88,7 @@ def test_an_interrupted_fit_says_so_in_its_code(folder, request, number, code):
     assert not Path("out/reconstruction.png").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(folder):
     code = "import sys; from ptycho_torch.cli import main; sys.exit(main(['inspect', 'scan.npz']))"
     process = subprocess.Popen(

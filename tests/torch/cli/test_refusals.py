@@ -47,6 +47,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "prepare", "convert", "verify", "fit"])
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_scan_is_one_line_and_writes_nothing(folder, fields, capsys, fault, command):

@@ -106,6 +106,7 @@ class TestOneTemporary:
             handle.flush()
             os._exit(0)
 
+    @pytest.mark.slow
     def test_one_of_a_dead_process_is_replaced_by_the_next_writer(self, tmp_path):
         for _ in range(2):
             process = SPAWN.Process(target=self.leave_one, args=(str(tmp_path),))

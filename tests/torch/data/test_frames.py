@@ -103,6 +103,7 @@ def test_every_real_dtype_is_kept_in_native_byte_order(save, dtype: str, tmp_pat
         assert frames.stored.dtype == frames.dtype and np.array_equal(frames.stored, truth)
 
 
+@pytest.mark.slow
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 5)),
     dtype=st.sampled_from(["<f4", ">f4", "u1", ">u2", "<f2"]),
@@ -382,6 +383,7 @@ def test_a_stored_stack_is_opened_once_and_leaves_no_descriptor(stored: Path) ->
     assert result.stdout.split("\n")[:2] == ["1 1 0", f"1 1 {value}"], result
 
 
+@pytest.mark.slow
 def test_a_map_outlives_its_frames_and_goes_with_the_last_view(stored: Path) -> None:
     with opened(stored) as stream:
         view = Frames.from_archive(ZipArchive(stream, stored), "diff3d").stored[3:, 1]
@@ -405,6 +407,7 @@ def test_a_forked_process_keeps_its_own_map(stored: Path) -> None:
     assert np.array_equal(frames.stored, some_frames())
 
 
+@pytest.mark.slow
 def test_maps_and_file_handles_are_given_back(stored: Path) -> None:
     def in_use() -> tuple[int, int]:
         gc.collect()

@@ -126,6 +126,7 @@ def places_without_meaning(path: Path) -> set[int]:
     return places - set(range(64, 64 + 128 + TRUTH.nbytes))
 
 
+@pytest.mark.slow
 def test_one_flipped_byte_anywhere_is_noticed_and_repaired(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

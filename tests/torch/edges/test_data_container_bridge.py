@@ -82,6 +82,7 @@ def test_attributes_are_torch_tensors(grouped: Any, probe: Any) -> None:
     assert container.YY_full is None
 
 
+@pytest.mark.slow
 def test_attributes_are_the_same_numbers_as_numpy_arrays_where_torch_is_absent(
     grouped: Any, probe: Any, tmp_path: Path
 ) -> None:

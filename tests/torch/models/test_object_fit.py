@@ -55,6 +55,7 @@ def fitted(scan):
     return model, trainer
 
 
+@pytest.mark.slow
 def test_fit_recovers_the_object(scan, fitted):
     assert correlation(fitted[0], scan) > 0.999
 

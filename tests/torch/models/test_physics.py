@@ -70,6 +70,7 @@ def test_object_patches_keep_the_axes_of_the_positions():
     assert torch.equal(patches[2, 1], object_patches(obj, positions[2, 1], 5))
 
 
+@pytest.mark.slow
 def test_object_patches_have_the_gradient_of_finite_differences():
     obj = torch.from_numpy(complex_noise((9, 8))).requires_grad_()
     positions = torch.from_numpy(np.random.default_rng(2).uniform(-2, 10, (4, 2))).requires_grad_()

@@ -20,6 +20,7 @@ def scan():
     return simulate_scan(n_frames=4, N=8)
 
 
+@pytest.mark.slow
 def test_picture_is_written_whole_into_a_new_folder(scan, tmp_path):
     path = save_figure(plot_scan(scan), tmp_path / "new" / "scan.png")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

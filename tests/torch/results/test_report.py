@@ -46,6 +46,7 @@ def reported(scan, tmp_path_factory):
     return (*fit(scan, folder), folder)
 
 
+@pytest.mark.slow
 def test_report_writes_picture_arrays_and_figures(reported):
     folder = reported[3]
     assert sorted(entry.name for entry in folder.iterdir()) == [

@@ -37,6 +37,7 @@ def test_scan_picture_has_the_dose(scan):
     np.testing.assert_allclose(drawn, illumination(scan.probeGuess, positions, (50, 70)))
 
 
+@pytest.mark.slow
 def test_scan_picture_has_the_footprints_of_groups_all_over_the_scan(scan):
     groups = np.stack([np.arange(59), np.arange(1, 60)], axis=1)
     axes = panel(plot_scan(scan, groups), "groups of 2")
@@ -73,6 +74,7 @@ def test_frames_stored_as_counts_are_not_squared(scan):
     assert f"{counts[0].sum():,} counts" in title
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_frames", [1, 3])
 def test_scan_of_few_frames_is_drawn(n_frames, tmp_path):
     scan = simulate_scan(n_frames=n_frames, N=8, photons=None)
