@@ -29,7 +29,7 @@ from ptycho_torch.data.files.stored_stack import (
     stack_in_npy,
 )
 from ptycho_torch.data.files.zip_archive import ZipArchive
-from ptycho_torch.data.storage import InMemory, Mapped, Storage, Unpacked, rows_of
+from ptycho_torch.data.storage import Storage, in_file, rows_of
 
 __all__ = [
     "AxisOrder",
@@ -57,21 +57,9 @@ class FrameStack:
     sends the way to the file, never the numbers (an array in memory excepted); the other process
     opens it again when it first needs it, and refuses a file that changed meanwhile.
 
-    Parameters
-    ----------
-    storage
-        Where the frames lie.
-
-    Attributes
-    ----------
-    shape
-        (M, N, N).
-    dtype
-        Of the stored values, native byte order.
-    path, field
-        The file the frames come from, or None, and the name of the stack in it.
-    frame_by_frame
-        Whole frames follow each other in the file.
+    ``shape`` is (M, N, N) and ``dtype`` that of the stored values in native byte order; ``path`` is
+    the file they come from, or None, and ``field`` the name of the stack in it. Whole frames follow
+    each other in the file where ``frame_by_frame`` holds.
     """
 
     allowed_kinds = "fiuc"
@@ -92,49 +80,29 @@ class FrameStack:
     def from_array(cls: type[_Stack], array: ArrayLike, **options: Any) -> _Stack:
         """Wrap an array (M, N, N) or (M, N, N, 1); kept without a copy when byte order is native.
 
-        Raises
-        ------
-        ScanError
-            Another rank or dtype, no frames, or frames that are not square.
+        ScanError: another rank or dtype, no frames, or frames that are not square.
         """
         stack = np.asarray(array)
         require_frames(stack.shape, "frames")
         stack = stack.reshape(stack.shape[:3])
         native = stack.astype(stack.dtype.newbyteorder("="), copy=False)
-        return cls(InMemory(native), **options)
+        return cls(Storage(native), **options)
 
     @classmethod
     def from_npy(cls: type[_Stack], path: str | Path, **options: Any) -> _Stack:
-        """Map an ``.npy`` file in place.
+        """Map an ``.npy`` file in place; errors as for :meth:`from_archive`.
 
         Fortran order or foreign byte order cannot be mapped; such a file is converted in memory
         when it is first used.
-
-        Raises
-        ------
-        ScanError, ScanFileError, ScanFileNotFoundError
-            Missing, damaged, or not a stack of square frames.
         """
         file = Path(path)
         with opened(file) as stream:
-            stack = stack_in_npy(stream, file)
-            if stack.in_place:
-                return cls(Mapped(stack, stack.map(stream)), **options)
-            return cls(Unpacked(stack, "off"), **options)
+            return cls(in_file(stack_in_npy(stream, file), stream, "off"), **options)
 
     @classmethod
-    def from_npz(
-        cls: type[_Stack],
-        path: str | Path,
-        member: str,
-        *,
-        sidecar: SidecarPolicy | str = "auto",
-        axis_order: AxisOrder = "frames_first",
-        **options: Any,
-    ) -> _Stack:
-        """Open an ``.npz`` for one stack; arguments and errors as for :meth:`from_archive`."""
+    def from_npz(cls: type[_Stack], path: str | Path, member: str, **options: Any) -> _Stack:
+        """Open an ``.npz`` for one stack; options and errors as for :meth:`from_archive`."""
         file = Path(path)
-        options |= {"sidecar": sidecar, "axis_order": axis_order}
         with opened(file) as stream:
             return cls.from_archive(ZipArchive(stream, file), member, **options)
 
@@ -157,7 +125,7 @@ class FrameStack:
         Parameters
         ----------
         archive, key
-            The archive, open from a file, and the member in it.
+            Open from a file, and the member in it.
         sidecar
             ``"auto"``: beside the scan, or in the user's cache directory where that is read-only;
             a path: in that directory; ``"readonly"``: use one that is there, never write;
@@ -172,9 +140,7 @@ class FrameStack:
         """
         policy = check_policy(sidecar)
         stack = stack_in_archive(archive, key, axis_order)
-        if stack.in_place:
-            return cls(Mapped(stack, stack.map(archive.stream)), **options)
-        return cls(Unpacked(stack, policy), **options)
+        return cls(in_file(stack, archive.stream, policy), **options)
 
     @property
     def nbytes(self) -> int:
@@ -200,12 +166,8 @@ class FrameStack:
     def prepare(self, progress: Progress | None = None) -> None:
         """Make :attr:`stored` ready: map, or convert once into the sidecar.
 
-        Raises
-        ------
-        ScanFileError
-            The file changed or is damaged; no space or permission for the sidecar.
-        CacheLockTimeoutError
-            Another process holds the sidecar's lock for too long.
+        ScanFileError: the file changed or is damaged; no space or permission for the sidecar.
+        CacheLockTimeoutError: another process holds the sidecar's lock for too long.
         """
         self._storage.array(progress)
 
@@ -214,25 +176,11 @@ class FrameStack:
         return rows_of(self.stored, np.asarray(indices, dtype=np.intp))
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES, *, check: bool = False) -> Iterator[Chunk]:
-        """Stream all frames in order, in bounded memory.
+        """Stream all frames in order, in bounded memory: start, stop, (stop - start, N, N) stored.
 
-        Parameters
-        ----------
-        chunk_bytes
-            Size of a block, at least one frame.
-        check
-            Compare a mapped array with its checksum too, which is known after the last block; what
-            is unpacked always is.
-
-        Yields
-        ------
-        start, stop, block
-            ``block`` (stop - start, N, N) holds frames start to stop as stored values.
-
-        Raises
-        ------
-        ScanFileError
-            The file is damaged.
+        A block has about ``chunk_bytes``, at least one frame. ``check`` compares a mapped array
+        with its checksum too, known after the last block; what is unpacked always is. A damaged
+        file is a ScanFileError.
         """
         return self._storage.chunks(chunk_bytes, check)
 
@@ -258,14 +206,9 @@ class FrameStack:
         return self._storage.identity
 
     def check_unchanged(self) -> None:
-        """Notice a scan replaced or cut since it was opened, before the map reads past its end.
+        """Raise ScanFileError where a scan was replaced or cut, before the map reads past its end.
 
         A sidecar that vanished or changed is dropped; the next use of :attr:`stored` makes it.
-
-        Raises
-        ------
-        ScanFileError, ScanFileNotFoundError
-            The scan is not the file that was opened.
         """
         self._storage.check_unchanged()
 
@@ -276,12 +219,8 @@ class FrameStack:
     def verify_values(self, check: CheckValues, progress: Progress | None = None) -> None:
         """Read the stack and its sidecars to the last byte, and check every block of it.
 
-        Raises
-        ------
-        ScanFileError
-            The bytes are not those that were written.
-        ScanError
-            They are, and ``check`` refuses a value.
+        ScanFileError: the bytes are not those that were written. ScanError: they are, and ``check``
+        refuses a value.
         """
         fault: ScanError | None = None
         done = 0
@@ -304,17 +243,8 @@ class FrameStack:
 class Frames(FrameStack):
     """Diffraction frames (M, N, N), zero frequency at the centre, stored once and mapped.
 
-    Parameters
-    ----------
-    storage
-        Where the frames lie.
-    measurement
-        What the stored values are: ``"amplitude"`` = sqrt(counts), or ``"counts"``, whose square
-        root is taken on use.
-
-    See Also
-    --------
-    FrameStack : the constructors and the access to stored values.
+    ``measurement`` says what the stored values are: ``"amplitude"`` = sqrt(counts), or
+    ``"counts"``, whose square root is taken on use. :class:`FrameStack` has the constructors.
     """
 
     allowed_kinds = "fiu"
@@ -330,16 +260,9 @@ class Frames(FrameStack):
         return Frames(self._storage, measurement)
 
     def take(self, indices: ArrayLike) -> NDArray[Any]:
-        """Copy some frames as amplitude.
+        """Copy frames ``indices``, shape (n,), as amplitude (n, N, N).
 
-        Parameters
-        ----------
-        indices
-            Frame numbers, shape (n,).
-
-        Returns
-        -------
-        (n, N, N) amplitude: the stored dtype for stored amplitudes, float32 for counts.
+        It has the stored dtype for stored amplitudes, float32 for counts.
         """
         return self.amplitude(self.rows(indices))
 
@@ -352,12 +275,7 @@ class Frames(FrameStack):
     def verify(self, progress: Progress | None = None) -> None:
         """Read everything: checksums, and that every value is finite and not negative.
 
-        Raises
-        ------
-        ScanFileError
-            The bytes are not those that were written.
-        ScanError
-            A value cannot be.
+        Errors as for :meth:`verify_values`.
         """
         with naming(self.path):
             self.verify_values(partial(check_frame_values, field=self.field), progress)
@@ -366,21 +284,10 @@ class Frames(FrameStack):
 def check_frame_values(
     block: NDArray[Any], *, start: int | None = 0, field: str = "frames"
 ) -> None:
-    """Refuse values that neither an amplitude nor counts can have.
+    """Refuse stored values (n, N, N) that neither an amplitude nor counts can have.
 
-    Parameters
-    ----------
-    block
-        Stored values (n, N, N).
-    start
-        Number of the first frame, for the message; None where the frames do not follow each other.
-    field
-        Name of the frames, for the message.
-
-    Raises
-    ------
-    ScanError
-        NaN, infinite or negative, with the frame's number.
+    ScanError: NaN, infinite or negative. It names the ``field`` and the frame, counted from
+    ``start``; None where the frames do not follow each other.
     """
     if block.dtype.kind == "u" or not block.size:
         return
