@@ -12,9 +12,9 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipExtFile, ZipFile, ZipInfo
 
 import numpy as np
@@ -33,11 +33,10 @@ _BLOCK_BYTES = 1 << 18
 _ENCRYPTED, _SIZES_FOLLOW_DATA, _UTF8_NAME = 0x0001, 0x0008, 0x0800
 # Deflate encodes at most 258 bytes in about two bits: 1032 to 1 (zlib technical details).
 _MAX_DEFLATE_RATIO = 1032
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCAL = struct.Struct("<4s5H3L2H")
+_LOCAL = struct.Struct("<4s2x2H4x3L2H")
 _ENTRY_BYTES = 46
+_END = struct.Struct("<4s4H2LH")
+_END64_BYTES, _LOCATOR_BYTES, _LONGEST_COMMENT = 56, 20, 0xFFFF
 _UNKNOWN32 = 0xFFFFFFFF
 
 
@@ -48,49 +47,27 @@ def damaged(field: str, found: object, expected: object) -> ScanFileError:
 
 
 class ZipArchive:
-    """An open ``.npz``, its directory parsed and checked.
+    """An open ``.npz``, its directory parsed and checked; one member may be read at a time.
 
-    Parameters
-    ----------
-    stream
-        The archive, seekable; only one member may be read at a time.
-    path
-        The file behind the stream; None for an archive in memory.
-
-    Attributes
-    ----------
-    state
-        State of the open file; None for an archive in memory.
-    members
-        Directory entry of each member, by its name without ``.npy``, as ``np.load`` spells it.
-
-    Raises
-    ------
-    ScanFileError
-        Not a zip archive, truncated, or with sizes, offsets or names that contradict each other.
+    ``path`` and ``state`` are None for an archive in memory. ``members`` holds the directory entry
+    of each member by its name without ``.npy``, as ``np.load`` spells it. ScanFileError where
+    the stream is no zip archive, truncated, or has sizes, offsets or names that contradict each
+    other.
     """
 
     def __init__(self, stream: BinaryIO, path: Path | None = None) -> None:
         self.stream = stream
         self.path = path
         self.size = stream.seek(0, os.SEEK_END)
-        self.state: FileState | None = None
-        if path is not None:
-            self.state = FileState.of(os.fstat(stream.fileno()))
+        self.state = None if path is None else FileState.of(os.fstat(stream.fileno()))
         count, start, end = _directory_extent(stream, self.size)
         stream.seek(start)
         entries = _parsed(stream.read(end - start), count)
+        self.members = {entry.filename.removesuffix(".npy"): entry for entry in entries}
         self._limits = _limits(entries, start)
-        self.members: Mapping[str, ZipInfo] = {_key(entry): entry for entry in entries}
 
     def require(self, key: str) -> None:
-        """Refuse an archive without ``key``, saying which keys it has.
-
-        Raises
-        ------
-        ScanKeyError
-            It has none of that name.
-        """
+        """Refuse an archive without ``key`` with a ScanKeyError that says which keys it has."""
         if key not in self.members:
             names = list(self.members)[:12]
             more = ", ..." if len(self.members) > len(names) else ""
@@ -98,17 +75,15 @@ class ZipArchive:
             raise ScanKeyError(key, "missing", "a required key", action=f"It has {keys}")
 
     def header(self, key: str) -> NpyHeader:
-        """Shape and dtype of a member, without its numbers.
-
-        Raises
-        ------
-        ScanFileError, ScanError
-            Damaged, no plain array, or the shape does not fit the member's bytes.
-        """
+        """Shape and dtype of an ``.npy`` member, without its numbers; errors as below."""
         return self.open_array(key)[0]
 
     def open_array(self, key: str) -> tuple[NpyHeader, MemberStream]:
-        """Header of an ``.npy`` member, and the stream that stands at its numbers."""
+        """Header of an ``.npy`` member, and the stream that stands at its numbers.
+
+        ScanFileError where it is damaged or its shape does not fit its bytes, ScanError where it
+        is no plain array.
+        """
         numbers = self.open(key)
         header = read_npy_header(numbers.read, key)
         if header.data_bytes != numbers.left:
@@ -125,26 +100,16 @@ class ZipArchive:
         raw = bytearray()
         for block in numbers.blocks():
             raw += block
-        if not header.data_bytes:
-            return np.empty(header.shape, header.dtype)
-        order: Literal["C", "F"] = "F" if header.fortran_order else "C"
-        array = np.frombuffer(raw, header.dtype).reshape(header.shape, order=order)
+        array = np.ndarray(
+            header.shape, header.dtype, raw, order="F" if header.fortran_order else "C"
+        )
         return np.asarray(array, header.dtype.newbyteorder("="), order="C")
 
     def require_moderate(self, key: str, nbytes: int) -> None:
-        """Refuse a compressed member that would take far more memory than its file takes disk.
+        """Refuse to hold ``nbytes`` of a compressed member in memory where its file is small.
 
-        Parameters
-        ----------
-        key
-            The member; stored ones are as large as they say.
-        nbytes
-            Bytes of it that will be in memory at once.
-
-        Raises
-        ------
-        ScanFileError
-            More than twice the archive, and more than :data:`MODERATE_BYTES`.
+        ScanFileError for more than twice the archive and more than :data:`MODERATE_BYTES`; a
+        stored member is as large as it says.
         """
         member, most = self.members[key], max(MODERATE_BYTES, 2 * self.size)
         if member.compress_type != ZIP_STORED and nbytes > most:
@@ -158,23 +123,14 @@ class ZipArchive:
     def open(self, key: str) -> MemberStream:
         """The uncompressed bytes of a member, in order and in bounded memory.
 
-        Raises
-        ------
-        ScanFileError
-            Encrypted, compressed by another method, or its two headers disagree.
+        ScanFileError where it is encrypted, compressed by another method than deflate, or its two
+        headers disagree.
         """
-        start = self._start(key)
-        self.stream.seek(start)
+        self.stream.seek(self._start(key))
         return MemberStream(self.stream, self.members[key], key)
 
     def data_offset(self, key: str) -> int | None:
-        """Where the bytes of a stored member begin; None for a compressed one.
-
-        Raises
-        ------
-        ScanFileError
-            As from :meth:`open`.
-        """
+        """Where a stored member's bytes begin, None for a compressed one; errors as in open."""
         start = self._start(key)
         return start if self.members[key].compress_type == ZIP_STORED else None
 
@@ -188,116 +144,98 @@ class ZipArchive:
             action = "Write it with np.savez or np.savez_compressed"
             wanted = "0 (stored) or 8 (deflated)"
             raise ScanFileError(f"{key} zip method", method, wanted, action=action)
-        start = self._checked_local_header(key, member)
+        self.stream.seek(member.header_offset)
+        _require_same_header(self.stream, member, key)
+        start = self.stream.tell()
         holds = size == packed if method == ZIP_STORED else size <= _MAX_DEFLATE_RATIO * packed + 64
         if start + packed > self._limits[key] or not holds:
             held = f"what {packed} bytes in the archive can hold"
             raise damaged(f"{key} size", f"{size} bytes", held)
         return start
 
-    def _checked_local_header(self, key: str, member: ZipInfo) -> int:
-        self.stream.seek(member.header_offset)
-        content = self.stream.read(_LOCAL.size)
-        if len(content) < _LOCAL.size or content[:4] != b"PK\x03\x04":
-            raise damaged(f"{key} zip header", "not there", "a local header")
-        _, _, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(content)
-        name, wide = self.stream.read(name_size), _zip64_values(self.stream.read(extra_size))
-        # Of a stream that was written to a pipe, the sizes follow the data.
-        sized = not flags & _SIZES_FOLLOW_DATA
-        size = next(wide, size) if size == _UNKNOWN32 else size
-        packed = next(wide, packed) if packed == _UNKNOWN32 else packed
-        if (flags ^ member.flag_bits) & ~_SIZES_FOLLOW_DATA or (method, name) != (
-            member.compress_type,
-            _raw_name(member),
-        ):
-            raise damaged(f"{key} zip header", "unlike the directory's", "the same")
-        found, expected = (crc, packed, size), (member.CRC, member.compress_size, member.file_size)
-        if sized and found != expected:
-            raise damaged(f"{key} sizes", "unlike the directory's", "the same")
-        start: int = member.header_offset + _LOCAL.size + name_size + extra_size
-        return start
-
 
 class MemberStream:
-    """The uncompressed bytes of one member.
+    """The uncompressed bytes of one member, from an archive that stands at the first of them.
 
-    Reads at most what the directory declares, and checks length and CRC where the member ends.
-
-    Parameters
-    ----------
-    stream
-        The archive, at the member's first byte; nobody else may move it while this is read.
-    member, key
-        The member to read, and its name in messages.
+    It never gives more bytes than the directory declares. Where the member ends, a wrong length or
+    CRC is a ScanFileError. ``left`` counts the bytes still to come.
     """
 
     def __init__(self, stream: BinaryIO, member: ZipInfo, key: str) -> None:
         self._unpacked = ZipExtFile(stream, "r", member)
-        self._size = member.file_size
+        self._size = self.left = member.file_size
         self._key = key
-        self.left = member.file_size
 
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes, fewer only where the member ends."""
-        wanted = min(size, self.left)
-        parts = []
-        while wanted > 0:
-            part = self._next(min(wanted, _BLOCK_BYTES))
-            if not part:
-                raise damaged(
-                    self._key, f"{self._size - self.left} bytes long", f"{self._size} bytes"
-                )
-            self.left -= len(part)
-            wanted -= len(part)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        try:
+            content = self._unpacked.read(size)
+        except (zlib.error, EOFError) as error:
+            raise damaged(f"{self._key} compressed data", "broken", "a deflate stream") from error
+        except BadZipFile as error:
+            raise self._wrong_checksum() from error
+        if len(content) < min(size, self.left):
+            found = self._size - self.left + len(content)
+            raise damaged(self._key, f"{found} bytes long", f"{self._size} bytes")
+        self.left -= len(content)
+        return content
 
     def blocks(self, size: int = _BLOCK_BYTES) -> Iterator[bytes]:
         """The rest of the member in blocks of ``size`` bytes, checked at the end."""
         while block := self.read(size):
             yield block
-        self.finish()
 
     def finish(self) -> None:
-        """Check that the member ended where it should and that its CRC is right.
+        """Check that the member ends here and that its CRC is right."""
+        if self.read(1):
+            raise self._wrong_checksum()
 
-        Raises
-        ------
-        ScanFileError
-            It did not: the content is damaged.
-        """
-        if self.left or self._next(1):
-            raise damaged(f"{self._key} checksum", "wrong", "the CRC in the zip directory")
+    def _wrong_checksum(self) -> ScanFileError:
+        return damaged(f"{self._key} checksum", "wrong", "the CRC in the zip directory")
 
-    def _next(self, size: int) -> bytes:
-        try:
-            return self._unpacked.read(size)
-        except (zlib.error, EOFError) as error:
-            raise damaged(f"{self._key} compressed data", "broken", "a deflate stream") from error
-        except BadZipFile as error:
-            expected = "the CRC in the zip directory"
-            raise damaged(f"{self._key} checksum", "wrong", expected) from error
+
+def _require_same_header(stream: BinaryIO, member: ZipInfo, key: str) -> None:
+    """Read a member's local header, and refuse it where it is unlike the directory's entry."""
+    content = stream.read(_LOCAL.size)
+    if len(content) < _LOCAL.size or not content.startswith(b"PK\x03\x04"):
+        raise damaged(f"{key} zip header", "not there", "a local header")
+    _, flags, method, crc, packed, size, name_size, extra_size = _LOCAL.unpack(content)
+    name, extra = stream.read(name_size), stream.read(extra_size)
+    encoding = "utf-8" if member.flag_bits & _UTF8_NAME else "cp437"
+    same_flags = not (flags ^ member.flag_bits) & ~_SIZES_FOLLOW_DATA
+    same_name = name == member.orig_filename.encode(encoding)
+    if not (same_flags and same_name and method == member.compress_type):
+        raise damaged(f"{key} zip header", "unlike the directory's", "the same")
+    # Of a stream that was written to a pipe, the sizes follow the data.
+    if flags & _SIZES_FOLLOW_DATA:
+        return
+    sizes = (size, member.file_size), (packed, member.compress_size)
+    # Sizes beyond 32 bits stand in the zip64 field of the extra bytes, in this order.
+    wide = b"".join(real.to_bytes(8, "little") for short, real in sizes if short == _UNKNOWN32)
+    same_sizes = all(short in (real, _UNKNOWN32) for short, real in sizes)
+    if crc != member.CRC or not same_sizes or wide not in extra:
+        raise damaged(f"{key} sizes", "unlike the directory's", "the same")
 
 
 def _directory_extent(stream: BinaryIO, total: int) -> tuple[int, int, int]:
-    """Number of entries, first byte and end of the directory."""
-    # The end record is the last thing in the file, unless a comment follows it.
-    for tail_bytes in (_END.size, _END.size + 0xFFFF):
-        tail_start = max(0, total - tail_bytes)
-        stream.seek(tail_start)
-        tail = stream.read(total - tail_start)
-        found = tail.rfind(b"PK\x05\x06")
-        if 0 <= found <= len(tail) - _END.size:
-            break
-    else:
+    """Number of entries, first byte and end of the directory, from the records that follow it."""
+    tail_start = max(0, total - _END64_BYTES - _LOCATOR_BYTES - _END.size - _LONGEST_COMMENT)
+    stream.seek(tail_start)
+    tail = stream.read(total - tail_start)
+    at = tail.rfind(b"PK\x05\x06")
+    if not 0 <= at <= len(tail) - _END.size:
         raise damaged("file", "no complete zip archive", "an .npz archive")
-    _, disk, disk_start, here, count, size, start, comment = _END.unpack_from(tail, found)
-    if found + _END.size + comment != len(tail):
+    _, disk, disk_start, here, count, size, start, comment = _END.unpack_from(tail, at)
+    if at + _END.size + comment != len(tail):
         raise damaged("file end", "unexpected bytes", "the end of a zip archive")
-    end = tail_start + found
-    wide = _zip64_extent(stream, end)
-    if wide is not None:
-        disk, disk_start, (end, here, count, size, start) = 0, 0, wide
+    locator = at - _LOCATOR_BYTES
+    if locator >= 0 and tail.startswith(b"PK\x06\x07", locator):
+        at = locator - _END64_BYTES
+        place = int.from_bytes(tail[locator + 8 : locator + 16], "little")
+        if at < 0 or place != tail_start + at or not tail.startswith(b"PK\x06\x06", at):
+            raise damaged("zip64 end record", "not where it should be", "one before its locator")
+        disk, disk_start, here, count, size, start = struct.unpack_from("<2L4Q", tail, at + 16)
+    end = tail_start + at
     if disk or disk_start or here != count or start + size != end:
         one = f"one directory that ends at {end}"
         raise damaged("zip directory", f"{size} bytes at {start}", one)
@@ -307,27 +245,10 @@ def _directory_extent(stream: BinaryIO, total: int) -> tuple[int, int, int]:
     return count, start, end
 
 
-def _zip64_extent(stream: BinaryIO, end: int) -> tuple[int, int, int, int, int] | None:
-    """The 64-bit end record, where a locator before the plain one announces it."""
-    locator_at = end - _END64_LOCATOR.size
-    if locator_at < 0:
-        return None
-    stream.seek(locator_at)
-    mark, _, record_at, _ = _END64_LOCATOR.unpack(stream.read(_END64_LOCATOR.size))
-    if mark != b"PK\x06\x07":
-        return None
-    if record_at + _END64.size == locator_at:
-        stream.seek(record_at)
-        record = _END64.unpack(stream.read(_END64.size))
-        if record[0] == b"PK\x06\x06":
-            return record_at, record[6], record[7], record[8], record[9]
-    raise damaged("zip64 end record", "not where it should be", "one before its locator")
-
-
 def _parsed(directory: bytes, count: int) -> list[ZipInfo]:
     """The entries of a directory; zipfile sees only it and an end record."""
     entries = at = 0
-    while directory[at : at + 4] == b"PK\x01\x02" and at + _ENTRY_BYTES <= len(directory):
+    while directory.startswith(b"PK\x01\x02", at) and at + _ENTRY_BYTES <= len(directory):
         at += _ENTRY_BYTES + sum(struct.unpack_from("<3H", directory, at + 28))
         entries += 1
     if (entries, at) != (count, len(directory)):
@@ -346,31 +267,11 @@ def _limits(entries: list[ZipInfo], directory_start: int) -> dict[str, int]:
     limits: dict[str, int] = {}
     limit = directory_start
     for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
-        key, packed = _key(entry), entry.compress_size
-        if entry.header_offset + _LOCAL.size + len(_raw_name(entry)) + packed > limit:
+        key, packed = entry.filename.removesuffix(".npy"), entry.compress_size
+        if entry.header_offset + _LOCAL.size + packed > limit:
             found = f"{packed} bytes at {entry.header_offset}"
             raise damaged(f"{key} zip entry", found, f"bytes that end before {limit}")
         if key in limits:
             raise damaged(f"zip member {key}", "there twice", "one of each name")
         limits[key], limit = limit, entry.header_offset
     return limits
-
-
-def _zip64_values(extra: bytes) -> Iterator[int]:
-    """The 64-bit numbers in the zip64 field, where there is one."""
-    at = 0
-    while at + 4 <= len(extra):
-        tag, length = struct.unpack_from("<2H", extra, at)
-        if tag == 1:
-            wide = extra[at + 4 : at + 4 + length]
-            return iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
-        at += 4 + length
-    return iter(())
-
-
-def _key(entry: ZipInfo) -> str:
-    return entry.filename.removesuffix(".npy")
-
-
-def _raw_name(entry: ZipInfo) -> bytes:
-    return entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8_NAME else "cp437")
