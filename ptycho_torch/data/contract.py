@@ -135,26 +135,10 @@ def spec(door: str, name: str) -> ArraySpec:
 
 
 def check_array(array: Any, wanted: ArraySpec, sizes: dict[str, int]) -> NDArray[Any]:
-    """Refuse an array whose rank, axis lengths or dtype break its entry of the table.
+    """Give the array back, or refuse a rank, an axis length or a dtype that breaks its entry.
 
-    Parameters
-    ----------
-    array
-        What came in.
-    wanted
-        Its entry.
-    sizes
-        Lengths of the axes known so far, digits and ``xy`` apart; new axes get bound here.
-
-    Returns
-    -------
-    array
-        The same array.
-
-    Raises
-    ------
-    ScanError, OptionTypeError
-        Naming the field, what was found and what was expected.
+    ``sizes`` are the lengths of the axes known so far, digits and ``xy`` apart; new axes get bound
+    there. ScanError and OptionTypeError name the field, what was found and what was expected.
     """
     name, whole = wanted.name, wanted.shape_text()
     if not isinstance(array, np.ndarray):

@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,16 +76,10 @@ class GroupingRequest:
     @classmethod
     def from_config(cls, config: GroupingConfig, n_frames: int) -> GroupingRequest:
         """The request that a configuration makes of a scan with ``n_frames`` frames."""
-        return cls(
-            n_frames=n_frames,
-            n_groups=n_frames if config.n_groups is None else config.n_groups,
-            gridsize=config.gridsize,
-            neighbor_count=config.neighbor_count,
-            seed=config.seed,
-            sequential_sampling=config.sequential_sampling,
-            enable_oversampling=config.enable_oversampling,
-            neighbor_pool_size=config.neighbor_pool_size,
-        )
+        names = [field.name for field in fields(cls) if field.name not in ("n_frames", "n_groups")]
+        options = {name: getattr(config, name) for name in names}
+        n_groups = n_frames if config.n_groups is None else config.n_groups
+        return cls(n_frames=n_frames, n_groups=n_groups, **options)
 
     @property
     def channels(self) -> int:
@@ -116,21 +110,9 @@ _QUERIES_WORTH_A_THREAD = 2_000
 def neighbor_table(
     xcoords: FloatArray, ycoords: FloatArray, neighbors: int, rows: IntArray | None = None
 ) -> NDArray[np.int32]:
-    """Nearest positions of every position, nearest first.
+    """Nearest positions of all positions, or of ``rows``, nearest first: int32, (L, min(K + 1, M)).
 
-    Parameters
-    ----------
-    xcoords, ycoords
-        Probe positions, shape (M,), object pixels.
-    neighbors
-        K; the table has min(K + 1, M) columns, since a position is (usually) its own first hit.
-    rows
-        Positions to look up, shape (L,); None means all.
-
-    Returns
-    -------
-    table
-        int32, shape (L, min(K + 1, M)).
+    K = ``neighbors``: there is one column more, since a position is (usually) its own first hit.
     """
     points = np.column_stack([xcoords, ycoords])
     count = min(neighbors + 1, len(points))

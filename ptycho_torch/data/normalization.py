@@ -27,26 +27,10 @@ def frame_energies(
 ) -> NDArray[np.float64]:
     """Sum over the pixels of amplitude ** 2, frame by frame, in bounded memory.
 
-    Parameters
-    ----------
-    frames
-        Diffraction frames, shape (M, N, N).
-    indices
-        Frames wanted, shape (L,); None means all, streamed.
-    check
-        Where all are streamed, compare them with the file's checksum in the same pass.
-    progress
-        Called with (bytes done, bytes in all).
-
-    Returns
-    -------
-    energies
-        float64, shape (M,) or (L,); in counts where the frames are in counts.
-
-    Raises
-    ------
-    ScanError, ScanFileError
-        A frame holds NaN, infinity or a negative value; the file is damaged.
+    float64, shape (M,), in counts where the frames (M, N, N) are; with ``indices``, (L,), of those
+    frames. ``check`` compares the frames with the file's checksum in the same pass, where all are
+    streamed; ``progress`` is called with (bytes done, bytes in all). A ScanError names a frame with
+    NaN, infinity or a negative value, a ScanFileError a damaged file.
     """
     count = frames.shape[0] if indices is None else len(indices)
     energies = np.empty(count, dtype=np.float64)
@@ -85,19 +69,8 @@ def intensity_scale(grouped_energies: Sequence[NDArray[np.float64]], N: int) -> 
     """The number that multiplies amplitudes to give X.
 
     sqrt((N / 2) ** 2 / mean over the grouped frames of their energy); a frame in two groups counts
-    twice.
-
-    Parameters
-    ----------
-    grouped_energies
-        ``energies[nn_indices]``, float64, shape (B, C); several scans share the scale of all.
-    N
-        Pixels along a frame's side.
-
-    Raises
-    ------
-    ScanError
-        All grouped frames are zero: no scale exists.
+    twice. ``grouped_energies`` are ``energies[nn_indices]``, float64, shape (B, C); several scans
+    share the scale of all. Where all grouped frames are zero there is none: a ScanError.
     """
     one = len(grouped_energies) == 1
     energies = grouped_energies[0] if one else np.concatenate([e.ravel() for e in grouped_energies])

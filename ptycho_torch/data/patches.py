@@ -60,21 +60,10 @@ def reference_patches(
     ycoords: NDArray[np.floating],
     N: int,
 ) -> NDArray[np.complex64]:
-    """Cut patches out of an object.
+    """Cut patches out of an object (H, W), complex64, shape (L, N, N); real ones have zero phase.
 
-    Parameters
-    ----------
-    obj
-        Whole object (H, W); a real one becomes complex with zero phase.
-    xcoords, ycoords
-        Object column and row under pixel (N // 2, N // 2) of each patch, shape (L,), object pixels.
-    N
-        Pixels along a patch's side.
-
-    Returns
-    -------
-    patches
-        complex64, shape (L, N, N).
+    ``xcoords``, ``ycoords`` are the object column and row under pixel (N // 2, N // 2) of each
+    patch, shape (L,), object pixels.
     """
     windows = PaddedObject(obj, N)
     patches = np.empty((len(xcoords), N, N), dtype=np.complex64)

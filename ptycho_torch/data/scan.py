@@ -43,10 +43,9 @@ class Scan:
         :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
     probeGuess
         complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
-    scan_index, objectGuess, Y, norm_Y_I, metadata
-        Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk.
-    path
-        The file that the scan comes from; errors name it.
+    scan_index, objectGuess, Y, norm_Y_I, metadata, path
+        Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk; errors
+        name the path.
 
     Raises
     ------

@@ -42,21 +42,10 @@ def region_of_frames(
     fractions: tuple[float, ...],
     seed: int,
 ) -> NDArray[np.int64]:
-    """Cut the scan across its longer side into strips; which strip every frame lies in.
+    """Cut the scan across its longer side into strips; the strip of every frame, int64, shape (M,).
 
-    Parameters
-    ----------
-    xcoords, ycoords
-        Probe positions, shape (M,), object pixels.
-    fractions
-        Share of the frames of each evaluation part; the rest is part 0.
-    seed
-        Strips are taken from the low end when it is even, from the high end when it is odd.
-
-    Returns
-    -------
-    part
-        int64, shape (M,): 0 for training, 1 ... for the evaluation parts.
+    Strip 0 is for training; ``fractions`` are the shares of the frames of the others. They are
+    taken from the low end when ``seed`` is even, from the high end when it is odd. Object pixels.
     """
     check_fractions(fractions)
     along = xcoords if np.ptp(xcoords) >= np.ptp(ycoords) else ycoords

@@ -18,21 +18,9 @@ from ptycho_torch.data.files.build_lock import build_lock
 def building(place: Path, timeout_s: float, *, mode: int | None) -> Iterator[None]:
     """Hold the lock of a cache that is to be written at ``place``.
 
-    Parameters
-    ----------
-    place
-        The file.
-    timeout_s
-        Seconds to wait for another builder.
-    mode
-        Permissions of the directory, which is made where it is missing; None: it must be there.
-
-    Raises
-    ------
-    ScanFileError
-        The directory is missing or cannot be written, or its file system has no kernel locks.
-    CacheLockTimeoutError
-        Another process was building for longer.
+    ``mode`` are the permissions of its directory, made where it is missing; None: it must be there.
+    A ScanFileError says that it cannot be written or has no kernel locks, a CacheLockTimeoutError
+    that another process was building for longer than ``timeout_s`` seconds.
     """
     directory = place.parent
     try:

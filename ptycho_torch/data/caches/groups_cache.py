@@ -60,10 +60,8 @@ class Plan:
 
     Parameters
     ----------
-    reads
-        Files that serve.
-    parts
-        What they give.
+    reads, parts
+        Files that serve, and what they give.
     origin
         ``"found"`` when the groups come from a file of another program, else ``"computed"``.
     kept
@@ -127,7 +125,9 @@ def load_or_build(
 ) -> CachedGroups:
     """Read the cache of a scan, or build what it lacks and keep that.
 
-    Of several processes that find no cache one builds it; the others wait for it and read.
+    Of several processes that find no cache one builds it; the others wait for it and read. A scan
+    of M < K + 1 positions, which the reference refuses to group, has a table of M columns, and
+    ``all_groups`` drawn from all of them.
 
     Parameters
     ----------
@@ -136,14 +136,11 @@ def load_or_build(
     xcoords, ycoords
         Probe positions, shape (M,), object pixels.
     frames_identity, measurement
-        Which frames the energies belong to, and whether they are ``"amplitude"`` or ``"counts"``:
-        the same numbers have another energy. Energies of frames that cannot be told apart, as
-        arrays in memory, are neither read nor kept.
-    gridsize, K
-        Grouping options.
-    policy
-        ``"auto"``: beside the scan; ``"readonly"``: the same, nothing is written; ``"off"``;
-        anything else is a directory, made when needed.
+        Which frames the energies belong to, and whether they are ``"amplitude"`` or ``"counts"``.
+        Energies of frames that nothing tells apart, as arrays in memory, are not kept.
+    gridsize, K, policy
+        Grouping options, and where the cache goes: ``"auto"``, ``"readonly"``, ``"off"`` or a
+        directory.
     build
         Called at most once, with what is missing; gives at least that.
     timeout_s
@@ -151,17 +148,8 @@ def load_or_build(
 
     Raises
     ------
-    CacheLockTimeoutError
-        Another process, named in the message, was building for longer.
-    OptionError
-        The policy is empty.
-    ScanError
-        ``build`` gave an array that cannot be right.
-
-    Notes
-    -----
-    A scan of M < K + 1 positions, which the reference refuses to group, has a table of M columns;
-    ``all_groups`` is then drawn from all M positions.
+    CacheLockTimeoutError, OptionError, ScanError
+        The wait was too long, the policy is empty, or ``build`` gave an array that cannot be right.
     """
     key = CacheKey.of(xcoords, ycoords, gridsize, K)
     if policy == "off":
@@ -242,19 +230,10 @@ def verify(
     xcoords: NDArray[Any] | None = None,
     ycoords: NDArray[Any] | None = None,
 ) -> list[str]:
-    """Check a cache file in full, members that nothing here reads included.
+    """Check a cache file in full, members that nothing here reads included; one line per fault.
 
-    Parameters
-    ----------
-    path
-        The file.
-    xcoords, ycoords
-        Positions it should belong to, shape (M,); without them it is checked against itself.
-
-    Returns
-    -------
-    faults
-        One line each; empty when the file is what it should be.
+    ``xcoords``, ``ycoords`` are the positions it should belong to, shape (M,); without them it is
+    checked against itself.
     """
     file = Path(path)
     faults = broken_members(file)

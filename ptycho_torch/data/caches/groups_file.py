@@ -56,19 +56,15 @@ class CacheFile:
 
     Parameters
     ----------
-    path
-        The file.
+    path, reason
+        The file, and why it is not usable, for a log line.
     state
         ``"usable"``; ``"absent"``; ``"other"``: of other positions, options or format;
         ``"damaged"``: not to be believed; ``"closed"``: cannot be read.
-    reason
-        Why it is not usable, for a log line.
     replaceable
         There is no file, or it shows that it is ours.
-    arrays
-        Those of a usable file.
-    frames_identity
-        What the energies were computed from; None when there are none.
+    arrays, frames_identity
+        Those of a usable file, and what its energies were computed from, if anything.
     groups_origin
         ``"computed"`` by this package, or ``"found"`` in a file that another program wrote.
     """
@@ -171,19 +167,9 @@ def _matches(texts: Mapping[str, NDArray[Any]], key: CacheKey) -> bool:
 
 
 def write_cache(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a cache file whole or not at all; the caller holds its lock.
+    """Write members by key, whole or not at all; the caller holds the lock of ``path``.
 
-    Parameters
-    ----------
-    path
-        The file.
-    arrays
-        Members by key; ``format_version`` goes first, ``content_digest`` is added.
-
-    Raises
-    ------
-    ScanFileError
-        The file cannot be written.
+    ``format_version`` goes first, ``content_digest`` is added.
     """
     members = {"format_version": np.array(FORMAT_VERSION, dtype=np.int64), **arrays}
     members["content_digest"] = np.array(_content_digest(members))

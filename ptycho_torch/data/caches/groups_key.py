@@ -34,15 +34,9 @@ class Missing:
 class BuiltGroups:
     """The arrays of a cache, each None where it is not there.
 
-    Parameters
-    ----------
-    all_groups
-        int64, shape (G, C): every group the 2025-07 reference lists. At gridsize 1, for which the
-        reference keeps no cache, the M frames.
-    neighbor_table
-        int32, shape (M, min(K + 1, M)): nearest positions, nearest first.
-    frame_energies
-        float64, shape (M,): sum over the pixels of amplitude ** 2.
+    ``all_groups`` int64 (G, C): every group the 2025-07 reference lists; at gridsize 1, for which
+    it keeps no cache, the M frames. ``neighbor_table`` int32 (M, min(K + 1, M)): nearest positions,
+    nearest first. ``frame_energies`` float64 (M,): sum over the pixels of amplitude ** 2.
     """
 
     all_groups: NDArray[np.int64] | None = None
@@ -68,18 +62,8 @@ class BuiltGroups:
 class CacheKey:
     """What a cache is computed from, frames apart.
 
-    Parameters
-    ----------
-    dataset_checksum
-        The reference's checksum of the positions.
-    positions_digest
-        Ours, which also tells their dtype.
-    n_positions
-        M.
-    gridsize
-        A group has C = gridsize ** 2 frames.
-    neighbors
-        K.
+    ``dataset_checksum`` is the reference's checksum of the positions, ``positions_digest`` ours,
+    which also tells their dtype; ``n_positions`` is M, ``neighbors`` K.
     """
 
     dataset_checksum: str
@@ -118,13 +102,7 @@ class CacheKey:
 
 
 def dataset_checksum(xcoords: NDArray[Any], ycoords: NDArray[Any]) -> str:
-    """The 2025-07 reference's checksum of positions.
-
-    Returns
-    -------
-    checksum
-        md5, hexadecimal, of the float64 bytes of all x, all y and their two lengths.
-    """
+    """The 2025-07 reference's: md5 of the float64 bytes of all x, all y and their two lengths."""
     sizes = [len(xcoords), len(ycoords)]
     numbers = np.concatenate([xcoords, ycoords, sizes]).astype("<f8")
     return hashlib.md5(numbers.tobytes(), usedforsecurity=False).hexdigest()
@@ -141,22 +119,10 @@ def positions_digest(xcoords: NDArray[Any], ycoords: NDArray[Any]) -> str:
 
 
 def check_arrays(key: CacheKey, arrays: BuiltGroups, *, strict: bool) -> None:
-    """Check dtype, shape, range and repeats of the arrays that are there.
+    """Refuse arrays whose dtype, shape, range or repeats cannot be; ``all_groups`` must be there.
 
-    Parameters
-    ----------
-    key
-        Gives the shapes.
-    arrays
-        ``all_groups`` must be there.
-    strict
-        Also require rows of ``all_groups`` in order and without repeats, as the reference writes
-        but does not check them.
-
-    Raises
-    ------
-    ScanError
-        An array cannot be what it should be.
+    ``strict`` also requires its rows in order and without repeats, as the reference writes them but
+    does not check.
     """
     groups, table, energies = arrays.all_groups, arrays.neighbor_table, arrays.frame_energies
     if groups is None:

@@ -29,15 +29,7 @@ _GROUPS_NAME = re.compile(r"(.*)\.g(\d{1,9})k(\d{1,9})\.groups_cache\.npz", re.D
 
 @dataclass(frozen=True)
 class GroupsName:
-    """What the name of a groups cache says.
-
-    Parameters
-    ----------
-    stem
-        Name of the scan without its last suffix.
-    gridsize, neighbors
-        Grouping options; ``neighbors`` is K.
-    """
+    """What the name of a groups cache says: the scan's stem, gridsize and K (``neighbors``)."""
 
     stem: str
     gridsize: int
@@ -79,13 +71,7 @@ def cache_path(
 def groups_places(
     scan_path: str | os.PathLike[str], gridsize: int, K: int, policy: str | os.PathLike[str]
 ) -> list[Path]:
-    """Where the groups cache may lie, in the order in which it is looked for.
-
-    Raises
-    ------
-    OptionError
-        The policy is empty.
-    """
+    """Where the groups cache may lie, best place first; OptionError for an empty policy."""
     if not os.fspath(policy):
         raise OptionError("cache", repr(policy), "'auto', 'readonly', 'off' or a directory")
     directory = None if policy in ("auto", "readonly") else policy
@@ -134,12 +120,7 @@ def user_cache_directory(preferred: Path) -> Path:
     """Where the caches that belong into ``preferred`` go when it cannot be written.
 
     ``$XDG_CACHE_HOME/ptycho-torch`` or ``~/.cache/ptycho-torch``, and in it one directory for each
-    original directory, so that scans of the same name do not meet.
-
-    Raises
-    ------
-    ScanFileError
-        There is neither an absolute ``$XDG_CACHE_HOME`` nor a home directory.
+    original directory, so that scans of the same name do not meet. ScanFileError: there is neither.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():
@@ -154,13 +135,7 @@ def user_cache_directory(preferred: Path) -> Path:
 
 
 def check_policy(policy: SidecarPolicy | str) -> SidecarPolicy:
-    """Turn what a user gave into a policy of sidecars; refuse anything else.
-
-    Raises
-    ------
-    OptionError
-        Neither a known word nor a directory.
-    """
+    """Turn what a user gave into a policy of sidecars; OptionError: no known word, no directory."""
     if isinstance(policy, Path):
         return policy
     for known in get_args(SidecarWord):

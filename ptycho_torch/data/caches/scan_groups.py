@@ -29,12 +29,8 @@ FloatArray = NDArray[np.floating]
 class ScanGroups:
     """Groups of one scan and what X needs to be scaled.
 
-    Attributes
-    ----------
-    nn_indices
-        Frame indices within the scan, shape (B, C), int32 or int64 as the reference has it.
-    frame_energies
-        Sum of amplitude ** 2 of every frame, float64, shape (M,).
+    ``nn_indices`` are frame indices within the scan, (B, C), int32 or int64 as in the reference;
+    ``frame_energies`` the sum of amplitude ** 2 per frame, float64, shape (M,).
     """
 
     nn_indices: NDArray[np.integer]
@@ -60,21 +56,15 @@ def group_scan(
         Probe positions, shape (M,), object pixels.
     energies
         Computes the frame energies, float64, shape (M,); called when they are not cached.
-    config
-        What is asked for.
+    config, scan_path, cache
+        What is asked for; file the cache is named after, None for no cache; where it goes.
     frames, measurement
         Which frames they are, for the cache to know them again, and what their values are.
-    scan_path
-        File the cache is named after; None: no cache.
-    cache
-        ``"auto"``, ``"readonly"``, ``"off"`` or a directory.
 
     Raises
     ------
-    OptionError
-        The request cannot be met by this scan.
-    ScanError
-        Fewer positions than frames in a group, or a frame holds NaN, infinity or negative values.
+    OptionError, ScanError
+        The request cannot be met by this scan, or a frame holds NaN, infinity or negative values.
     """
     if len(xcoords) < config.channels:
         raise ScanError(

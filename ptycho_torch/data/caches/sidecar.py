@@ -47,16 +47,10 @@ _BLOCK_BYTES = 4 << 20
 
 @dataclass(frozen=True, eq=False)
 class Sidecar:
-    """A sidecar whose record was believed.
+    """A sidecar whose record was believed: its file as it was then, and its frames (M, N, N),
+    mapped.
 
-    Parameters
-    ----------
-    path, state
-        The file, and its state when it was checked.
-    frames
-        (M, N, N), mapped.
-    header_crc32, crc32
-        Checksums of the header before the numbers, and of both.
+    ``header_crc32`` is the checksum of the header before the numbers, ``crc32`` that of both.
     """
 
     path: Path
@@ -104,17 +98,8 @@ def find_sidecar(stack: StoredStack, policy: SidecarPolicy) -> Sidecar | None:
 def require_whole(path: Path, stack: StoredStack | None = None) -> None:
     """Check a sidecar in full, its numbers included, whatever its times are.
 
-    Parameters
-    ----------
-    path
-        The file.
-    stack
-        What it should have been made from; None: it is checked against its own record.
-
-    Raises
-    ------
-    ScanFileNotFoundError, ScanFileError, ScanKeyError
-        Missing, damaged, or made from something else.
+    ``stack`` is what it should have been made from; None: it is checked against its own record. A
+    ScanFileNotFoundError, ScanFileError or ScanKeyError says what is wrong with it.
     """
     with opened(path) as stream:
         archive = ZipArchive(stream, path)
@@ -129,27 +114,12 @@ def build_sidecar(
 ) -> Sidecar | None:
     """Convert a stack into its sidecar, or take the one another process has just made.
 
-    Parameters
-    ----------
-    stack
-        The stack.
-    policy
-        ``"auto"``: beside the scan, or in the user's cache where that cannot be written; or a
-        directory.
-    progress
-        Called with (bytes done, bytes in all).
-
-    Returns
-    -------
-    sidecar
-        None where no file system has kernel locks, so that none is kept.
+    None where no file system has kernel locks, so that none is kept.
 
     Raises
     ------
-    ScanFileError
-        The scan is damaged, or no place takes the sidecar.
-    CacheLockTimeoutError
-        Another process builds it and did not finish in time.
+    ScanFileError, CacheLockTimeoutError
+        The scan is damaged or no place takes the sidecar; another process is too slow to build it.
     """
     refusals: list[ScanFileError] = []
     for number, path in enumerate(sidecar_places(stack, policy)):

@@ -40,27 +40,14 @@ def atomic_write(path: str | os.PathLike[str], *, locked: bool = False) -> Itera
     Yields
     ------
     IO[bytes]
-        A seekable handle, open for reading and writing; its ``name`` is the temporary path, in the
-        directory of ``path``, for callers that need to map the file. When the block ends the
-        content is synced to disk and renamed to ``path``; when it raises, whatever it raises, the
-        temporary is removed and ``path`` is as it was. What a killed writer left is replaced by
-        the next one.
+        A seekable handle, open for reading and writing; its ``name`` is the temporary path beside
+        ``path``. When the block ends the content is synced to disk and renamed; when it raises,
+        ``path`` is as it was. What a killed writer left is replaced by the next one.
 
     Raises
     ------
-    ScanFileError
-        The file cannot be written: no space, no permission, a device error.
-    CacheLockTimeoutError
-        Another process has been writing the same file for too long.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder) / "a.txt") as handle:
-    ...         _ = handle.write(b"whole")
-    ...     (Path(folder) / "a.txt").read_bytes()
-    b'whole'
+    ScanFileError, CacheLockTimeoutError
+        The file cannot be written, or another process has been writing it for too long.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.part")
@@ -89,13 +76,7 @@ def atomic_write(path: str | os.PathLike[str], *, locked: bool = False) -> Itera
 
 @contextlib.contextmanager
 def atomic_zip(path: str | os.PathLike[str], *, locked: bool = False) -> Iterator[zipfile.ZipFile]:
-    """A new zip archive that appears whole or not at all: :func:`atomic_write` for archives.
-
-    Raises
-    ------
-    ScanFileError, CacheLockTimeoutError
-        As from :func:`atomic_write`.
-    """
+    """A new zip archive that appears whole or not at all: :func:`atomic_write` for archives."""
     with atomic_write(path, locked=locked) as handle:
         archive = zipfile.ZipFile(handle, "w")
         try:
@@ -114,18 +95,9 @@ def write_stored(
     shape: tuple[int, ...],
     blocks: Iterable[NDArray[Any]],
 ) -> None:
-    """Write an array as a stored ``.npy`` member whose numbers readers can map, aligned.
+    """Write an array as a stored ``.npy`` member ``key`` whose numbers readers can map, aligned.
 
-    Parameters
-    ----------
-    archive
-        A new archive.
-    key
-        Name of the member, without ``.npy``.
-    dtype, shape
-        Of the array.
-    blocks
-        The array in parts along its first axis, in order, contiguous.
+    ``blocks`` are the array in contiguous parts along its first axis, in order.
     """
     entry = zipfile.ZipInfo(f"{key}.npy")
     position = archive.fp.tell() if archive.fp is not None else 0

@@ -42,23 +42,15 @@ def build_lock(target: str | os.PathLike[str], timeout_s: float = LOCK_TIMEOUT_S
     """Hold the right to write ``target``: one process or thread at a time, on one or many machines.
 
     The lock is a file beside ``target``, removed at the end; the kernel frees it when its process
-    dies. After the wait another process may have written the target: look again before building.
-
-    Parameters
-    ----------
-    target
-        The file to be written; need not exist.
-    timeout_s
-        Seconds to wait for another holder. While waiting, a log line names the holder.
+    dies. A waiter logs who holds it. After the wait another process may have written the target:
+    look again before building.
 
     Raises
     ------
     CacheLockTimeoutError
-        Another process held the lock all the time; the message names it.
-    NoKernelLocksError
-        The file system knows no kernel locks.
-    ScanFileError
-        The lock file cannot be made: no such directory, or no permission to write in it.
+        Another process, which the message names, held the lock for ``timeout_s`` seconds.
+    NoKernelLocksError, ScanFileError
+        The file system knows no kernel locks; no such directory, or no permission to write in it.
     """
     path = Path(os.path.realpath(target))
     if not path.parent.is_dir():  # filelock would make it

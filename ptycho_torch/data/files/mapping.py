@@ -32,14 +32,8 @@ from ptycho_torch.data.errors import (
 class FileState:
     """What tells one version of a file from another without reading it.
 
-    Parameters
-    ----------
-    device, inode
-        Which file it is; they change when another file takes the name.
-    size
-        Bytes.
-    mtime_ns
-        Modification time, nanoseconds.
+    Device and inode change when another file takes the name; size is in bytes, mtime_ns the time of
+    the last modification.
     """
 
     device: int
@@ -65,19 +59,8 @@ class FileState:
 def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
     """Open a file to read bytes, and name it in every PtychoTorchError raised inside.
 
-    Parameters
-    ----------
-    path
-        The file.
-    expected
-        State at an earlier opening: the file must not have changed since.
-
-    Raises
-    ------
-    ScanFileNotFoundError
-        There is no such file.
-    ScanFileError
-        It cannot be read, or it changed.
+    A ScanFileNotFoundError or ScanFileError says that there is none, that it cannot be read, or
+    that it is not in the state ``expected`` any more.
     """
     with naming(path), _reading(), open(path, "rb") as stream:
         if expected is not None:
@@ -102,25 +85,13 @@ def _reading() -> Iterator[None]:
 
 
 def state_of(path: Path) -> FileState:
-    """The state of a file now.
-
-    Raises
-    ------
-    ScanFileNotFoundError, ScanFileError
-        It is gone, or cannot be reached.
-    """
+    """The state of a file now; ScanFileNotFoundError or ScanFileError where it is out of reach."""
     with naming(path), _reading():
         return FileState.of(os.stat(path))
 
 
 def require_unchanged(path: Path, expected: FileState) -> None:
-    """Refuse a path that no longer leads to the file that was opened.
-
-    Raises
-    ------
-    ScanFileNotFoundError, ScanFileError
-        It is gone or cannot be reached; device, inode, size or modification time differ.
-    """
+    """Refuse a path that no longer leads to the file that was opened, as it was then."""
     with naming(path):
         _require_same(expected, state_of(path))
 
@@ -143,11 +114,9 @@ def map_array(
 
     Parameters
     ----------
-    stream
-        The open file.
-    offset
-        First byte of the numbers. It need not be a multiple of the item size, so the array may be
-        unaligned.
+    stream, offset
+        The open file, and the first byte of the numbers. That need not be a multiple of the item
+        size, so the array may be unaligned.
     dtype, shape
         Of the array, C order.
 

@@ -26,20 +26,10 @@ MAX_BYTES = 2**62
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What an ``.npy`` header promises.
+    """What an ``.npy`` header promises: shape and dtype as written, its byte order included.
 
-    Parameters
-    ----------
-    shape
-        Shape as written.
-    dtype
-        dtype as written, its byte order included.
-    fortran_order
-        The first axis varies fastest.
-    size
-        Bytes of the header; the numbers start there.
-    crc32
-        Checksum of the header's bytes.
+    ``fortran_order``: the first axis varies fastest. The header has ``size`` bytes, after which the
+    numbers start, and their checksum is ``crc32``.
     """
 
     shape: tuple[int, ...]
@@ -65,19 +55,9 @@ def shape_text(shape: tuple[int, ...]) -> str:
 def read_npy_header(read: Callable[[int], bytes], field: str) -> NpyHeader:
     """Parse the header at the start of an ``.npy`` stream.
 
-    Parameters
-    ----------
-    read
-        ``read(n)`` gives the next n bytes, fewer only at the end.
-    field
-        Named in messages.
-
-    Raises
-    ------
-    ScanFileError
-        The bytes are no ``.npy`` header, or it is damaged.
-    ScanError
-        The header describes something that is not a plain array of numbers.
+    ``read(n)`` gives the next n bytes, fewer only at the end; ``field`` is named in messages. The
+    bytes are refused as no ``.npy`` header or a damaged one (ScanFileError), or as the header of
+    something that is not a plain array of numbers (ScanError).
     """
     start = read(8)
     if start[:6] != npy_format.MAGIC_PREFIX or len(start) < 8:

@@ -36,16 +36,9 @@ BLOCK_BYTES = 1 << 20
 class FramesIdentity:
     """What tells one stack from another, cheap to get; equal identities mean equal frames.
 
-    Parameters
-    ----------
-    path
-        The file as text, or None for an array in memory.
-    size, mtime_ns
-        Of the file when it was opened; for an array its bytes, and None.
-    dtype, shape
-        Of the stack.
-    crc32
-        Checksum of the stored member where the file carries one.
+    Path, size and mtime_ns are the file's when it was opened (of an array in memory None, its
+    bytes, None), dtype and shape the stack's, crc32 that of the stored member where the file has
+    one.
     """
 
     path: str | None
@@ -73,14 +66,11 @@ class StoredStack:
     ----------
     path, state
         The file, and its state when its headers were checked.
-    field
-        Name of the zip member, or of the ``.npy``.
-    header
-        The ``.npy`` header.
-    crc32
-        Checksum of the member; None for a bare ``.npy``, which has none.
-    data_offset
-        Offset of the first number in the file; None when the member is compressed.
+    field, header
+        Name of the zip member or of the ``.npy``, and its header.
+    crc32, data_offset
+        Checksum of the member, None for a bare ``.npy``; offset of the first number in the file,
+        None where the member is compressed.
     axes
         For each axis of (M, N, N), the axis of the array as its bytes lie on disk, C order.
     """
@@ -169,10 +159,7 @@ class StoredStack:
     def load(self) -> NDArray[Any]:
         """Read everything into memory, which grows with bytes that are really there.
 
-        Raises
-        ------
-        ScanFileError
-            Damaged, or too large for the memory there is.
+        A ScanFileError says that it is damaged, or too large for the memory there is.
         """
         try:
             raw = bytearray()
@@ -193,23 +180,10 @@ class StoredStack:
 def compared(
     chunks: Iterator[Chunk], header_crc32: int, crc32: int, fault: ScanFileError
 ) -> Iterator[Chunk]:
-    """The same chunks of a mapped array; after the last ``fault`` is raised where the CRC differs.
+    """The same chunks of a mapped array, contiguous and in order; ``fault`` where the CRC differs.
 
-    Parameters
-    ----------
-    chunks
-        Contiguous, in order.
-    header_crc32
-        Checksum of what lies before the numbers.
-    crc32
-        Checksum of both, as the file has it.
-    fault
-        What is then wrong.
-
-    Raises
-    ------
-    ScanFileError
-        The numbers are not those the file was written with.
+    ``header_crc32`` is the checksum of what lies before the numbers, ``crc32`` that of both as the
+    file has it; they are compared after the last chunk.
     """
     seen = header_crc32
     for start, stop, block in chunks:
@@ -222,10 +196,8 @@ def compared(
 def stack_in_archive(archive: ZipArchive, key: str, order: AxisOrder) -> StoredStack:
     """Find a stack in an open ``.npz``, reading only headers.
 
-    Raises
-    ------
-    ScanKeyError, ScanFileError, ScanError
-        It lacks the member, or that is damaged or no stack of frames.
+    A ScanKeyError, ScanFileError or ScanError says that it lacks the member, or that this is
+    damaged or no stack of frames.
     """
     assert archive.path is not None and archive.state is not None, "an archive in memory"
     archive.require(key)
@@ -260,13 +232,7 @@ def stack_in_npy(stream: BinaryIO, path: Path) -> StoredStack:
 
 
 def require_frames(shape: tuple[int, ...], field: str, stack: StoredStack | None = None) -> None:
-    """Refuse what is no (M, N, N) or (M, N, N, 1), has no frames, or frames that are not square.
-
-    Raises
-    ------
-    ScanError
-        It is none.
-    """
+    """Refuse what is no (M, N, N) or (M, N, N, 1), has no frames, or frames that are not square."""
     found = f"{field} shape", shape_text(shape)
     if len(shape) != 3 and not (len(shape) == 4 and shape[3] == 1):
         raise ScanError(*found, "(M, N, N)")

@@ -24,18 +24,11 @@ ENTRY_POINTS = "ptycho_torch.readers"
 
 @dataclass(frozen=True)
 class Reader:
-    """One format.
+    """One format: what users pass as ``format``, and the endings of its file names, lower case.
 
-    Parameters
-    ----------
-    name
-        What users pass as ``format``.
-    suffixes
-        Endings of its file names, lower case.
-    recognises
-        Whether a file with such an ending is of this format; reads a few bytes.
-    read
-        ``read(file, **options)`` gives a Scan; its keyword arguments are the options of the format.
+    ``recognises(file)`` says whether a file with such an ending is of this format, from a few
+    bytes; ``read(file, **options)`` gives a Scan, and its keyword arguments are the options of the
+    format.
     """
 
     name: str

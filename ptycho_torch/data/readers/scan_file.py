@@ -15,39 +15,19 @@ from ptycho_torch.data.files.zip_archive import ZipArchive
 
 @dataclass(frozen=True)
 class ScanFile:
-    """An open scan file.
-
-    Parameters
-    ----------
-    path
-        Where it is.
-    stream
-        Its bytes, seekable; closed once the scan is built.
-    """
+    """An open scan file: its path, and its bytes, seekable until the scan is built."""
 
     path: Path
     stream: BinaryIO
 
     @cached_property
     def archive(self) -> ZipArchive:
-        """The file as an ``.npz``, its directory read once.
-
-        Raises
-        ------
-        ScanFileError
-            It is no sound zip archive.
-        """
+        """The file as an ``.npz``, its directory read once."""
         return ZipArchive(self.stream, self.path)
 
 
 @contextmanager
 def open_scan_file(path: Path) -> Iterator[ScanFile]:
-    """Open a scan file; errors raised inside name it.
-
-    Raises
-    ------
-    ScanFileNotFoundError, ScanFileError
-        It is missing or cannot be read.
-    """
+    """Open a scan file, and name it in errors raised inside."""
     with opened(path) as stream:
         yield ScanFile(path, stream)
