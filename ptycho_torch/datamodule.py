@@ -33,6 +33,7 @@ from ptycho_torch.batches.routes import (
 from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape
 from ptycho_torch.batches.selection import FrameSelection
+from ptycho_torch.data.caches.names import check_policy
 from ptycho_torch.data.config import (
     GroundTruth,
     GroupingConfig,
@@ -43,7 +44,7 @@ from ptycho_torch.data.config import (
     check_integer,
     check_seed,
 )
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.split import check_fractions
 
 AssembleOn = Literal["auto", "device", "worker"]
@@ -157,6 +158,9 @@ class PtychoDataModule(LightningDataModule):
         check_choice("split", split, Split)
         check_choice("assemble_on", assemble_on, AssembleOn)
         check_choice("residency", residency, Residency)
+        check_policy(cache, "cache")
+        if train is None:
+            raise OptionTypeError("train", None, "a path, a pattern, a RawData or a list")
         check_fractions((val_fraction,))
         check_fractions((test_fraction,))
         if test_fraction and (test is not None or split == "none"):
@@ -225,6 +229,7 @@ class PtychoDataModule(LightningDataModule):
 
     def dataset(self, stage: Stage) -> PtychoDataset:
         """The dataset of a stage: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``."""
+        check_choice("stage", stage, Stage)
         if stage not in self._datasets:
             self._build(stage)
         return self._datasets[stage]
@@ -244,6 +249,8 @@ class PtychoDataModule(LightningDataModule):
             ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; None: every stage that has
             scans, with the parts that are split off ``train``.
         """
+        if stage is not None and stage not in _NEEDED:
+            raise OptionError("stage", repr(stage), f"None or one of {', '.join(_NEEDED)}")
         with_scans = tuple(each for each, scans in self.scans.items() if scans is not None)
         for each in with_scans if stage is None else _NEEDED[stage]:
             self.dataset(each)

@@ -25,6 +25,7 @@ from ptycho_torch.batches.group_index import GroupIndex
 from ptycho_torch.batches.scans import Scans, expand_scans, open_scan, resolve_ground_truth
 from ptycho_torch.batches.selection import FrameSelection, select
 from ptycho_torch.batches.tables import DeviceTables
+from ptycho_torch.data.caches.names import check_policy
 from ptycho_torch.data.config import (
     GroundTruth,
     GroupingConfig,
@@ -105,6 +106,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         check_choice("patch_positions", patch_positions, PatchPositions)
         check_choice("measurement", measurement, Measurement)
         check_choice("normalization", normalization, Normalization)
+        check_policy(cache, "cache")
         check_integer("N", N, minimum=1, optional=True)
         self.patch_positions: PatchPositions = patch_positions
         self.normalization: Normalization = normalization

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionTypeError
+from ptycho_torch.data.errors import OptionError, OptionTypeError
 
 
 def plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +38,12 @@ def grouping_of(given: object) -> GroupingConfig:
     if given is None:
         return GroupingConfig()
     if isinstance(given, Mapping):
+        known = [field.name for field in fields(GroupingConfig)]
+        for name in given:
+            if name not in known:
+                raise OptionError(
+                    f"grouping.{name}", "an unknown key", f"one of {', '.join(known)}"
+                )
         return GroupingConfig(**given)
     if not isinstance(given, GroupingConfig):
         raise OptionTypeError("grouping", type(given).__name__, "a GroupingConfig")

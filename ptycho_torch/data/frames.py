@@ -156,12 +156,13 @@ class FrameStack:
 
     @property
     def stored(self) -> NDArray[Any]:
-        """All frames (M, N, N) as stored values, mapped; made ready on first use.
+        """All frames (M, N, N) as stored values, mapped, read-only; made ready on first use.
 
-        Writing into the array changes a private copy, never the file. A map in place may be
-        unaligned in memory, because zip members start anywhere.
+        A map in place may be unaligned in memory, because zip members start anywhere.
         """
-        return self._storage.array()
+        frames = self._storage.array().view()
+        frames.flags.writeable = False
+        return frames
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Make :attr:`stored` ready: map, or convert once into the sidecar.

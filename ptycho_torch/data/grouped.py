@@ -21,22 +21,10 @@ def grouped_arrays(
     scale: np.float32,
     patch_positions: PatchPositions = "reference",
 ) -> dict[str, Any]:
-    """Frames, coordinates and patches of groups.
+    """Frames, coordinates and patches of groups: the contract's grouped table.
 
-    Parameters
-    ----------
-    scan, nn_indices
-        The scan, and frame indices within it, shape (B, C).
-    scale
-        X = scale * amplitude.
-    patch_positions
-        Where object patches are cut, see :func:`~ptycho_torch.data.patches.patch_origins`.
-
-    Returns
-    -------
-    grouped
-        The contract's grouped table: ``nn_indices`` (B, C), ``diffraction`` and ``X_full``
-        (B, N, N, C), ``coords_*`` (B, 1, 2, C or 1), ``Y`` (B, N, N, C) or None, ``objectGuess``.
+    ``nn_indices`` are frame indices within the scan, shape (B, C); X = ``scale`` * amplitude;
+    :func:`~ptycho_torch.data.patches.patch_origins` says where ``patch_positions`` cuts patches.
     """
     groups, channels = nn_indices.shape
     amplitudes = scan.frames.take(scan.file_indices(nn_indices.ravel()))

@@ -163,6 +163,9 @@ class RawData(Scan):
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "sample_indices":
             super().__setattr__(name, value)
+        if value is None:
+            vars(self).pop("_label", None)
+            return
         label = np.array(value)
         if label.dtype.kind not in "iu" or label.shape != (self.n_frames,):
             found, expected = f"{label.shape} {label.dtype}", f"({self.n_frames},) integer"

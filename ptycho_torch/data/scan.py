@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.config import check_integer, check_seed
 from ptycho_torch.data.contract import ArraySpec, check_array, check_finite, spec
-from ptycho_torch.data.errors import FrozenScanError, OptionTypeError, ScanError, naming
+from ptycho_torch.data.errors import (
+    FrozenScanError,
+    OptionError,
+    OptionTypeError,
+    ScanError,
+    naming,
+)
 from ptycho_torch.data.frames import Frames, FrameStack, Progress
 
 if TYPE_CHECKING:
@@ -117,20 +123,19 @@ class Scan:
         kind = type(self).__name__
         raise FrozenScanError(
             f"{kind}.{name}",
-            "set after the scan was built",
-            "left as it is",
+            "an attribute of a scan that is built",
+            "no change of it",
             action=f"Build another {kind}",
         )
 
     def __delattr__(self, name: str) -> None:
-        self.__setattr__(name, None)
+        Scan.__setattr__(self, name, None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A pickle carries numbers, not whether they may be written to.
-        for value in state.values():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-        vars(self).update(state)
+        # A pickle carries numbers, not whether they may be written to. Start positions that are the
+        # measured ones stay the same array.
+        frozen = {id(v): _read_only(v) for v in state.values() if isinstance(v, np.ndarray)}
+        vars(self).update({name: frozen.get(id(v), v) for name, v in state.items()})
 
     @property
     def n_frames(self) -> int:
@@ -146,18 +151,16 @@ class Scan:
     def diff3d(self) -> AnyArray:
         """Amplitudes, shape (M, N, N), read-only: the map itself where it holds them."""
         if self.chosen is None and self.frames.measurement == "amplitude":
-            amplitudes = self.frames.stored.view()
-        else:
-            amplitudes = self.frames.take(self.file_indices(np.arange(self.n_frames)))
-        amplitudes.flags.writeable = False
-        return amplitudes
+            return self.frames.stored
+        return _read_only(self.frames.take(self.file_indices(np.arange(self.n_frames))))
 
     @property
     def Y(self) -> AnyArray | None:
-        """Ready-made patches, complex, shape (M, N, N), or None."""
+        """Ready-made patches, complex, shape (M, N, N), read-only, or None."""
         if self.patches is None:
             return None
-        return self.patches.stored if self.chosen is None else self.patches.stored[self.chosen]
+        stored = self.patches.stored
+        return stored if self.chosen is None else _read_only(stored[self.chosen])
 
     def __len__(self) -> int:
         return self.n_frames
@@ -186,16 +189,23 @@ class Scan:
 
         Groups of the part are kept in a cache only where ``part_name`` tells it from other parts.
         """
-        x, y = self.xcoords[keep], self.ycoords[keep]
+        # Masks and negative indices become frame numbers.
+        keep = np.arange(self.n_frames)[keep]
+        if not len(keep):
+            raise OptionError("frames to keep", "none", "at least one", file=self.path)
+        x, y = _read_only(self.xcoords[keep]), _read_only(self.ycoords[keep])
         # Start positions that are the measured ones stay the same array.
-        x_start = x if self.xcoords_start is self.xcoords else self.xcoords_start[keep]
-        y_start = y if self.ycoords_start is self.ycoords else self.ycoords_start[keep]
-        part = {"xcoords": x, "ycoords": y, "xcoords_start": x_start, "ycoords_start": y_start}
-        part["scan_index"] = self.scan_index[keep]
-        part["chosen"] = self.file_indices(keep).astype(np.int64)
-        for array in part.values():
-            array.flags.writeable = False
-        return self.sharing(self, **part, _part_name=part_name)
+        same_x, same_y = self.xcoords_start is self.xcoords, self.ycoords_start is self.ycoords
+        return self.sharing(
+            self,
+            xcoords=x,
+            ycoords=y,
+            xcoords_start=x if same_x else _read_only(self.xcoords_start[keep]),
+            ycoords_start=y if same_y else _read_only(self.ycoords_start[keep]),
+            scan_index=_read_only(self.scan_index[keep]),
+            chosen=_read_only(self.file_indices(keep).astype(np.int64)),
+            _part_name=part_name,
+        )
 
     def frame_energies(
         self, *, check: bool = False, progress: Progress | None = None
@@ -212,14 +222,18 @@ class Scan:
         return energies
 
 
+def _read_only(array: AnyArray) -> AnyArray:
+    """A view that cannot be made writable: the array under it is read-only too."""
+    array.flags.writeable = False
+    return array.view()
+
+
 def _small(wanted: ArraySpec, array: Any, sizes: dict[str, int]) -> AnyArray:
     """A read-only copy of an array that keeps its entry of the contract and is finite."""
     checked = check_array(array, wanted, sizes)
     if checked.dtype.kind in "fc":
         check_finite(checked, wanted.name)
-    copy = np.array(checked)
-    copy.flags.writeable = False
-    return copy
+    return _read_only(np.array(checked))
 
 
 def _frames(frames: Any) -> Frames:

@@ -35,22 +35,11 @@ _SCAN_SUFFIXES = (".npz", ".bz2")
 def verify_path(
     path: str | Path, *, measurement: str = "auto", progress: Progress | None = None
 ) -> list[str]:
-    """Check one file in full.
+    """Check one file in full; one line per fault, none when everything is what it should be.
 
-    Parameters
-    ----------
-    path
-        A scan, together with its caches and sidecars; a groups cache; or a sidecar. The last two
-        are compared with their scan where it lies beside them.
-    measurement
-        What the scan's frames are, where the file leaves it open.
-    progress
-        Called with (bytes done, bytes in all) while frames are read.
-
-    Returns
-    -------
-    faults
-        One line each; empty when everything is what it should be.
+    ``path`` is a scan, checked with its caches and sidecars; a groups cache; or a sidecar. The
+    last two are compared with their scan where it lies beside them. ``measurement`` says what the
+    scan's frames are where the file leaves it open; ``progress`` gets (bytes done, in all).
     """
     file = Path(path)
     try:

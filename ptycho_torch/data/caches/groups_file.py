@@ -30,7 +30,7 @@ from ptycho_torch.data.caches.groups_key import BuiltGroups, CacheKey, check_arr
 from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError
 from ptycho_torch.data.files.atomic_write import atomic_zip
 from ptycho_torch.data.files.mapping import opened
-from ptycho_torch.data.files.zip_archive import ZipArchive
+from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 
 FORMAT_VERSION = 2
 REFERENCE_KEYS = ("all_groups", "dataset_checksum", "gridsize", "overlap_factor")
@@ -217,7 +217,9 @@ def broken_members(path: Path) -> list[str]:
             archive = ZipArchive(stream, path)
             for name in archive.members:
                 if not _is_sound(archive, name):
-                    faults.append(ScanFileError(name, "damaged", "intact bytes", file=path))
+                    fault = damaged(name, "damaged", "intact bytes")
+                    fault.file = path
+                    faults.append(fault)
     except PtychoTorchError as error:
         faults.append(error)
     return [str(fault) for fault in faults]

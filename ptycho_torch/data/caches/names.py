@@ -134,7 +134,7 @@ def user_cache_directory(preferred: Path) -> Path:
     return base / "ptycho-torch" / f"{name[:64]}-{_digest(preferred)[:16]}"
 
 
-def check_policy(policy: SidecarPolicy | str) -> SidecarPolicy:
+def check_policy(policy: SidecarPolicy | str, name: str = "sidecar") -> SidecarPolicy:
     """Turn what a user gave into a policy of sidecars; OptionError: no known word, no directory."""
     if isinstance(policy, Path):
         return policy
@@ -145,7 +145,7 @@ def check_policy(policy: SidecarPolicy | str) -> SidecarPolicy:
     # A configuration file can only spell a directory as text; a bare word is a spelling mistake.
     if isinstance(policy, str) and (os.sep in policy or os.path.isdir(policy)):
         return Path(policy)
-    raise OptionError("sidecar", repr(policy), "auto, off, readonly or a directory")
+    raise OptionError(name, repr(policy), "auto, off, readonly or a directory")
 
 
 def _with_user_cache(first: Path) -> list[Path]:

@@ -139,16 +139,14 @@ def build_sidecar(
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse to write over a file that does not show, at its start or end, that it is a sidecar."""
-    try:
-        with opened(path) as stream:
-            start = stream.read(len(_START))
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _MAX_RECORD_BYTES))
-            shown = start[30:] == _START[30:] or _RECORD.encode() in stream.read()
-            if start and not shown:
-                raise ScanFileError("file", "another program's", "a sidecar or no file")
-    except ScanFileNotFoundError:
-        return
+    """Refuse to write over a file whose start and members do not show that it is a sidecar."""
+    with suppress(ScanFileNotFoundError), opened(path) as stream:
+        start = stream.read(len(_START))
+        shown = not start or start[30:] == _START[30:]
+        with suppress(PtychoTorchError):
+            shown = shown or set(ZipArchive(stream, path).members) == {_FRAMES, _RECORD}
+        if not shown:
+            raise ScanFileError("file", "another program's", "a sidecar or no file")
 
 
 def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) -> Sidecar:

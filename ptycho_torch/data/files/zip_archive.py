@@ -136,6 +136,7 @@ class ZipArchive:
 
     def _start(self, key: str) -> int:
         """Offset of a member's first byte, its local header checked against the directory."""
+        self.require(key)
         member = self.members[key]
         method, packed, size = member.compress_type, member.compress_size, member.file_size
         if member.flag_bits & _ENCRYPTED:

@@ -21,22 +21,9 @@ LARGEST_WHOLE_AMPLITUDE = 50
 def settle_measurement(frames: Frames, measurement: str) -> Frames:
     """Fix what the stored values are, and refuse values that neither meaning allows.
 
-    A sample of about 1 MiB is judged, so that opening stays cheap; computing energies sees all
-    values.
-
-    Parameters
-    ----------
-    frames
-        Diffraction frames (M, N, N).
-    measurement
-        ``"amplitude"``, ``"counts"``, or ``"auto"``: float frames are amplitude; integer frames,
-        and float frames of whole numbers with a maximum above 50, are refused.
-
-    Raises
-    ------
-    ScanError, OptionError
-        ``"auto"`` cannot decide, the sample holds NaN, infinite or negative values, or an unknown
-        word.
+    ``"auto"``: float frames are amplitude; integer frames, and float frames of whole numbers with a
+    maximum above 50, are refused. A sample of about 1 MiB is judged, so that opening stays cheap;
+    computing energies sees all values. ScanError, or OptionError for an unknown word.
     """
     check_choice("measurement", measurement, Measurement)
     sample = frames.sample(max(1, SAMPLE_BYTES // max(1, frames.nbytes // len(frames))))

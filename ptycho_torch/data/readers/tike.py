@@ -40,19 +40,8 @@ def read_tike(file: ScanFile, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Scan:
     Frames stay counts, with the zero frequency moved to (N//2, N//2). Positions are patch centres;
     where a patch would begin at a negative pixel, all are moved by one shift, kept as
     ``positions_shift_px`` (x, y) in the metadata, so that the first begins at pixel 2. The probe is
-    scaled so that sum |P|**2 is the mean count per frame.
-
-    Parameters
-    ----------
-    file
-        The open ``.npz`` or ``.npz.bz2``.
-    max_bytes
-        Refuse a ``.bz2`` that unpacks to more than this, and a scan with more bytes of frames.
-
-    Raises
-    ------
-    ScanFileError, ScanKeyError, ScanError, OptionError
-        One line naming field, what was found and what was expected.
+    scaled so that sum |P|**2 is the mean count per frame. A ``.bz2`` that unpacks to more than
+    ``max_bytes``, and a scan with more bytes of frames, is refused.
     """
     check_integer("max_bytes", max_bytes, minimum=1)
     if _is_packed(file):

@@ -33,8 +33,8 @@ def write_scan(scan: Scan, path: Path) -> Path:
     if path.suffix != ".npz":
         raise ScanError("the file name", repr(path.name), "a name ending in .npz", file=path)
     metadata = scan.metadata
-    if len(scan) == scan.N:
-        # As many frames as pixels along their side: the shape alone does not tell the frame axis.
+    if len(scan) == scan.N or "axis_order" in metadata:
+        # As many frames as pixels along their side, or a file that had its frames last.
         metadata = {**metadata, "axis_order": "frames_first"}
     with atomic_zip(path) as archive:
         for key in SMALL.split():

@@ -213,6 +213,11 @@ def test_split_that_leaves_no_validation_group_says_what_to_change(tmp_path: Pat
         ({"assemble_on": "gpu"}, "assemble_on is 'gpu'"),
         ({"val_fraction": 1.5}, "split fractions"),
         ({"seed": None}, "seed is None"),
+        ({"cache": "fo"}, "cache is 'fo'; expected auto, off, readonly or a directory"),
+        (
+            {"grouping": {"gridsize": 2, "foo": 1}},
+            "grouping.foo is an unknown key; expected one of",
+        ),
     ],
 )
 def test_contradictory_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
@@ -361,6 +366,16 @@ class TestCheckpoints:
 def test_options_are_saved_as_given_by_every_name() -> None:
     names = set(inspect.signature(PtychoDataModule).parameters)
     assert set(PtychoDataModule("scan.npz").hparams) == names
+
+
+def test_an_unknown_stage_and_missing_scans_are_refused_by_name(scan_file: Path) -> None:
+    data = PtychoDataModule(scan_file)
+    with pytest.raises(OptionError, match="stage is 'foo'; expected None or one of fit"):
+        data.setup("foo")
+    with pytest.raises(OptionError, match="stage is 'foo'; expected one of train, val"):
+        data.dataset("foo")  # type: ignore[arg-type]
+    with pytest.raises(OptionTypeError, match="train is None; expected a path"):
+        PtychoDataModule(None)  # type: ignore[arg-type]
 
 
 def test_a_grouping_that_is_none_is_refused() -> None:

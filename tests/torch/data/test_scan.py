@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from ptycho_torch import RawData, read_scan
-from ptycho_torch.data.errors import FrozenScanError, OptionTypeError, PtychoTorchError, ScanError
+from ptycho_torch.data.errors import (
+    FrozenScanError,
+    OptionError,
+    OptionTypeError,
+    PtychoTorchError,
+    ScanError,
+)
 from ptycho_torch.data.scan import Scan
 
 M, N = 6, 8
@@ -41,7 +47,10 @@ def raw_data(**changes: Any) -> RawData:
 @pytest.mark.parametrize("name", [*ARRAYS, "objectGuess", "frames", "metadata", "new_name", "N"])
 def test_no_attribute_can_be_set_or_deleted(name: str) -> None:
     scan = raw_data()
-    with pytest.raises(FrozenScanError, match=rf"RawData\.{name} is set after .*Build another"):
+    with pytest.raises(
+        FrozenScanError,
+        match=rf"RawData\.{name} is an attribute of a scan that is built.*Build another",
+    ):
         setattr(scan, name, np.full(3, np.nan))
     with pytest.raises(AttributeError):
         delattr(scan, name)
@@ -62,6 +71,38 @@ def test_an_array_that_its_owner_alters_later_does_not_alter_the_scan(name: str)
     scan = RawData(**arrays)
     arrays[name][...] = -1
     assert np.array_equal(getattr(scan, name), before)
+
+
+@pytest.mark.parametrize("name", [*ARRAYS, "objectGuess"])
+def test_no_array_can_be_made_writable_again(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot set WRITEABLE flag"):
+        getattr(raw_data(), name).flags.writeable = True
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_frames_and_patches_cannot_be_written_to(part: bool) -> None:
+    patches = np.ones((M, N, N), np.complex64)
+    scan = raw_data(Y=patches)
+    scan = scan.choose(np.array([0, 2])) if part else scan
+    assert scan.Y is not None and scan.patches is not None
+    for array in (scan.Y, scan.diff3d, scan.frames.stored, scan.patches.stored):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+    assert patches.flags.writeable, "the caller keeps the right to its own array"
+
+
+def test_choosing_takes_masks_and_refuses_nothing_at_all() -> None:
+    scan = raw_data()
+    masked = scan.choose(np.array([True, False] * 3))
+    assert masked.chosen is not None and masked.chosen.tolist() == [0, 2, 4]
+    assert scan.choose(np.array([-1])).chosen.tolist() == [M - 1]  # type: ignore[union-attr]
+    with pytest.raises(OptionError, match="frames to keep is none; expected at least one"):
+        scan.choose(np.array([], int))
+
+
+def test_a_written_scan_says_where_its_frames_lie_now(tmp_path: Path) -> None:
+    scan = raw_data(metadata={"axis_order": "frames_last"})
+    assert read_scan(scan.to_file(tmp_path / "scan.npz")).frames.shape == (M, N, N)
 
 
 def test_arrays_of_a_scan_from_a_file_cannot_be_written_to_either(tmp_path: Path) -> None:
@@ -117,6 +158,8 @@ def test_sample_indices_are_a_label_that_indexes_nothing() -> None:
         grouped["diffraction"][:, :, :, 0], scan.diff3d[grouped["nn_indices"][:, 0]]
     )
     assert np.array_equal(scan.choose(np.array([1, 3])).sample_indices, [101, 103])
+    scan.sample_indices = None
+    assert scan.sample_indices is None
 
 
 @pytest.mark.parametrize("label", [np.arange(M + 1), np.zeros(M), np.zeros((M, 1), int), "all"])

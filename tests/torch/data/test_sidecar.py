@@ -88,7 +88,7 @@ def test_progress_reports_bytes_up_to_the_whole(tmp_path: Path) -> None:
 
 def test_write_to_the_map_never_reaches_the_sidecar(tmp_path: Path) -> None:
     scan = write_scan(tmp_path)
-    frames_of(scan).stored[:] = 9
+    frames_of(scan)._storage.array()[:] = 9
     assert np.array_equal(frames_in(tmp_path / NAME), TRUTH)
 
 
@@ -421,3 +421,14 @@ def test_processes_that_open_at_once_build_once(tmp_path: Path) -> None:
     assert Counter(built for built, _ in answers) == {0: 3, 1: 1}
     assert len({total for _, total in answers}) == 1
     assert sorted(os.listdir(tmp_path)) == [NAME, "scan.npz"]
+
+
+@pytest.mark.parametrize("content", [b"a note on made_from.json", b"PK\x03\x04 and made_from.json"])
+def test_another_programs_file_under_the_name_is_left_alone(
+    tmp_path: Path, user_cache: Path, content: bytes
+) -> None:
+    scan = write_scan(tmp_path)
+    (note := tmp_path / NAME).write_bytes(content)
+    assert np.array_equal(frames_of(scan).stored, TRUTH)
+    assert note.read_bytes() == content
+    assert [path.name for path in user_cache.rglob("*.npz")] == [NAME]

@@ -14,7 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError, naming
+from ptycho_torch.data.errors import (
+    PtychoTorchError,
+    ScanError,
+    ScanFileError,
+    ScanKeyError,
+    naming,
+)
 from ptycho_torch.data.files.npy_header import read_npy_header
 from ptycho_torch.data.files.zip_archive import MAX_MEMBERS, ZipArchive
 
@@ -289,3 +295,10 @@ def test_file_of_other_kind_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"PK", b"\x89HDF\r\n\x1a\n" + bytes(100), bytes(10_000)):
         with pytest.raises(ScanFileError, match="no complete zip archive"):
             ZipArchive(io.BytesIO(content))
+
+
+def test_a_missing_key_is_refused_by_every_way_to_a_member() -> None:
+    found = ZipArchive(io.BytesIO(archive()))
+    for reach in (found.header, found.read, found.open, found.data_offset):
+        with pytest.raises(ScanKeyError, match=r"probe is missing.* It has the keys xcoords"):
+            reach("probe")
