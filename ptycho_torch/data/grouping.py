@@ -59,17 +59,18 @@ class GroupingRequest:
             if not self.enable_oversampling:
                 raise OptionError(
                     f"nsamples is {self.n_groups}; expected at most {self.n_frames}, the number of "
-                    f"positions, at gridsize={self.gridsize} (C={channels}). Set "
-                    f"enable_oversampling=True and neighbor_pool_size >= {channels} to draw more."
+                    f"positions, at gridsize={self.gridsize} (C={channels}). For more, K choose C "
+                    f"oversampling: set enable_oversampling=True and neighbor_pool_size >= {channels}."
                 )
             if self.pool < channels:
                 raise OptionError(
-                    f"neighbor_pool_size is {self.pool}; expected >= C={channels} for "
-                    f"oversampling. Raise neighbor_pool_size (or K) to at least {channels}."
+                    f"neighbor_pool_size is {self.pool}; expected neighbor_pool_size >= C "
+                    f"= {channels} for K choose C oversampling. Raise neighbor_pool_size (or K) to at "
+                    f"least {channels}."
                 )
         elif self.neighbor_count < channels:
             raise OptionError(
-                f"K={self.neighbor_count} neighbours; expected K >= C={channels} = gridsize**2. "
+                f"K={self.neighbor_count} must be >= C={channels} = gridsize**2. "
                 f"Raise K to at least {channels}."
             )
 

@@ -28,6 +28,7 @@ from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, na
 from ptycho_torch.data.frames import Frames, FrameStack
 from ptycho_torch.data.grouped import grouped_arrays
 from ptycho_torch.data.grouping import GroupingRequest
+from ptycho_torch.data.patches import reference_patches
 from ptycho_torch.data.readers import read_file
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan import AnyArray, Scan
@@ -60,7 +61,7 @@ class RawData(Scan):
         Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), or None; they win over
         ``objectGuess``.
     norm_Y_I, metadata
-        Kept as given; metadata are JSON values by name.
+        Kept as given; metadata are JSON values by name, None where there are none.
 
     Raises
     ------
@@ -151,6 +152,33 @@ class RawData(Scan):
         raw = cls.sharing(scan, patches=scan.patches if use_file_Y else None)
         return raw if n_subsample is None else raw.subsample(n_subsample, subsample_seed)
 
+    @classmethod
+    def from_files(cls, train: str | Path, test: str | Path, **options: Any) -> tuple[Self, Self]:
+        """Open two scans, one to train and one to test, each as :meth:`from_file` does."""
+        return cls.from_file(train, **options), cls.from_file(test, **options)
+
+    @classmethod
+    def from_simulation(
+        cls,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        probeGuess: AnyArray,
+        objectGuess: AnyArray,
+        scan_index: AnyArray | None = None,
+    ) -> Self:
+        """A scan of frames computed without noise at given positions (M,), object pixels.
+
+        Frames are |F(probe * patch)| with F unitary, float32, (M, N, N), modes summed in intensity.
+        :func:`~ptycho_torch.simulate_scan` makes object, probe, positions and noise as well.
+        """
+        modes = np.asarray(probeGuess).reshape(-1, *np.shape(probeGuess)[-2:])
+        cut = reference_patches(objectGuess, xcoords, ycoords, modes.shape[-1])
+        counts = sum(np.abs(np.fft.fft2(mode * cut, norm="ortho")) ** 2 for mode in modes)
+        frames = np.fft.fftshift(np.sqrt(counts), axes=(1, 2)).astype(np.float32)
+        return cls.from_coords_without_pc(
+            xcoords, ycoords, frames, probeGuess, scan_index, objectGuess
+        )
+
     @property
     def sample_indices(self) -> NDArray[np.int64] | None:
         """Numbers of the frames in the file they were chosen from, (M,); None for a whole scan.
@@ -181,6 +209,7 @@ class RawData(Scan):
         config: GroupingConfig,
         cache: CachePolicy = "auto",
         *,
+        named_after: Path | None = None,
         energies: Callable[[], NDArray[np.float64]] | None = None,
     ) -> ScanGroups:
         """Group the scan, through its ``.groups_cache.npz`` where there is a file to keep it by.
@@ -192,6 +221,8 @@ class RawData(Scan):
         cache
             ``"auto"`` (beside the scan), ``"readonly"`` (used, never written), ``"off"`` or a
             directory.
+        named_after
+            The file whose name the cache takes; None: the scan's own.
         energies
             Called where the cache has no frame energies; None: :meth:`frame_energies`.
 
@@ -207,7 +238,7 @@ class RawData(Scan):
             config,
             frames=self.frames.identity(),
             measurement=self.frames.measurement,
-            scan_path=self._cache_name(),
+            scan_path=self._cache_name(named_after or self.path),
             cache=cache,
         )
 
@@ -216,7 +247,7 @@ class RawData(Scan):
         N: int,
         K: int = 4,
         nsamples: int = 1,
-        dataset_path: str | Path | None = None,
+        dataset_path: str | Path | int | None = None,
         seed: int | None = None,
         sequential_sampling: bool = False,
         gridsize: int | None = None,
@@ -235,7 +266,8 @@ class RawData(Scan):
         nsamples
             Groups asked for; at gridsize 1 capped at M.
         dataset_path
-            Scan file whose ``.groups_cache.npz`` is used and kept; None: no cache.
+            Scan file whose ``.groups_cache.npz`` is used and kept, also for a scan from arrays;
+            None: no cache. An integer here is the seed, which stands fourth in some callers.
         seed
             Seed of the draws; None takes fresh entropy. NumPy's global stream is never touched.
         sequential_sampling
@@ -274,7 +306,7 @@ class RawData(Scan):
         check_integer("nsamples", nsamples, minimum=1)
         check_integer("neighbor_pool_size", neighbor_pool_size, minimum=0, optional=True)
         check_choice("patch_positions", patch_positions, PatchPositions)
-        check_seed("seed", seed)
+        dataset_path, seed = path_and_seed(dataset_path, seed)
         if gridsize is None:
             raise OptionTypeError(
                 "gridsize", None, "an integer >= 1", action="Pass gridsize=1, 2 or 3"
@@ -294,7 +326,8 @@ class RawData(Scan):
         request = GroupingRequest(n_frames=self.n_frames, **asked)
         with naming(self.path):
             if dataset_path is not None:
-                groups = self.group(GroupingConfig(**asked), Path(dataset_path).parent)
+                config, path = GroupingConfig(**asked), Path(dataset_path)
+                groups = self.group(config, path.parent, named_after=path)
                 nn, energies = groups.nn_indices, groups.frame_energies[groups.nn_indices]
             else:
                 nn = grouping.sample_then_group(self.xcoords, self.ycoords, request)
@@ -320,14 +353,34 @@ class RawData(Scan):
         """
         return write_scan(self, Path(path))
 
-    def _cache_name(self) -> Path | None:
-        """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
-        if self.path is None or self.chosen is None:
-            return self.path
+    def _cache_name(self, path: Path | None) -> Path | None:
+        """The path, or for a seeded subsample one that names it; None: nothing is kept."""
+        if path is None or self.chosen is None:
+            return path
         if self._part_name is None:
-            logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
+            logger.info("%s: groups of a chosen part of the scan are not cached", path)
             return None
-        return self.path.with_name(f"{self.path.stem}.{self._part_name}{self.path.suffix}")
+        return path.with_name(f"{path.stem}.{self._part_name}{path.suffix}")
+
+
+def path_and_seed(
+    dataset_path: str | Path | int | None, seed: int | None
+) -> tuple[str | Path | None, int | None]:
+    """Tell a path from a seed by type; an integer in the place of the path is the seed.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        Two seeds, a seed out of range, or something that is neither path nor seed.
+    """
+    if isinstance(dataset_path, int | np.integer) and not isinstance(dataset_path, bool):
+        if seed is not None:
+            found = f"{dataset_path} beside seed={seed}"
+            raise OptionError("dataset_path", found, "a path, or the only seed")
+        dataset_path, seed = None, int(dataset_path)
+    if not isinstance(dataset_path, str | Path | None):
+        raise OptionTypeError("dataset_path", repr(dataset_path), "a path, a seed or None")
+    return dataset_path, check_seed("seed", seed)
 
 
 def _given(name: str, start: Any) -> AnyArray:

@@ -44,7 +44,8 @@ class Scan:
     probeGuess
         complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
     scan_index, objectGuess, Y, norm_Y_I, metadata
-        Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk.
+        Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk; metadata
+        are None where there are none.
     path
         The file that the scan comes from; errors name it.
 
@@ -65,7 +66,7 @@ class Scan:
     objectGuess: AnyArray | None
     patches: FrameStack | None
     norm_Y_I: Any
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] | None
     chosen: NDArray[np.int64] | None
     _part_name: str | None
 
@@ -102,7 +103,7 @@ class Scan:
                 objectGuess=_object(objectGuess),
                 patches=_patches(Y, stack.shape),
                 norm_Y_I=norm_Y_I,
-                metadata=dict(metadata or {}),
+                metadata=dict(metadata) if metadata else None,
                 chosen=None,
                 _part_name=None,
             )

@@ -32,7 +32,7 @@ def write_scan(scan: Scan, path: Path) -> Path:
     """
     if path.suffix != ".npz":
         raise ScanError("the file name", repr(path.name), "a name ending in .npz", file=path)
-    metadata = scan.metadata
+    metadata = scan.metadata or {}
     if len(scan) == scan.N:
         # As many frames as pixels along their side: the shape alone does not tell the frame axis.
         metadata = {**metadata, "axis_order": "frames_first"}
