@@ -108,8 +108,14 @@ class PtychoBatch(TensorClass):
         """
         rms = self.scale.view(-1, 1, 1, 1)
         images = self.channels_first() / rms
-        centred, centre = (offsets.movedim(-1, 1) for offsets in (self.local_offsets, self.global_offsets))
-        physics = torch.ones_like(rms) if nphotons is None else rms * (2 * nphotons**0.5 / self.X.shape[1])
+        centred, centre = (
+            offsets.movedim(-1, 1) for offsets in (self.local_offsets, self.global_offsets)
+        )
+        physics = (
+            torch.ones_like(rms)
+            if nphotons is None
+            else rms * (2 * nphotons**0.5 / self.X.shape[1])
+        )
         content = {
             "images": images,
             "observed_images": images,

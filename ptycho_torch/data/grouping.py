@@ -60,13 +60,12 @@ class GroupingRequest:
                 raise OptionError(
                     f"nsamples is {self.n_groups}; expected at most {self.n_frames}, the number of "
                     f"positions, at gridsize={self.gridsize} (C={channels}). For more, K choose C "
-                    f"oversampling: set enable_oversampling=True and neighbor_pool_size >= {channels}."
+                    f"oversampling: set enable_oversampling=True, neighbor_pool_size >= {channels}."
                 )
             if self.pool < channels:
                 raise OptionError(
                     f"neighbor_pool_size is {self.pool}; expected neighbor_pool_size >= C "
-                    f"= {channels} for K choose C oversampling. Raise neighbor_pool_size (or K) to at "
-                    f"least {channels}."
+                    f"= {channels} for K choose C oversampling. Raise neighbor_pool_size or K."
                 )
         elif self.neighbor_count < channels:
             raise OptionError(

@@ -7,6 +7,7 @@ become groups, what a grouped array holds and what a cache keeps is known by the
 from __future__ import annotations
 
 import logging
+import numbers
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,15 +189,20 @@ class RawData(Scan):
         """
         return vars(self).get("_label", self.chosen)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "sample_indices":
-            super().__setattr__(name, value)
+    @sample_indices.setter
+    def sample_indices(self, value: Any) -> None:
         label = np.array(value)
         if label.dtype.kind not in "iu" or label.shape != (self.n_frames,):
             found, expected = f"{label.shape} {label.dtype}", f"({self.n_frames},) integer"
             raise ScanError("sample_indices", found, expected, file=self.path)
         label.flags.writeable = False
         vars(self)["_label"] = label
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "sample_indices":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def choose(self, keep: NDArray[np.integer], *, part_name: str | None = None) -> Self:
         """As :meth:`Scan.choose`; a label is carried along."""
@@ -373,7 +379,7 @@ def path_and_seed(
     OptionError, OptionTypeError
         Two seeds, a seed out of range, or something that is neither path nor seed.
     """
-    if isinstance(dataset_path, int | np.integer) and not isinstance(dataset_path, bool):
+    if isinstance(dataset_path, numbers.Integral) and not isinstance(dataset_path, bool):
         if seed is not None:
             found = f"{dataset_path} beside seed={seed}"
             raise OptionError("dataset_path", found, "a path, or the only seed")
