@@ -300,7 +300,7 @@ def to_lineage_options(config: TrainingConfig | InferenceConfig) -> dict[str, di
 
     ``DataConfig(**options["DataConfig"])`` and so on; what is not named keeps their default.
     """
-    values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    values = dataclasses.asdict(config)
     model = values.pop("model")
     data = {name: model[name] for name in ("N", "probe_scale")}
     data |= {"grid_size": (model["gridsize"],) * 2, "C": model["gridsize"] ** 2}
@@ -345,7 +345,7 @@ def check_number(name: str, value: object, *, positive: bool = False) -> float:
 def _built(
     kind: type[_Config], values: dict[str, Any], overrides: Mapping[str, Any] | None
 ) -> _Config:
-    names = {entry.name for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    names = {entry.name for entry in dataclasses.fields(kind)}
     unknown = sorted(set(overrides or {}) - names)
     if unknown:
         raise OptionError("override", unknown[0], "one of " + ", ".join(sorted(names)))

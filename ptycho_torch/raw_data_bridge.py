@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.config import PatchPositions, check_choice
+from ptycho_torch.data.config import PatchPositions, check_choice, path_and_seed
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
-from ptycho_torch.data.raw_data import RawData, path_and_seed
+from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.legacy_params import (
     Configuration,
     grouping_defaults,

@@ -7,7 +7,6 @@ become groups, what a grouped array holds and what a cache keeps is known by the
 from __future__ import annotations
 
 import logging
-import numbers
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from ptycho_torch.data.config import (
     PatchPositions,
     check_choice,
     check_integer,
-    check_seed,
+    path_and_seed,
 )
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, naming
 from ptycho_torch.data.frames import Frames, FrameStack
@@ -191,6 +190,7 @@ class RawData(Scan):
 
     @sample_indices.setter
     def sample_indices(self, value: Any) -> None:
+        """Take a label: one integer per frame."""
         label = np.array(value)
         if label.dtype.kind not in "iu" or label.shape != (self.n_frames,):
             found, expected = f"{label.shape} {label.dtype}", f"({self.n_frames},) integer"
@@ -367,26 +367,6 @@ class RawData(Scan):
             logger.info("%s: groups of a chosen part of the scan are not cached", path)
             return None
         return path.with_name(f"{path.stem}.{self._part_name}{path.suffix}")
-
-
-def path_and_seed(
-    dataset_path: str | Path | int | None, seed: int | None
-) -> tuple[str | Path | None, int | None]:
-    """Tell a path from a seed by type; an integer in the place of the path is the seed.
-
-    Raises
-    ------
-    OptionError, OptionTypeError
-        Two seeds, a seed out of range, or something that is neither path nor seed.
-    """
-    if isinstance(dataset_path, numbers.Integral) and not isinstance(dataset_path, bool):
-        if seed is not None:
-            found = f"{dataset_path} beside seed={seed}"
-            raise OptionError("dataset_path", found, "a path, or the only seed")
-        dataset_path, seed = None, int(dataset_path)
-    if not isinstance(dataset_path, str | Path | None):
-        raise OptionTypeError("dataset_path", repr(dataset_path), "a path, a seed or None")
-    return dataset_path, check_seed("seed", seed)
 
 
 def _given(name: str, start: Any) -> AnyArray:
