@@ -166,18 +166,16 @@ class RawData(Scan):
         objectGuess: AnyArray,
         scan_index: AnyArray | None = None,
     ) -> Self:
-        """A scan of frames computed without noise at given positions (M,), object pixels.
+        """A scan of noise-free frames, |F(probe * patch)|, float32, at positions (M,), object px.
 
-        Frames are |F(probe * patch)| with F unitary, float32, (M, N, N), modes summed in intensity.
         :func:`~ptycho_torch.simulate_scan` makes object, probe, positions and noise as well.
         """
         modes = np.asarray(probeGuess).reshape(-1, *np.shape(probeGuess)[-2:])
         cut = reference_patches(objectGuess, xcoords, ycoords, modes.shape[-1])
         counts = sum(np.abs(np.fft.fft2(mode * cut, norm="ortho")) ** 2 for mode in modes)
         frames = np.fft.fftshift(np.sqrt(counts), axes=(1, 2)).astype(np.float32)
-        return cls.from_coords_without_pc(
-            xcoords, ycoords, frames, probeGuess, scan_index, objectGuess
-        )
+        rest = (probeGuess, scan_index, objectGuess)
+        return cls.from_coords_without_pc(xcoords, ycoords, frames, *rest)
 
     @property
     def sample_indices(self) -> NDArray[np.int64] | None:
@@ -215,7 +213,6 @@ class RawData(Scan):
         config: GroupingConfig,
         cache: CachePolicy = "auto",
         *,
-        named_after: Path | None = None,
         energies: Callable[[], NDArray[np.float64]] | None = None,
     ) -> ScanGroups:
         """Group the scan, through its ``.groups_cache.npz`` where there is a file to keep it by.
@@ -227,8 +224,6 @@ class RawData(Scan):
         cache
             ``"auto"`` (beside the scan), ``"readonly"`` (used, never written), ``"off"`` or a
             directory.
-        named_after
-            The file whose name the cache takes; None: the scan's own.
         energies
             Called where the cache has no frame energies; None: :meth:`frame_energies`.
 
@@ -244,7 +239,7 @@ class RawData(Scan):
             config,
             frames=self.frames.identity(),
             measurement=self.frames.measurement,
-            scan_path=self._cache_name(named_after or self.path),
+            scan_path=self._cache_name(),
             cache=cache,
         )
 
@@ -332,8 +327,9 @@ class RawData(Scan):
         request = GroupingRequest(n_frames=self.n_frames, **asked)
         with naming(self.path):
             if dataset_path is not None:
-                config, path = GroupingConfig(**asked), Path(dataset_path)
-                groups = self.group(config, path.parent, named_after=path)
+                path, config = Path(dataset_path), GroupingConfig(**asked)
+                named = self.sharing(self, path=path)
+                groups = named.group(config, path.parent, energies=self.frame_energies)
                 nn, energies = groups.nn_indices, groups.frame_energies[groups.nn_indices]
             else:
                 nn = grouping.sample_then_group(self.xcoords, self.ycoords, request)
@@ -359,8 +355,9 @@ class RawData(Scan):
         """
         return write_scan(self, Path(path))
 
-    def _cache_name(self, path: Path | None) -> Path | None:
-        """The path, or for a seeded subsample one that names it; None: nothing is kept."""
+    def _cache_name(self) -> Path | None:
+        """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
+        path = self.path
         if path is None or self.chosen is None:
             return path
         if self._part_name is None:
