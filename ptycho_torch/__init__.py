@@ -11,6 +11,7 @@ therefore raises too; ``dir`` lists every public name.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,39 @@ def __getattr__(name: str) -> Any:
         raise MissingDependencyError(
             f"{package} is not installed: {name} needs it; pip install {package}"
         ) from error
+
+
+def _refuse_mixed_files(folder: str) -> None:
+    """Refuse a folder that another distribution's files share: whichever came last wins by file.
+
+    What a file belongs to is told by the RECORD that an installer writes beside the package; a
+    source checkout has none.
+    """
+    site = os.path.dirname(folder)
+    ours, theirs = set[str](), set[str]()
+    for name in os.listdir(site):
+        record = os.path.join(site, name, "RECORD")
+        owner = name.partition("-")[0].lower()
+        if name.endswith(".dist-info") and owner.startswith("ptycho") and os.path.isfile(record):
+            with open(record, encoding="utf-8") as lines:
+                paths = {line.partition(",")[0] for line in lines}
+            mine = {path[13:] for path in paths if path.startswith("ptycho_torch/")}
+            (ours if owner == "ptycho_torch" else theirs).update(mine)
+    names = {path.partition("/")[0] for path in ours}
+    beside = set(os.listdir(folder)) - names - {"__pycache__"} if "__init__.py" in names else set()
+    foreign = sorted({path.partition("/")[0] for path in theirs} | beside)
+    if foreign:
+        from ptycho_torch.data.errors import MixedInstallError
+
+        raise MixedInstallError(
+            "the folder ptycho_torch",
+            f"shared with another distribution ({', '.join(foreign[:3])})",
+            "the files of ptycho-torch",
+            action="Type: pip uninstall -y ptychopinn ptycho-torch && pip install ptycho-torch",
+        )
+
+
+_refuse_mixed_files(os.path.dirname(os.path.abspath(__file__)))
 
 
 def __dir__() -> list[str]:

@@ -26,10 +26,10 @@ DEFAULT_NPHOTONS = 1e9
 """Photons per frame where the caller does not say, as in the reference."""
 
 _ROWS_PER_BLOCK = 64
-_SOURCES = ("X_full", "coords_start_relative", "coords_offsets", "coords_relative", "nn_indices")
+_SOURCES = ("X_full", "coords_relative", "coords_offsets", "nn_indices", "coords_start_relative")
 _SAVED = tuple(
-    "X Y Y_I Y_phi coords_nominal coords_true global_offsets local_offsets nn_indices norm_Y_I "
-    "probe".split()
+    "X Y Y_I Y_phi coords_nominal coords_true coords_relative global_offsets local_offsets "
+    "nn_indices norm_Y_I probe".split()
 )
 
 AnyArray = NDArray[Any]
@@ -44,7 +44,10 @@ class PtychoDataContainerTorch:
     Parameters
     ----------
     grouped_data
-        What ``generate_grouped_data`` returned: B groups of C frames.
+        What ``generate_grouped_data`` returned: B groups of C frames. ``X_full``,
+        ``coords_relative``, ``coords_offsets`` and ``nn_indices`` are needed; without
+        ``coords_start_relative`` the start positions are the measured ones, and without ``Y`` there
+        is no ground truth.
     probe
         complex, shape (N, N), (N, N, 1), or (P, N, N) for incoherent modes, N that of the frames.
     nphotons
@@ -206,7 +209,10 @@ class PtychoDataContainerTorch:
 
     @cached_property
     def coords_nominal(self) -> Any:
-        """Start positions relative to the group, float32, (B, 1, 2, C), object px."""
+        """Start positions relative to the group, float32, (B, 1, 2, C), object px.
+
+        As in the TensorFlow loader; PtychoPINN's own torch container has the measured ones here.
+        """
         return _tensor(self._arrays["coords_start_relative"].astype(np.float32, copy=False))
 
     @property
@@ -218,6 +224,11 @@ class PtychoDataContainerTorch:
     def coords(self) -> Any:
         """The same as ``coords_nominal``, as in the reference."""
         return self.coords_nominal
+
+    @cached_property
+    def coords_relative(self) -> Any:
+        """Measured positions relative to the group, float32, (B, 1, 2, C), object px."""
+        return _tensor(self._arrays["coords_relative"].astype(np.float32, copy=False))
 
     @property
     def global_offsets(self) -> Any:
@@ -251,6 +262,11 @@ class PtychoDataContainerTorch:
     def probe(self) -> Any:
         """The probe, complex64, (N, N) or (P, N, N)."""
         return _tensor(self._probe)
+
+    @property
+    def probeGuess(self) -> Any:
+        """The same as ``probe``."""
+        return self.probe
 
     @property
     def YY_full(self) -> None:
@@ -311,14 +327,13 @@ def _checked_arrays(grouped: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a container, without a copy, once their shapes agree."""
     sizes: dict[str, int] = {"1": 1, "xy": 2}
     arrays: dict[str, Any] = {}
+    grouped = {"coords_start_relative": grouped.get("coords_relative"), "Y": None, **grouped}
     for name in _SOURCES:
         if name not in grouped:
             raise ScanError(f"grouped_data[{name!r}]", "missing", "an array")
         family = "integer" if name == "nn_indices" else "floating"
         wanted = dataclasses.replace(spec("grouped", name), dtype=family)
         arrays[name] = check_array(np.asarray(grouped[name]), wanted, sizes)
-    if "Y" not in grouped:
-        raise ScanError("grouped_data['Y']", "missing", "patches, or None where there are none")
     arrays["Y"] = None if grouped["Y"] is None else np.asarray(grouped["Y"])
     if arrays["Y"] is not None:
         shape, dtype = arrays["Y"].shape, arrays["Y"].dtype

@@ -7,6 +7,7 @@ Takes any dataclass with such field names. There is no global dict: callers pass
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,8 @@ from typing import Any, ClassVar, Protocol, TypeGuard
 
 from ptycho_torch.data.config import check_integer
 from ptycho_torch.data.errors import OptionError, OptionTypeError
+
+logger = logging.getLogger(__name__)
 
 LEGACY_KEYS = MappingProxyType(
     {
@@ -86,7 +89,7 @@ def to_legacy_params(cfg: Configuration) -> dict[str, Any]:
         ``cfg`` is not a dataclass instance.
     """
     params: dict[str, Any] = {}
-    for name, value in _translated_fields(cfg).items():
+    for name, value in translated_fields(cfg).items():
         if is_configuration(value):
             _put_all(params, to_legacy_params(value))
         elif value is not None:
@@ -129,17 +132,24 @@ def is_configuration(value: object) -> TypeGuard[Configuration]:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _translated_fields(cfg: Configuration) -> dict[str, Any]:
-    """Fields of one dataclass by the names here; nested dataclasses stay whole."""
+def translated_fields(cfg: Configuration) -> dict[str, Any]:
+    """Fields of one dataclass by the names here; nested dataclasses stay whole.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        As for :func:`to_legacy_params`.
+    """
     if not is_configuration(cfg):
         raise OptionTypeError("the configuration", type(cfg).__name__, "a dataclass instance")
     values: dict[str, Any] = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
     spelled = [name for name in TORCH_SPELLING if values.get(name) is not None]
     if spelled and values.get("n_subsample") is not None:
-        raise OptionError(
-            f"n_subsample={values['n_subsample']} stands beside {spelled[0]}, the torch spelling, "
-            "where it means groups per seed position; expected the number of frames kept before "
-            "grouping. Set it to None and say n_groups, or n_subsample in a TrainingConfig."
+        values["groups_per_seed"] = check_integer("n_subsample", values["n_subsample"], minimum=1)
+        logger.info(
+            "n_subsample=%s beside %s means groups per seed position; kept as groups_per_seed",
+            values.pop("n_subsample"),
+            spelled[0],
         )
     for name in spelled:
         field, value = TORCH_SPELLING[name], _translate(name, values[name])

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.data.errors import OptionTypeError
-from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.legacy_params import Configuration, grouping_defaults, to_legacy_params
+from ptycho_torch.data.raw_data import read_scan
+from ptycho_torch.legacy_params import Configuration, to_legacy_params
+from ptycho_torch.raw_data_bridge import RawDataTorch
 
 
 class MemmapDatasetBridge:
@@ -20,18 +20,25 @@ class MemmapDatasetBridge:
     Parameters
     ----------
     npz_path
-        Canonical NPZ.
+        Canonical NPZ. Where it has both ``diff3d`` and ``diffraction``, this bridge takes
+        ``diffraction``, as PtychoPINN's does.
     config
         A :class:`~ptycho_torch.config_bridge.TrainingConfig`, or any dataclass with its field
         names: gives the defaults of :meth:`get_grouped_data`, and ``n_subsample``.
     memmap_dir
         Folder of the groups cache, and of the frames that a compressed file unpacks into; made
         where it is missing. None: beside the scan.
+    measurement
+        ``"amplitude"``, ``"counts"`` or ``"auto"``, as for ``RawData.from_file``.
 
     Attributes
     ----------
-    raw
-        The :class:`~ptycho_torch.data.raw_data.RawData` of the file.
+    raw_data_torch
+        The :class:`~ptycho_torch.raw_data_bridge.RawDataTorch` of the file; it answers for
+        attributes that are not here: ``raw``, ``xcoords``, ``ycoords``, ``diff3d``,
+        ``probeGuess``, ``objectGuess``, ``scan_index``.
+    npz_path, config
+        As given.
 
     Raises
     ------
@@ -40,20 +47,35 @@ class MemmapDatasetBridge:
     """
 
     def __init__(
-        self, npz_path: str | Path, config: Configuration, memmap_dir: str | Path | None = None
+        self,
+        npz_path: str | Path,
+        config: Configuration,
+        memmap_dir: str | Path | None = None,
+        *,
+        measurement: str = "auto",
     ) -> None:
         settings = to_legacy_params(config)
-        self._defaults = grouping_defaults(settings)
-        path = Path(npz_path)
-        self._cache_dir = path.parent if memmap_dir is None else Path(memmap_dir)
+        self.npz_path = Path(npz_path)
+        self.config = config
+        self._gridsize = settings.get("gridsize", 1)
+        self._cache_dir = self.npz_path.parent if memmap_dir is None else Path(memmap_dir)
         if memmap_dir is not None:
             self._cache_dir.mkdir(parents=True, exist_ok=True)
-        self.raw = RawData.from_file(
-            path,
-            n_subsample=settings.get("n_subsample"),
-            subsample_seed=settings.get("subsample_seed"),
+        raw = read_scan(
+            self.npz_path,
+            format="npz",
+            measurement=measurement,
+            frames_key="diffraction",
             sidecar="auto" if memmap_dir is None else self._cache_dir,
         )
+        if settings.get("n_subsample") is not None:
+            raw = raw.subsample(settings["n_subsample"], settings.get("subsample_seed"))
+        self.raw_data_torch = RawDataTorch.from_acquisition(raw, config)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "raw_data_torch":
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        return getattr(self.raw_data_torch, name)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -84,10 +106,6 @@ class MemmapDatasetBridge:
         OptionError, OptionTypeError, ScanError
             As from ``generate_grouped_data``.
         """
-        given = {"N": N, "K": K, "nsamples": nsamples, "gridsize": gridsize}
-        options = {"N": self.raw.N, "nsamples": len(self.raw), "gridsize": 1} | self._defaults
-        options |= {name: value for name, value in given.items() if value is not None}
-        if self.raw.path is None:
-            raise OptionTypeError("the scan's path", None, "a file")
-        path = self._cache_dir / self.raw.path.name
-        return self.raw.generate_grouped_data(**options, dataset_path=path, seed=seed)
+        path = self._cache_dir / self.npz_path.name
+        side = self._gridsize if gridsize is None else gridsize
+        return self.raw_data_torch.generate_grouped_data(N, K, nsamples, path, seed, gridsize=side)

@@ -8,15 +8,16 @@ caller's flat legacy dict, and the choice between RawData and an installed
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.config import PatchPositions, check_choice
+from ptycho_torch.data.config import PatchPositions, check_choice, path_and_seed
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.legacy_params import (
@@ -28,6 +29,11 @@ from ptycho_torch.legacy_params import (
 
 Backend = Literal["native", "legacy"]
 AnyArray = NDArray[Any]
+
+_ARRAYS = tuple(
+    "xcoords ycoords xcoords_start ycoords_start diff3d probeGuess scan_index objectGuess Y "
+    "norm_Y_I metadata".split()
+)
 
 
 class RawDataTorch:
@@ -47,7 +53,8 @@ class RawDataTorch:
         Whole object, shape (H, W), optional.
     config
         A :class:`~ptycho_torch.config_bridge.TrainingConfig`, or any dataclass with its field
-        names. Gives the defaults of :meth:`generate_grouped_data`, and ``n_subsample``.
+        names. Gives the defaults of :meth:`generate_grouped_data`. Its ``n_subsample`` counts where
+        a file is loaded; these frames are all kept.
     backend
         What groups: ``"native"``, RawData; ``"legacy"``, an installed ``ptycho.raw_data.RawData``.
     params
@@ -57,8 +64,8 @@ class RawDataTorch:
     Attributes
     ----------
     raw
-        The :class:`~ptycho_torch.data.raw_data.RawData` in use, after ``n_subsample``; it answers
-        for attributes that are not here.
+        The :class:`~ptycho_torch.data.raw_data.RawData` in use; it answers for attributes that are
+        not here, and takes the label ``sample_indices``.
     params
         The dict given, or None.
 
@@ -82,23 +89,68 @@ class RawDataTorch:
         backend: Backend = "native",
         params: MutableMapping[str, Any] | None = None,
     ) -> None:
+        raw = RawData.from_coords_without_pc(
+            xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
+        )
+        self._take(raw, config, backend, params)
+
+    @classmethod
+    def from_acquisition(
+        cls,
+        record: Any,
+        config: Configuration | None = None,
+        backend: Backend = "native",
+        params: MutableMapping[str, Any] | None = None,
+    ) -> RawDataTorch:
+        """The scan of a record: a mapping, or an object with attributes, by the names of RawData.
+
+        Start positions, Y, metadata and ``sample_indices`` are taken along where the record has
+        them. A RawData is taken as it is, its frames where they lie.
+
+        Raises
+        ------
+        OptionError, OptionTypeError, ScanError
+            As from the constructor; a required array is missing.
+        """
+        raw, made = record, object.__new__(cls)
+        if not isinstance(record, RawData):
+            get = record.get if isinstance(record, Mapping) else partial(_attribute, record)
+            given: dict[str, Any] = {name: get(name) for name in _ARRAYS}
+            for name in ("xcoords", "ycoords"):
+                if given[f"{name}_start"] is None:
+                    given[f"{name}_start"] = given[name]
+            raw = RawData(**given)
+            if get("sample_indices") is not None:
+                raw.sample_indices = get("sample_indices")
+        made._take(raw, config, backend, params)
+        return made
+
+    def to_acquisition(self) -> dict[str, Any]:
+        """The scan as a plain record: arrays and metadata by name, None where there is none."""
+        return {name: getattr(self.raw, name) for name in (*_ARRAYS, "sample_indices")}
+
+    def _take(
+        self,
+        raw: RawData,
+        config: Configuration | None,
+        backend: Backend,
+        params: MutableMapping[str, Any] | None,
+    ) -> None:
         check_choice("backend", backend, Backend)
+        self.raw = raw
         self.backend = backend
         self.params = params
         settings = dict(params or {}) if config is None else to_legacy_params(config)
         if config is not None and params is not None:
             update_legacy_dict(params, config)
-        self.raw = RawData.from_coords_without_pc(
-            xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess
-        )
-        n_subsample = settings.get("n_subsample")
-        if n_subsample is not None:
-            self.raw = self.raw.subsample(n_subsample, settings.get("subsample_seed"))
         self._defaults = grouping_defaults(settings)
         self._defaults.setdefault("N", self.raw.N)
         if config is not None:
             # A configuration without n_groups asks for all the frames, as in inference.
-            self._defaults.setdefault("nsamples", self.raw.n_frames)
+            per_seed = settings.get("groups_per_seed", 1)
+            self._defaults.setdefault("nsamples", self.raw.n_frames * per_seed)
+            if per_seed > 1:
+                self._defaults.setdefault("enable_oversampling", True)
         if backend == "legacy":
             self._legacy = _legacy_raw_data(self.raw)
 
@@ -106,6 +158,12 @@ class RawDataTorch:
         if name.startswith("_") or name == "raw":
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
         return getattr(self.raw, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "sample_indices":
+            self.raw.sample_indices = value
+        else:
+            super().__setattr__(name, value)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -118,7 +176,7 @@ class RawDataTorch:
         N: int | None = None,
         K: int | None = None,
         nsamples: int | None = None,
-        dataset_path: str | Path | None = None,
+        dataset_path: str | Path | int | None = None,
         seed: int | None = None,
         sequential_sampling: bool | None = None,
         gridsize: int | None = None,
@@ -129,13 +187,14 @@ class RawDataTorch:
         """As :meth:`RawData.generate_grouped_data`; None takes the configuration's value.
 
         Without a configuration, ``N`` is the frames' side and RawData gives the other defaults.
-        After ``n_subsample`` the result carries ``sample_indices``.
+        The result carries the scan's ``sample_indices``, where it has them.
 
         Raises
         ------
         OptionError, OptionTypeError
             As from RawData; and ``patch_positions="scan"`` with the legacy backend, which has none.
         """
+        dataset_path, seed = path_and_seed(dataset_path, seed)
         given = {
             "N": N,
             "K": K,
@@ -173,6 +232,10 @@ class RawDataTorch:
         if self.raw.sample_indices is not None:
             result["sample_indices"] = self.raw.sample_indices
         return result
+
+
+def _attribute(record: Any, name: str) -> Any:
+    return getattr(record, name, None)
 
 
 def _legacy_raw_data(raw: RawData) -> Any:

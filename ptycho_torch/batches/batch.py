@@ -6,7 +6,7 @@ Owns the names, shapes and dtypes of a batch. Knows nothing of files, scans or l
 from __future__ import annotations
 
 import torch
-from tensordict import TensorClass
+from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
 
@@ -80,3 +80,55 @@ class PtychoBatch(TensorClass):
     def channels_first(self) -> Tensor:
         """X as (B, C, N, N), contiguous, without a copy."""
         return self.X.movedim(-1, -3)
+
+    def as_lineage(self, nphotons: float | None = None) -> tuple[TensorDict, Tensor, Tensor]:
+        """The batch as PtychoPINN's own torch loader hands it to a model.
+
+        Parameters
+        ----------
+        nphotons
+            Photons per frame, for ``physics_scaling_constant``; None: frames and probe are both in
+            sqrt(counts), and the constant is 1.
+
+        Returns
+        -------
+        tensor_dict
+            ``images`` = ``observed_images``: amplitude, float32, (B, C, N, N);
+            ``coords_relative``: centre - measured position, float32, (B, C, 1, 2);
+            ``coords_global``: measured positions, float64, (B, C, 1, 2), and ``coords_center``,
+            (B, 1, 1, 2), (x, y) on the last axis, object pixels; ``nn_indices`` (B, C);
+            ``experiment_id`` (B,), the scan; ``rms_scaling_constant``: images times it are X;
+            ``physics_scaling_constant``: images times it hold ``nphotons`` in the mean; both
+            float32, (B, 1, 1, 1). With ground truth ``label_amp``, ``label_phase``: float32,
+            (B, C, N, N).
+        probe
+            complex64, (B, C, P, N, N), broadcast over the frames of a group.
+        scaling
+            ``rms_scaling_constant`` again.
+        """
+        rms = self.scale.view(-1, 1, 1, 1)
+        images = self.channels_first() / rms
+        centred, centre = (
+            offsets.movedim(-1, 1) for offsets in (self.local_offsets, self.global_offsets)
+        )
+        physics = (
+            torch.ones_like(rms)
+            if nphotons is None
+            else rms * (2 * nphotons**0.5 / self.X.shape[1])
+        )
+        content = {
+            "images": images,
+            "observed_images": images,
+            "coords_relative": centred.float(),
+            "coords_global": centre - centred,
+            "coords_center": centre,
+            "nn_indices": self.nn_indices,
+            "experiment_id": self.scan_id,
+            "rms_scaling_constant": rms,
+            "physics_scaling_constant": physics,
+        }
+        if self.Y is not None:
+            content["label_amp"] = self.Y_I.movedim(-1, 1)
+            content["label_phase"] = self.Y_phi.movedim(-1, 1)
+        probe = self.probe[:, None].expand(-1, self.X.shape[-1], -1, -1, -1)
+        return TensorDict(content, batch_size=[len(rms)]), probe, rms

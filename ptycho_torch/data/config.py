@@ -9,7 +9,10 @@ import dataclasses
 import math
 import numbers
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 
@@ -48,6 +51,25 @@ def check_integer(
 def check_seed(name: str, seed: object) -> int | None:
     """Return a seed for numpy.random.RandomState, or None for fresh entropy."""
     return check_integer(name, seed, minimum=0, optional=True, limit=SEED_LIMIT)
+
+
+def path_and_seed(
+    dataset_path: str | Path | int | None, seed: int | None
+) -> tuple[str | Path | None, int | None]:
+    """Tell a path from a seed by type; an integer in the place of the path is the seed.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        Two seeds, a seed out of range, or something that is neither path nor seed.
+    """
+    if dataset_path is None or isinstance(dataset_path, str | Path):
+        return dataset_path, check_seed("seed", seed)
+    if isinstance(dataset_path, bool) or not isinstance(dataset_path, int | np.integer):
+        raise OptionTypeError("dataset_path", repr(dataset_path), "a path, a seed or None")
+    if seed is not None:
+        raise OptionError("dataset_path", f"{dataset_path} beside seed={seed}", "a path")
+    return None, check_seed("seed", dataset_path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,10 @@ class MissingDependencyError(PtychoTorchError, ImportError):
     """An optional package that this call needs is not installed."""
 
 
+class MixedInstallError(PtychoTorchError, ImportError):
+    """Files of another distribution lie in the package's folder."""
+
+
 def _line(field: str, found: Any, expected: Any, *, action: str) -> str:
     line = f"{shown(field)} is {shown(found)}; expected {shown(expected)}."
     return f"{line} {shown(action)}." if action else line

@@ -59,17 +59,17 @@ class GroupingRequest:
             if not self.enable_oversampling:
                 raise OptionError(
                     f"nsamples is {self.n_groups}; expected at most {self.n_frames}, the number of "
-                    f"positions, at gridsize={self.gridsize} (C={channels}). Set "
-                    f"enable_oversampling=True and neighbor_pool_size >= {channels} to draw more."
+                    f"positions, at gridsize={self.gridsize} (C={channels}). For more, K choose C "
+                    f"oversampling: set enable_oversampling=True, neighbor_pool_size >= {channels}."
                 )
             if self.pool < channels:
                 raise OptionError(
-                    f"neighbor_pool_size is {self.pool}; expected >= C={channels} for "
-                    f"oversampling. Raise neighbor_pool_size (or K) to at least {channels}."
+                    f"neighbor_pool_size is {self.pool}; expected neighbor_pool_size >= C "
+                    f"= {channels} for K choose C oversampling. Raise neighbor_pool_size or K."
                 )
         elif self.neighbor_count < channels:
             raise OptionError(
-                f"K={self.neighbor_count} neighbours; expected K >= C={channels} = gridsize**2. "
+                f"K={self.neighbor_count} must be >= C={channels} = gridsize**2. "
                 f"Raise K to at least {channels}."
             )
 
@@ -139,20 +139,10 @@ def sample_then_group(
 ) -> IntArray:
     """Choose seed positions, then draw a group among the neighbours of each.
 
-    Parameters
-    ----------
-    xcoords, ycoords
-        Probe positions, shape (M,), object pixels.
-    request
-        What is asked for.
-    table
-        :func:`neighbor_table` of all positions with exactly ``request.table_neighbors`` neighbours:
-        a wider one holds others, since the tree chooses among equal distances by their number.
-
-    Returns
-    -------
-    groups
-        Frame indices (B, C): int64 for C = 1 and oversampling, else int32, as in the reference.
+    Gives frame indices (B, C): int64 for C = 1 and for oversampling, else int32, as the reference.
+    ``table`` is the :func:`neighbor_table` of all positions (M,) with exactly
+    ``request.table_neighbors`` neighbours, where it is known: a wider one holds others, since the
+    tree chooses among equal distances by their number.
     """
     # The reference's sequential mode draws from RandomState(0) whatever the seed, except when it
     # oversamples: there only the choice of seed positions is sequential.

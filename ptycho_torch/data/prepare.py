@@ -33,22 +33,14 @@ def prepare_scan(
     """Map the frames of a whole scan, compare them with the file's checksum, and group it.
 
     Where energies are computed, that pass checks the frames; where they are in the cache, a pass of
-    its own does. Frames in a bare ``.npy`` have no checksum.
-
-    Parameters
-    ----------
-    raw, config, cache
-        The scan, and how and where it is grouped, as for :meth:`RawData.group`.
-    progress
-        Called with (bytes done, bytes in all) while frames are read.
+    its own does. Frames in a bare ``.npy`` have no checksum. Options and errors are those of
+    :meth:`RawData.group`; ``progress`` gets (bytes done, bytes in all) while frames are read.
 
     Raises
     ------
     ScanFileError
         The frames are not those that the file was written with. Caches beside the scan may hold
         energies of such frames: they are removed.
-    ScanError, OptionError
-        As from :meth:`RawData.group`.
     """
     raw.frames.prepare(progress)
     checked = False

@@ -22,12 +22,13 @@ from ptycho_torch.data.config import (
     PatchPositions,
     check_choice,
     check_integer,
-    check_seed,
+    path_and_seed,
 )
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, naming
 from ptycho_torch.data.frames import Frames, FrameStack
 from ptycho_torch.data.grouped import grouped_arrays
 from ptycho_torch.data.grouping import GroupingRequest
+from ptycho_torch.data.patches import reference_patches
 from ptycho_torch.data.readers import read_file
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan import AnyArray, Scan
@@ -60,7 +61,7 @@ class RawData(Scan):
         Ready-made patches, complex, shape (M, N, N) or (M, N, N, 1), or None; they win over
         ``objectGuess``.
     norm_Y_I, metadata
-        Kept as given; metadata are JSON values by name.
+        Kept as given; metadata are JSON values by name, None where there are none.
 
     Raises
     ------
@@ -151,6 +152,31 @@ class RawData(Scan):
         raw = cls.sharing(scan, patches=scan.patches if use_file_Y else None)
         return raw if n_subsample is None else raw.subsample(n_subsample, subsample_seed)
 
+    @classmethod
+    def from_files(cls, train: str | Path, test: str | Path, **options: Any) -> tuple[Self, Self]:
+        """Open two scans, one to train and one to test, each as :meth:`from_file` does."""
+        return cls.from_file(train, **options), cls.from_file(test, **options)
+
+    @classmethod
+    def from_simulation(
+        cls,
+        xcoords: AnyArray,
+        ycoords: AnyArray,
+        probeGuess: AnyArray,
+        objectGuess: AnyArray,
+        scan_index: AnyArray | None = None,
+    ) -> Self:
+        """A scan of noise-free frames, |F(probe * patch)|, float32, at positions (M,), object px.
+
+        :func:`~ptycho_torch.simulate_scan` makes object, probe, positions and noise as well.
+        """
+        modes = np.asarray(probeGuess).reshape(-1, *np.shape(probeGuess)[-2:])
+        cut = reference_patches(objectGuess, xcoords, ycoords, modes.shape[-1])
+        counts = sum(np.abs(np.fft.fft2(mode * cut, norm="ortho")) ** 2 for mode in modes)
+        frames = np.fft.fftshift(np.sqrt(counts), axes=(1, 2)).astype(np.float32)
+        rest = (probeGuess, scan_index, objectGuess)
+        return cls.from_coords_without_pc(xcoords, ycoords, frames, *rest)
+
     @property
     def sample_indices(self) -> NDArray[np.int64] | None:
         """Numbers of the frames in the file they were chosen from, (M,); None for a whole scan.
@@ -160,9 +186,9 @@ class RawData(Scan):
         """
         return vars(self).get("_label", self.chosen)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "sample_indices":
-            super().__setattr__(name, value)
+    @sample_indices.setter
+    def sample_indices(self, value: Any) -> None:
+        """Take a label: one integer per frame."""
         if value is None:
             vars(self).pop("_label", None)
             return
@@ -198,10 +224,8 @@ class RawData(Scan):
         energies
             Called where the cache has no frame energies; None: :meth:`frame_energies`.
 
-        Raises
-        ------
-        OptionError, ScanError
-            The request cannot be met, or a frame is not finite, negative, or zero like all others.
+        OptionError: the request cannot be met. ScanError: a frame is not finite, negative, or zero
+        like all others.
         """
         return group_scan(
             self.xcoords,
@@ -219,7 +243,7 @@ class RawData(Scan):
         N: int,
         K: int = 4,
         nsamples: int = 1,
-        dataset_path: str | Path | None = None,
+        dataset_path: str | Path | int | None = None,
         seed: int | None = None,
         sequential_sampling: bool = False,
         gridsize: int | None = None,
@@ -238,7 +262,8 @@ class RawData(Scan):
         nsamples
             Groups asked for; at gridsize 1 capped at M.
         dataset_path
-            Scan file whose ``.groups_cache.npz`` is used and kept; None: no cache.
+            Scan file whose ``.groups_cache.npz`` is used and kept, also for a scan from arrays;
+            None: no cache. An integer here is the seed, which stands fourth in some callers.
         seed
             Seed of the draws; None takes fresh entropy. NumPy's global stream is never touched.
         sequential_sampling
@@ -277,7 +302,7 @@ class RawData(Scan):
         check_integer("nsamples", nsamples, minimum=1)
         check_integer("neighbor_pool_size", neighbor_pool_size, minimum=0, optional=True)
         check_choice("patch_positions", patch_positions, PatchPositions)
-        check_seed("seed", seed)
+        dataset_path, seed = path_and_seed(dataset_path, seed)
         if gridsize is None:
             raise OptionTypeError(
                 "gridsize", None, "an integer >= 1", action="Pass gridsize=1, 2 or 3"
@@ -297,7 +322,9 @@ class RawData(Scan):
         request = GroupingRequest(n_frames=self.n_frames, **asked)
         with naming(self.path):
             if dataset_path is not None:
-                groups = self.group(GroupingConfig(**asked), Path(dataset_path).parent)
+                path, config = Path(dataset_path), GroupingConfig(**asked)
+                named = self.sharing(self, path=path)
+                groups = named.group(config, path.parent, energies=self.frame_energies)
                 nn, energies = groups.nn_indices, groups.frame_energies[groups.nn_indices]
             else:
                 nn = grouping.sample_then_group(self.xcoords, self.ycoords, request)
@@ -325,12 +352,13 @@ class RawData(Scan):
 
     def _cache_name(self) -> Path | None:
         """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
-        if self.path is None or self.chosen is None:
-            return self.path
+        path = self.path
+        if path is None or self.chosen is None:
+            return path
         if self._part_name is None:
-            logger.info("%s: groups of a chosen part of the scan are not cached", self.path)
+            logger.info("%s: groups of a chosen part of the scan are not cached", path)
             return None
-        return self.path.with_name(f"{self.path.stem}.{self._part_name}{self.path.suffix}")
+        return path.with_name(f"{path.stem}.{self._part_name}{path.suffix}")
 
 
 def _given(name: str, start: Any) -> AnyArray:
@@ -353,10 +381,8 @@ def read_scan(
 
     Parameters
     ----------
-    path
-        The file.
-    format
-        Name of a registered format, or ``"auto"``: judged from the file.
+    path, format
+        The file, and the name of its format; ``"auto"``: judged from the file.
     use_file_Y
         Take ready-made patches from the file, where it has them; None: where it has no object.
     sidecar

@@ -50,8 +50,8 @@ class Scan:
     probeGuess
         complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
     scan_index, objectGuess, Y, norm_Y_I, metadata, path
-        Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk; errors
-        name the path.
+        Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk; metadata
+        are None where there are none; errors name the path.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class Scan:
     objectGuess: AnyArray | None
     patches: FrameStack | None
     norm_Y_I: Any
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] | None
     chosen: NDArray[np.int64] | None
     _part_name: str | None
 
@@ -107,7 +107,7 @@ class Scan:
                 objectGuess=_object(objectGuess),
                 patches=_patches(Y, stack.shape),
                 norm_Y_I=norm_Y_I,
-                metadata=dict(metadata or {}),
+                metadata=dict(metadata) if metadata else None,
                 chosen=None,
                 _part_name=None,
             )
@@ -120,7 +120,9 @@ class Scan:
         return copy
 
     def __setattr__(self, name: str, value: Any) -> None:
-        kind = type(self).__name__
+        kind, attribute = type(self).__name__, getattr(type(self), name, None)
+        if isinstance(attribute, property) and attribute.fset:
+            return object.__setattr__(self, name, value)
         raise FrozenScanError(
             f"{kind}.{name}",
             "an attribute of a scan that is built",

@@ -270,12 +270,12 @@ REFUSED_HERE = """
 nsamples_0 nsamples_neg gridsize_0 N_mismatch_with_object coords_2d coords_start_none
 diff_nonsquare diff_4d diff_len_mismatch diff_len_mismatch_group diff_none diff_none_group
 scan_index_2d scan_index_len object_3d nan_coords zero_diff Y_len_mismatch seed_negative
-load_no_Y_key load_cb_not_tuple
+load_cb_not_tuple
 """.split()
 # A sane result, or the one exception that is accepted: a probe with a last axis of length one.
 ACCEPTED = """
 K_lt_C_pool_ok_over over_flag_not_needed gs1_nsamples_gt_M gs1_K1 K_gt_M probe_3d
-load_bad_which_nosplit load_missing_nphotons
+load_bad_which_nosplit load_missing_nphotons load_no_Y_key
 """.split()
 
 

@@ -50,21 +50,10 @@ def group_scan(
 ) -> ScanGroups:
     """Group a scan, reading and keeping what does not depend on the draws in its cache.
 
-    Parameters
-    ----------
-    xcoords, ycoords
-        Probe positions, shape (M,), object pixels.
-    energies
-        Computes the frame energies, float64, shape (M,); called when they are not cached.
-    config, scan_path, cache
-        What is asked for; file the cache is named after, None for no cache; where it goes.
-    frames, measurement
-        Which frames they are, for the cache to know them again, and what their values are.
-
-    Raises
-    ------
-    OptionError, ScanError
-        The request cannot be met by this scan, or a frame holds NaN, infinity or negative values.
+    ``energies()`` computes the frame energies, float64, shape (M,), where they are not cached; the
+    cache knows the frames again by ``frames`` and ``measurement``. It is named after ``scan_path``
+    and goes where ``cache`` says; without a path there is none. Positions (M,) in object pixels. An
+    OptionError or ScanError says why a request cannot be met, or which frame cannot be.
     """
     if len(xcoords) < config.channels:
         raise ScanError(

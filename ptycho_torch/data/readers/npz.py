@@ -25,6 +25,7 @@ from ptycho_torch.data.scan import AnyArray, Scan
 logger = logging.getLogger(__name__)
 
 AxisOrderChoice = Literal["auto", "frames_first", "frames_last"]
+FramesKey = Literal["auto", "diff3d", "diffraction"]
 FRAME_KEYS = ("diff3d", "diffraction")
 OPTIONAL_KEYS = ("xcoords_start", "ycoords_start", "objectGuess")
 MAX_METADATA_BYTES = 16 << 20
@@ -36,7 +37,12 @@ def recognises(file: ScanFile) -> bool:
 
 
 def read_npz(
-    file: ScanFile, *, measurement: str = "auto", sidecar: str = "auto", axis_order: str = "auto"
+    file: ScanFile,
+    *,
+    measurement: str = "auto",
+    sidecar: str = "auto",
+    axis_order: str = "auto",
+    frames_key: str = "auto",
 ) -> Scan:
     """Read a canonical NPZ.
 
@@ -53,6 +59,9 @@ def read_npz(
         ``"frames_first"`` (M, N, N), ``"frames_last"`` (N, N, M), or ``"auto"``: the word under
         ``axis_order`` in the file's metadata, else whichever the number of positions tells; refused
         where it tells nothing.
+    frames_key
+        Which of ``"diff3d"`` and ``"diffraction"`` to take where a file has both; ``"auto"``:
+        ``diff3d``, where the two are alike.
 
     Raises
     ------
@@ -61,12 +70,15 @@ def read_npz(
     """
     check_choice("axis_order", axis_order, AxisOrderChoice)
     archive = file.archive
-    key = _frames_key(archive)
+    check_choice("frames_key", frames_key, FramesKey)
+    key = _frames_key(archive, frames_key)
     for required in ("xcoords", "ycoords", "probeGuess"):
         archive.require(required)
     metadata = _metadata(archive)
-    if axis_order == "auto" and metadata.get("axis_order") in get_args(AxisOrder):
-        axis_order = metadata["axis_order"]
+    # What the file says of its own axes is no provenance of the scan.
+    said = metadata.pop("axis_order", None)
+    if axis_order == "auto" and said in get_args(AxisOrder):
+        axis_order = said
     order = _axis_order(archive, key, axis_order)
     frames = Frames.from_archive(archive, key, sidecar=sidecar, axis_order=order)
     patches = None
@@ -85,10 +97,13 @@ def read_npz(
     )
 
 
-def _frames_key(archive: ZipArchive) -> str:
+def _frames_key(archive: ZipArchive, wanted: str) -> str:
     found = [key for key in FRAME_KEYS if key in archive.members]
     if not found:
         archive.require(FRAME_KEYS[0])
+    if len(found) == 2 and wanted != "auto":
+        logger.info("%s: both diff3d and diffraction are there; %s is taken", archive.path, wanted)
+        return wanted
     if len(found) == 2:
         first, second = (archive.header(key) for key in found)
         if (first.shape, first.dtype) != (second.shape, second.dtype):
@@ -96,7 +111,7 @@ def _frames_key(archive: ZipArchive) -> str:
                 "diff3d and diffraction",
                 f"{first} and {second}",
                 "one of them, or two alike",
-                action="Remove the wrong one",
+                action="Remove the wrong one, or pass frames_key= to choose",
             )
     return found[0]
 

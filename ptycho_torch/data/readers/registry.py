@@ -52,10 +52,7 @@ BUILT_IN: tuple[Reader, ...] = (
 def readers() -> Iterator[Reader]:
     """Every reader: the built-in ones first, then those of installed packages.
 
-    Raises
-    ------
-    OptionError
-        An entry point does not lead to a :class:`Reader`.
+    An OptionError says that an entry point does not lead to a :class:`Reader`.
     """
     yield from BUILT_IN
     for point in entry_points(group=ENTRY_POINTS):
@@ -80,21 +77,10 @@ def read_file(
 ) -> Scan:
     """Read a scan in any registered format, through one opening of the file.
 
-    Parameters
-    ----------
-    path
-        The scan file.
-    format
-        A name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
-    sidecar
-        Where frames that cannot be mapped are unpacked to; formats read into memory ignore it.
-    **options
-        Options of that format's reader; one that is ``"auto"`` is left to a reader without it.
-
-    Raises
-    ------
-    ScanFileNotFoundError, ScanFileError, ScanKeyError, ScanError, OptionError
-        One line naming file, field, what was found and what was expected.
+    ``format`` is a name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
+    ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
+    ignore it. ``options`` are those of the format's reader; one that is ``"auto"`` is left to a
+    reader without it. Errors name file, field, what was found and what was expected.
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")

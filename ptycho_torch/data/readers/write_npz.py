@@ -25,14 +25,11 @@ SMALL = "xcoords ycoords xcoords_start ycoords_start probeGuess scan_index objec
 def write_scan(scan: Scan, path: Path) -> Path:
     """Write the scan, its frames as amplitude under ``diff3d``; give the path back.
 
-    Raises
-    ------
-    ScanError, ScanFileError
-        The name does not end in ``.npz``, or the file cannot be written.
+    A ScanError or ScanFileError says that the name does not end in ``.npz`` or cannot be written.
     """
     if path.suffix != ".npz":
         raise ScanError("the file name", repr(path.name), "a name ending in .npz", file=path)
-    metadata = scan.metadata
+    metadata = scan.metadata or {}
     if len(scan) == scan.N or "axis_order" in metadata:
         # As many frames as pixels along their side, or a file that had its frames last.
         metadata = {**metadata, "axis_order": "frames_first"}

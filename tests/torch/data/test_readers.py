@@ -93,7 +93,7 @@ def test_poor_scan_gets_the_contracts_defaults(write: Callable[..., Path]) -> No
     scan = read_file(write(**dict.fromkeys(optional)))
     assert np.array_equal(scan.xcoords_start, scan.xcoords)
     assert np.array_equal(scan.ycoords_start, scan.ycoords)
-    assert scan.objectGuess is None and scan.patches is None and scan.metadata == {}
+    assert scan.objectGuess is None and scan.patches is None and scan.metadata is None
     assert scan.scan_index.dtype == np.int64 and not scan.scan_index.any()
 
 
@@ -285,7 +285,7 @@ def test_metadata_of_another_kind_is_skipped_with_a_log_line(
     write: Callable[..., Path], metadata: np.ndarray, logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert read_file(write(_metadata=metadata)).metadata == {}
+    assert read_file(write(_metadata=metadata)).metadata is None
     assert [logged in r.getMessage() for r in caplog.records] == [True]
 
 

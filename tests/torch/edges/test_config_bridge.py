@@ -256,10 +256,13 @@ def test_torch_value_without_a_translation_is_refused(config: Any, message: str)
         to_legacy_params(config)
 
 
-def test_torch_n_subsample_is_refused_because_it_means_groups_per_seed_position() -> None:
-    with pytest.raises(ValueError, match=r"n_subsample=7 .* groups per seed position.*before") as e:
-        to_legacy_params(TorchDataConfig(n_subsample=7))
-    assert isinstance(e.value, PtychoTorchError)
+def test_torch_n_subsample_becomes_groups_per_seed_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    params = to_legacy_params(TorchDataConfig(n_subsample=7))
+    assert params["groups_per_seed"] == 7 and "n_subsample" not in params
+    assert "n_subsample=7 beside grid_size means groups per seed position" in caplog.text
 
 
 def test_n_subsample_of_our_spelling_passes_beside_a_torch_model() -> None:

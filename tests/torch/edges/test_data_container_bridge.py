@@ -19,8 +19,8 @@ from ptycho_torch.data_container_bridge import PtychoDataContainerTorch, load
 
 PART = Records(COMMITTED)
 ATTRIBUTES = (
-    "X Y Y_I Y_phi coords_nominal coords_true coords global_offsets local_offsets nn_indices "
-    "norm_Y_I probe"
+    "X Y Y_I Y_phi coords_nominal coords_true coords coords_relative global_offsets local_offsets "
+    "nn_indices norm_Y_I probe"
 ).split()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,26 +130,81 @@ def test_without_a_configuration_the_gridsize_must_be_said() -> None:
     assert raw.generate_grouped_data(gridsize=1, seed=0)["X_full"].shape == (1, 32, 32, 1)
 
 
-def test_subsample_is_drawn_before_grouping_and_told_in_the_result() -> None:
-    options: Arrays = {"n_subsample": 20, "subsample_seed": 7}
-    arguments = scan_arguments("i_noobj")
-    raw = RawDataTorch(**arguments, config=config(**options))
-    # The selection as the contract words it, from NumPy alone.
-    chosen = np.sort(np.random.RandomState(7).permutation(60)[:20])
-    cut = {n: v[chosen] if len(v) == 60 else v for n, v in arguments.items()}
-    expected = RawDataTorch(**cut, config=config()).generate_grouped_data(seed=4)
-    grouped = raw.generate_grouped_data(seed=4)
-    np.testing.assert_array_equal(grouped.pop("sample_indices"), chosen)
-    assert_same(grouped, expected)
-    assert len(raw) == 20
-
-
-@pytest.mark.parametrize("n_subsample", [60, 61])
-def test_subsample_of_all_frames_keeps_them_in_order(n_subsample: int) -> None:
+@pytest.mark.parametrize("n_subsample", [20, 60, 61])
+def test_frames_that_the_caller_chose_are_all_kept_whatever_n_subsample_says(
+    n_subsample: int,
+) -> None:
     raw = RawDataTorch(**scan_arguments("i_noobj"), config=config(n_subsample=n_subsample))
-    np.testing.assert_array_equal(
-        raw.generate_grouped_data(seed=0)["sample_indices"], np.arange(60)
-    )
+    expected = RawDataTorch(**scan_arguments("i_noobj"), config=config())
+    assert len(raw) == 60
+    assert_same(raw.generate_grouped_data(seed=4), expected.generate_grouped_data(seed=4))
+
+
+def test_a_label_set_from_outside_reaches_the_result_and_indexes_nothing() -> None:
+    raw = RawDataTorch(**scan_arguments("i_noobj"), config=config())
+    expected = raw.generate_grouped_data(seed=4)
+    raw.sample_indices = np.arange(1000, 1060)
+    grouped = raw.generate_grouped_data(seed=4)
+    np.testing.assert_array_equal(grouped.pop("sample_indices"), np.arange(1000, 1060))
+    np.testing.assert_array_equal(raw.sample_indices, np.arange(1000, 1060))
+    assert_same(grouped, expected)
+    with pytest.raises(ValueError, match=r"sample_indices is .*; expected \(60,\) integer"):
+        raw.sample_indices = np.arange(3)
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_a_record_goes_around_with_all_that_it_carries(as_object: bool) -> None:
+    arguments = scan_arguments("i_noobj")
+    rng = np.random.default_rng(0)
+    record = arguments | {
+        "xcoords_start": arguments["xcoords"] + rng.random(60),
+        "ycoords_start": arguments["ycoords"] + rng.random(60),
+        "Y": rng.random((60, 32, 32)) + 1j,
+        "metadata": {"nphotons": 1e7},
+        "sample_indices": np.arange(7, 67),
+    }
+    source = types.SimpleNamespace(**record) if as_object else record
+    back = RawDataTorch.from_acquisition(source, config()).to_acquisition()
+    assert back["objectGuess"] is None
+    for name, value in record.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+    again = RawDataTorch.from_acquisition(back).to_acquisition()
+    for name, value in back.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_a_record_without_start_positions_or_metadata_has_none_made_up() -> None:
+    raw = RawDataTorch.from_acquisition(scan_arguments("i_noobj"), config())
+    np.testing.assert_array_equal(raw.xcoords_start, raw.xcoords)
+    assert raw.metadata is None and raw.Y is None and raw.sample_indices is None
+    direct = RawDataTorch(**scan_arguments("i_noobj"), config=config())
+    assert_same(raw.generate_grouped_data(seed=1), direct.generate_grouped_data(seed=1))
+
+
+def test_scan_from_arrays_keeps_the_cache_at_the_path_it_is_given(tmp_path: Path) -> None:
+    arguments = scan_arguments("i_noobj")
+    scan = tmp_path / "its name.npz"
+    for factor in (1, 3):  # other frames at the same positions: their energies are not mixed up
+        arguments["diff3d"] = arguments["diff3d"] * np.float32(factor)
+        raw = RawDataTorch(**arguments, config=config())
+        expected = raw.generate_grouped_data(seed=2)
+        for _ in range(2):
+            assert_same(raw.generate_grouped_data(dataset_path=scan, seed=2), expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["its name.g2k4.groups_cache.npz"]
+    groups = np.load(tmp_path / "its name.g2k4.groups_cache.npz")["all_groups"]
+    assert groups.dtype == np.int64 and groups.shape[1] == 4
+
+
+@pytest.mark.parametrize("seed", [5, np.int64(5)])
+def test_fourth_argument_is_a_seed_where_it_is_an_integer(seed: Any) -> None:
+    raw = RawDataTorch(**scan_arguments("i_noobj"), config=config())
+    expected = raw.raw.generate_grouped_data(32, 4, 9, None, 5, gridsize=2)
+    assert_same(raw.raw.generate_grouped_data(32, 4, 9, seed, gridsize=2), expected)
+    assert_same(raw.generate_grouped_data(32, 4, 9, seed), expected)
+    with pytest.raises(ValueError, match="dataset_path is 5 beside seed=6"):
+        raw.generate_grouped_data(32, 4, 9, seed, 6)
+    with pytest.raises(TypeError, match="dataset_path is True"):
+        raw.generate_grouped_data(32, 4, 9, True)
 
 
 def test_attributes_are_those_of_the_raw_data() -> None:
@@ -196,7 +252,8 @@ def fixture_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_legacy_backend_hands_the_call_on_and_leaves_the_global_stream_alone() -> None:
-    raw = RawDataTorch(**scan_arguments("i_noobj"), config=config(n_subsample=30), backend="legacy")
+    raw = RawDataTorch(**scan_arguments("i_noobj"), config=config(), backend="legacy")
+    raw.sample_indices = np.arange(60)
     state = np.random.get_state()
     grouped = raw.generate_grouped_data(seed=11, gridsize=1)
     after = np.random.get_state()
@@ -205,7 +262,7 @@ def test_legacy_backend_hands_the_call_on_and_leaves_the_global_stream_alone() -
     options = grouped["options"]
     assert (options["N"], options["K"], options["nsamples"], options["gridsize"]) == (32, 4, 8, 1)
     assert options["seed"] == 11
-    assert len(raw._legacy.arguments[0]) == len(grouped["sample_indices"]) == 30
+    assert len(raw._legacy.arguments[0]) == len(grouped["sample_indices"]) == 60
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -171,6 +171,16 @@ def test_the_readmes_code_runs(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
+def test_the_migration_pages_script_runs(tmp_path):
+    pytest.importorskip("lightning", reason="torch is not installed: the page's script")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/migrate.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    check = "\nassert container.X.shape == (50, 32, 32, 4)\nassert probe.ndim == 5"
+    result = run_python(blocks[0] + check, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("place", [".ci/run", ".github/workflows/checks.yml"])
 def test_the_continuous_integration_runs_every_check(place):
     run = (ROOT / place).read_text(encoding="utf-8")
