@@ -22,7 +22,7 @@ class Floor:
     """
 
     def __init__(self, dataset: PtychoDataset, batch_size: int, also_bytes: int = 0) -> None:
-        self.frames = torch.from_numpy(dataset.scans[0].frames.stored)
+        self.frames = dataset.bank.whole()
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
         self.batches = order.split(batch_size)
         nn = torch.from_numpy(dataset.index.nn_indices).long()

@@ -59,10 +59,10 @@ def build_lock(target: str | os.PathLike[str], timeout_s: float = LOCK_TIMEOUT_S
         lock = _acquired(path, timeout_s)
     except PtychoTorchError:
         raise
-    except OSError as error:
-        raise cannot_write(target, error) from error
-    except BaseException:
+    except BaseException as error:
         _remove_free_lock(path)
+        if isinstance(error, OSError):
+            raise cannot_write(target, error) from error
         raise
     try:
         yield
