@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
 def _refuse_mixed_files(folder: str) -> None:
     """Refuse a folder that another distribution's files share: whichever came last wins by file.
 
-    What a file belongs to is told by the RECORD that an installer writes beside the package; a
+    The RECORD that an installer writes beside the package says what a file belongs to; a
     source checkout has none.
     """
     site = os.path.dirname(folder)

@@ -99,7 +99,7 @@ def _train(arguments: list[str]) -> None:
 
 
 def _fault(error: BaseException) -> tuple[str, int] | None:
-    """What to say of an error, and the exit code; None: a mistake of ours, with its traceback."""
+    """What to say of an error, and the exit code; None: a fault in the code, with its traceback."""
     if isinstance(error, OptionError | OptionTypeError | MissingDependencyError):
         return str(error), WRONG_USAGE
     if isinstance(error, PtychoTorchError):

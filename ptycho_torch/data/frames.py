@@ -29,7 +29,7 @@ from ptycho_torch.data.files.stored_stack import (
     stack_in_npy,
 )
 from ptycho_torch.data.files.zip_archive import ZipArchive
-from ptycho_torch.data.storage import Storage, in_file, rows_of
+from ptycho_torch.data.storage import InMemory, Storage, in_file, rows_of
 
 __all__ = [
     "AxisOrder",
@@ -86,7 +86,7 @@ class FrameStack:
         require_frames(stack.shape, "frames")
         stack = stack.reshape(stack.shape[:3])
         native = stack.astype(stack.dtype.newbyteorder("="), copy=False)
-        return cls(Storage(native), **options)
+        return cls(InMemory(native), **options)
 
     @classmethod
     def from_npy(cls: type[_Stack], path: str | Path, **options: Any) -> _Stack:
@@ -133,10 +133,7 @@ class FrameStack:
         axis_order
             ``"frames_last"`` for members stored as (N, N, M).
 
-        Raises
-        ------
-        ScanKeyError, ScanError, ScanFileError
-            Missing, damaged, or not a stack of square frames.
+        ScanKeyError, ScanError, ScanFileError: missing, damaged, or no stack of square frames.
         """
         policy = check_policy(sidecar)
         stack = stack_in_archive(archive, key, axis_order)

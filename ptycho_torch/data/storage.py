@@ -7,6 +7,7 @@ adds that.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,25 +31,20 @@ from ptycho_torch.data.files.zip_archive import damaged
 logger = logging.getLogger(__name__)
 
 
-class Storage:
-    """Frames (M, N, N) of native byte order in an array of this process.
+class Storage(ABC):
+    """Where frames (M, N, N) of native byte order lie; one class for each kind of place.
 
-    What lies in a file answers the same questions, and differs where its class says so.
+    Each answers the same questions, and differs from this one where it says so.
     """
 
     path: Path | None = None
     field = "frames"
     frame_by_frame = True
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    identity: FramesIdentity
     _stack: StoredStack | None = None
-
-    def __init__(self, frames: NDArray[Any]) -> None:
-        self._frames: NDArray[Any] | None = frames
-        count, height, width = frames.shape
-        self.shape: tuple[int, int, int] = count, height, width
-        self.dtype: np.dtype[Any] = frames.dtype
-        self.identity = FramesIdentity(
-            None, frames.nbytes, None, frames.dtype.str, self.shape, None
-        )
+    _frames: NDArray[Any] | None = None
 
     def array(self, progress: Progress | None = None) -> NDArray[Any]:
         """All frames, made ready on first use."""
@@ -56,8 +52,9 @@ class Storage:
             self._frames = self._made_ready(progress)
         return self._frames
 
+    @abstractmethod
     def _made_ready(self, progress: Progress | None) -> NDArray[Any]:
-        raise NotImplementedError
+        """The frames as an array, when it is first asked for."""
 
     def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
         """All frames in order, in bounded memory; ``check``: a map's checksum is compared too."""
@@ -73,6 +70,7 @@ class Storage:
         with read_here_and_there(frames):
             return rows_of(frames, spread)
 
+    @abstractmethod
     def check_unchanged(self) -> None:
         """Refuse a scan that was replaced or cut since it was opened."""
 
@@ -83,6 +81,23 @@ class Storage:
     def verify_sidecar(self, path: Path) -> None:
         """Compare a sidecar, every byte read, with the file that it should be made from."""
         require_whole(path, self._stack)
+
+
+class InMemory(Storage):
+    """Frames that are an array of this process."""
+
+    def __init__(self, frames: NDArray[Any]) -> None:
+        self._given = frames
+        count, height, width = frames.shape
+        self.shape, self.dtype = (count, height, width), frames.dtype
+        text = frames.dtype.str
+        self.identity = FramesIdentity(None, frames.nbytes, None, text, self.shape, None)
+
+    def _made_ready(self, progress: Progress | None) -> NDArray[Any]:
+        return self._given
+
+    def check_unchanged(self) -> None:
+        """Nothing to refuse: there is no file."""
 
 
 class _InFile(Storage):

@@ -44,10 +44,7 @@ def atomic_write(path: str | os.PathLike[str], *, locked: bool = False) -> Itera
         ``path``. When the block ends the content is synced to disk and renamed; when it raises,
         ``path`` is as it was. What a killed writer left is replaced by the next one.
 
-    Raises
-    ------
-    ScanFileError, CacheLockTimeoutError
-        The file cannot be written, or another process has been writing it for too long.
+    ScanFileError: it cannot be written. CacheLockTimeoutError: another process writes too long.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.part")

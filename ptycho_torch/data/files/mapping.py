@@ -118,12 +118,7 @@ def map_array(
         The open file, and the first byte of the numbers. That need not be a multiple of the item
         size, so the array may be unaligned.
     dtype, shape
-        Of the array, C order.
-
-    Raises
-    ------
-    ScanFileError
-        The file is too short for the array, or cannot be mapped.
+        Of the array, C order. A ScanFileError says that the file is too short or cannot be mapped.
     """
     end = offset + math.prod(shape) * dtype.itemsize
     size = os.fstat(stream.fileno()).st_size
