@@ -344,7 +344,7 @@ class PtychoDataModule(LightningDataModule):
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
             rank=0 if self.trainer is None else self.trainer.global_rank,
-            shuffle=self.shuffle and stage == "train",
+            shuffle=self._shuffles() and stage == "train",
             seed=self.seed,
             even=stage == "train",
         )
@@ -371,6 +371,11 @@ class PtychoDataModule(LightningDataModule):
         if self.assemble_on == "device":
             return selected_by_workers(dataset, stage, gather=gather)
         return selected_here(dataset, stage, gather=gather, workers=workers, device=device)
+
+    def _shuffles(self) -> bool:
+        """Whether training visits its samples in a new order every epoch."""
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0
+        return self.shuffle and not overfits
 
     def _device(self) -> torch.device:
         if self.trainer is None:

@@ -1,7 +1,7 @@
 """How far training has come within an epoch, counted in samples.
 
 Another batch size or number of ranks changes how many samples a batch has, so samples are what
-counts. Owns the count and its translation to Lightning's batch counters.
+counts. Owns the count and its translation to Lightning's counters of batches.
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ class EpochProgress:
         self._batch_size = 1
 
     def state(self, trainer: Trainer | None) -> dict[str, int]:
-        """Return the epoch that started last and the samples consumed in it."""
+        """Return the epoch that training is in, or starts next, and the samples consumed in it."""
         sampler = self._sampler
         if trainer is None or sampler is None:
             epoch, consumed = self._restored or (0, 0)
             return {"epoch": epoch, "consumed": consumed}
-        resumed = sampler.epoch == self._first_epoch
-        batches = _batch_counters(trainer).processed
-        if resumed:
-            batches -= self._batches_at_start
-        consumed = batches * self._batch_size * sampler.num_replicas
-        if resumed:
-            consumed += self._consumed_at_start
-        # Once an epoch is over for the ranks of this run, it is over for any number of ranks.
+        epochs = trainer.fit_loop.epoch_progress.current
+        epoch = epochs.processed
+        if epochs.started == epoch:
+            # Between two epochs Lightning's batch counters are still those of the last one.
+            return {"epoch": epoch, "consumed": 0}
+        resumed = epoch == self._first_epoch
+        done = _batch_counters(trainer).processed
+        consumed = (done - self._batches_at_start * resumed) * self._step(sampler)
+        consumed += self._consumed_at_start * resumed
+        # Once an epoch is over for this run, it is over for any limit and any number of ranks.
+        over = done >= trainer.num_training_batches or sampler.is_over(consumed)
         size = len(sampler.dataset)  # type: ignore[arg-type]
-        return {"epoch": sampler.epoch, "consumed": size if sampler.is_over(consumed) else consumed}
+        return {"epoch": epoch, "consumed": size if over else consumed}
 
     def restore(self, state: dict[str, int]) -> None:
         """Remember where a checkpoint stood, for the next :meth:`start`."""
@@ -55,13 +58,17 @@ class EpochProgress:
         assert isinstance(sampler, EpochSampler)
         assert loader.batch_size is not None
         self._sampler, self._batch_size = sampler, loader.batch_size
+        loader.has_place = self._restored is not None
+        if self._restored is None and trainer is not None and _inside_epoch(trainer):
+            loader.load_state_dict({})
         epoch, consumed = self._restored or (0, 0)
         self._restored = None
-        finished = sampler.is_over(consumed)
+        batches, step = _batches_of_epoch(trainer, loader), self._step(sampler)
+        finished = sampler.is_over(consumed) or consumed >= batches * step
         sampler.resume(epoch + finished, 0 if finished else consumed)
         self._first_epoch, self._consumed_at_start = sampler.epoch, sampler.consumed
-        left = 0 if finished else -(-sampler.remaining // loader.batch_size)
-        done = len(loader) - left
+        left = min(-(-sampler.remaining // loader.batch_size), -(-(batches * step - consumed) // step))
+        done = batches - (0 if finished else left)
         self._batches_at_start = 0 if finished else done
         if trainer is None or consumed == 0:
             return
@@ -73,6 +80,23 @@ class EpochProgress:
         finishing = current.processed - current.completed
         current.ready = current.started = current.processed = done
         current.completed = done - finishing
+
+    def _step(self, sampler: EpochSampler) -> int:
+        """Samples that all ranks together consume with one batch each."""
+        return self._batch_size * sampler.num_replicas
+
+
+def _batches_of_epoch(trainer: Trainer | None, loader: GroupLoader) -> int:
+    """Batches of the loader that the trainer takes before it calls an epoch over."""
+    if trainer is None:
+        return len(loader)
+    limit = trainer.limit_train_batches
+    return min(len(loader), limit if isinstance(limit, int) else int(len(loader) * limit))
+
+
+def _inside_epoch(trainer: Trainer) -> bool:
+    """Whether the trainer goes on in the middle of an epoch that a checkpoint began."""
+    return trainer.fit_loop.restarting and _batch_counters(trainer).processed > 0
 
 
 def _batch_counters(trainer: Trainer) -> _ProcessedTracker:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
 from ptycho_torch.data.config import check_integer
 
@@ -22,11 +22,12 @@ def epoch_order(size: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[n
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)
 
 
-class EpochSampler(DistributedSampler[Any]):
+class EpochSampler(DistributedSampler[Any], SequentialSampler):
     """Sample indices of one rank, in the order of (seed, epoch).
 
     Rank r of W visits positions r, r + W, ... of the epoch's order. Lightning does not replace a
-    loader's sampler when it is a ``DistributedSampler``.
+    loader's sampler when it is a ``DistributedSampler``, nor a ``SequentialSampler`` when it
+    overfits a few batches; a sampler of Lightning's would not know where a resumed epoch starts.
 
     Parameters
     ----------
