@@ -6,6 +6,7 @@ Owns the thread. Knows nothing of what is built.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class Builder:
         self._over = False
         self._stopped = False
         self._overtaken = False
+        self._process = os.getpid()
 
     def next(self) -> Any:
         """Hand over the next item.
@@ -55,8 +57,14 @@ class Builder:
         StopIteration
             There is none.
         RuntimeError
-            Another iteration has taken the workers over.
+            Another iteration has taken the workers over, or this process was forked in the middle
+            of this one: its thread and its workers are the parent's.
         """
+        if self._process != os.getpid():
+            raise RuntimeError(
+                "this iteration belongs to another process, which was forked in the middle of it: "
+                "make a new iterator of the loader in this process"
+            )
         if self._overtaken:
             raise RuntimeError(
                 "another iteration over this loader has started; its workers serve one at a time: "
@@ -81,7 +89,7 @@ class Builder:
             self._overtaken = overtaken
         self._over = self._stopped = True
         self._pending.clear()
-        if self._thread is not None:
+        if self._thread is not None and self._process == os.getpid():
             self._thread.shutdown(wait=wait, cancel_futures=True)
 
     def _next_or_end(self) -> Any:

@@ -90,8 +90,8 @@ class GroupLoader(DataLoader[Any]):
             self.has_place = True  # once is enough
             warnings.warn(
                 "the checkpoint holds no place in the epoch for this loader: a run that stopped in "
-                "the middle of an epoch repeats some of its batches and leaves out others; save and "
-                "resume with trainer.fit(model, datamodule=data), which keeps the place",
+                "the middle of an epoch repeats some batches and omits others; save and resume "
+                "with trainer.fit(model, datamodule=data), which keeps the place",
                 stacklevel=2,
             )
 
@@ -105,6 +105,6 @@ class GroupLoader(DataLoader[Any]):
 def _later(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """The items of an iterator that is made when the first of them is asked for."""
     items = start()
-    # The loader keeps this generator, and ``start`` the loader: workers end with the last reference.
+    # The loader keeps this generator and ``start`` keeps the loader; workers end with the loader.
     del start
     yield from items

@@ -6,7 +6,7 @@ counts. Owns the count and its translation to Lightning's counters of batches.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ptycho_torch.batches.sampler import EpochSampler
 
@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 
 class EpochProgress:
-    """Counts the samples that all ranks together have consumed in the current epoch."""
+    """Counts the samples that all ranks together have consumed in the current epoch.
+
+    Attributes
+    ----------
+    restored
+        Where a checkpoint stood, until :meth:`start` takes it: ``epoch`` and ``consumed``.
+    """
 
     def __init__(self) -> None:
-        self._restored: tuple[int, int] | None = None
+        self.restored: dict[str, Any] | None = None
         self._first_epoch = 0
         self._consumed_at_start = 0
         self._batches_at_start = 0
@@ -32,9 +38,8 @@ class EpochProgress:
         """Return the epoch that training is in, or starts next, and the samples consumed in it."""
         sampler = self._sampler
         if trainer is None or sampler is None:
-            epoch, consumed = self._restored or (0, 0)
-            return {"epoch": epoch, "consumed": consumed}
-        epochs = trainer.fit_loop.epoch_progress.current
+            return {"epoch": 0, "consumed": 0}
+        epochs = _epoch_counters(trainer)
         epoch = epochs.processed
         if epochs.started == epoch:
             # Between two epochs Lightning's batch counters are still those of the last one.
@@ -48,29 +53,27 @@ class EpochProgress:
         size = len(sampler.dataset)  # type: ignore[arg-type]
         return {"epoch": epoch, "consumed": size if over else consumed}
 
-    def restore(self, state: dict[str, int]) -> None:
-        """Remember where a checkpoint stood, for the next :meth:`start`."""
-        self._restored = (int(state["epoch"]), int(state["consumed"]))
-
     def start(self, trainer: Trainer | None, loader: GroupLoader) -> None:
         """Point a new training loader at the sample after the last one consumed."""
         sampler = loader.sampler
         assert isinstance(sampler, EpochSampler)
         assert loader.batch_size is not None
         self._sampler, self._batch_size = sampler, loader.batch_size
-        loader.has_place = self._restored is not None
-        if self._restored is None and trainer is not None and _inside_epoch(trainer):
+        loader.has_place = self.restored is not None
+        if self.restored is None and trainer is not None and _inside_epoch(trainer):
             loader.load_state_dict({})
-        epoch, consumed = self._restored or (0, 0)
-        self._restored = None
+        state, self.restored = self.restored or {"epoch": 0, "consumed": 0}, None
+        epoch, consumed = int(state["epoch"]), int(state["consumed"])
         batches, step = _batches_of_epoch(trainer, loader), self._step(sampler)
         finished = sampler.is_over(consumed) or consumed >= batches * step
         sampler.resume(epoch + finished, 0 if finished else consumed)
         self._first_epoch, self._consumed_at_start = sampler.epoch, sampler.consumed
-        left = min(-(-sampler.remaining // loader.batch_size), -(-(batches * step - consumed) // step))
+        left = min(
+            -(-sampler.remaining // loader.batch_size), -(-(batches * step - consumed) // step)
+        )
         done = batches - (0 if finished else left)
         self._batches_at_start = 0 if finished else done
-        if trainer is None or consumed == 0:
+        if trainer is None or not loader.has_place:
             return
         # Lightning counts batches from the start of the epoch. It must also be told the epoch is
         # over when fewer samples remain than there are ranks.
@@ -96,7 +99,13 @@ def _batches_of_epoch(trainer: Trainer | None, loader: GroupLoader) -> int:
 
 def _inside_epoch(trainer: Trainer) -> bool:
     """Whether the trainer goes on in the middle of an epoch that a checkpoint began."""
-    return trainer.fit_loop.restarting and _batch_counters(trainer).processed > 0
+    epochs = _epoch_counters(trainer)
+    unfinished = epochs.started > epochs.processed
+    return trainer.fit_loop.restarting and unfinished and _batch_counters(trainer).processed > 0
+
+
+def _epoch_counters(trainer: Trainer) -> _ProcessedTracker:
+    return cast("_ProcessedTracker", trainer.fit_loop.epoch_progress.current)
 
 
 def _batch_counters(trainer: Trainer) -> _ProcessedTracker:
