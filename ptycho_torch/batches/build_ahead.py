@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -35,12 +35,14 @@ class Builder:
 
     Parameters
     ----------
-    items
-        Builds the next item whenever it is asked for one.
+    start
+        Gives an iterator that builds the next item whenever it is asked for one. Called when the
+        first item is asked for, and by whoever asks: worker processes start in the caller's thread.
     """
 
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items = items
+    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
+        self._start: Callable[[], Iterator[Any]] | None = start
+        self._items: Iterator[Any] = iter(())
         self._thread: ThreadPoolExecutor | None = None
         self._pending: deque[Future[Any]] = deque()
         self._handed_over = math.inf
@@ -70,6 +72,10 @@ class Builder:
                 "another iteration over this loader has started; its workers serve one at a time: "
                 "make a second loader, or use num_workers=0"
             )
+        if self._start is not None and not self._over:
+            # ``start`` may hold what holds this builder; workers end with the last reference.
+            start, self._start = self._start, None
+            self._items = start()
         item = self._next_or_end()
         if item is _End:
             raise StopIteration

@@ -71,7 +71,7 @@ class GroupLoader(DataLoader[Any]):
             self._builder = None
         if self.before_epoch is not None:
             self.before_epoch()
-        builder = Builder(self.finish(_later(self._items)))
+        builder = Builder(lambda: self.finish(self._items()))
         if self.num_workers:
             self._builder = builder
         return BuiltAhead(builder)
@@ -100,11 +100,3 @@ class GroupLoader(DataLoader[Any]):
             assert self.batch_sampler is not None
             return iter(self.batch_sampler)
         return super().__iter__()
-
-
-def _later(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """The items of an iterator that is made when the first of them is asked for."""
-    items = start()
-    # The loader keeps this generator and ``start`` keeps the loader; workers end with the loader.
-    del start
-    yield from items
