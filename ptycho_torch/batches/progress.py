@@ -39,19 +39,20 @@ class EpochProgress:
         sampler = self._sampler
         if trainer is None or sampler is None:
             return {"epoch": 0, "consumed": 0}
-        epochs = _epoch_counters(trainer)
-        epoch = epochs.processed
-        if epochs.started == epoch:
-            # Between two epochs Lightning's batch counters are still those of the last one.
-            return {"epoch": epoch, "consumed": 0}
+        epoch, over = sampler.epoch, _epoch_counters(trainer).processed
+        if over > epoch:
+            return {"epoch": over, "consumed": 0}
+        if sampler.begun != epoch:
+            # Until an epoch begins, Lightning's batch counters are those of the epoch before.
+            return {"epoch": epoch, "consumed": sampler.consumed}
         resumed = epoch == self._first_epoch
         done = _batch_counters(trainer).processed
         consumed = (done - self._batches_at_start * resumed) * self._step(sampler)
         consumed += self._consumed_at_start * resumed
         # Once an epoch is over for this run, it is over for any limit and any number of ranks.
-        over = done >= trainer.num_training_batches or sampler.is_over(consumed)
+        ended = done >= trainer.num_training_batches or sampler.is_over(consumed)
         size = len(sampler.dataset)  # type: ignore[arg-type]
-        return {"epoch": epoch, "consumed": size if over else consumed}
+        return {"epoch": epoch, "consumed": size if ended else consumed}
 
     def start(self, trainer: Trainer | None, loader: GroupLoader) -> None:
         """Point a new training loader at the sample after the last one consumed."""

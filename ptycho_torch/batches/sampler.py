@@ -66,6 +66,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         )
         self.even = even
         self.consumed = 0
+        self.begun: int | None = None
+        """The epoch whose order was asked for last."""
 
     def resume(self, epoch: int, consumed: int) -> None:
         """Start ``epoch`` after the first ``consumed`` samples of its order, once."""
@@ -88,6 +90,7 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         return self._share(max(0, len(self.dataset) - self.consumed))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
+        self.begun = self.epoch
         size = len(self.dataset)  # type: ignore[arg-type]
         order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle)[self.consumed :]
         mine = order[self.rank :: self.num_replicas][: self._share(len(order))]

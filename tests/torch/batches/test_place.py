@@ -43,7 +43,8 @@ def test_run_stopped_at_the_end_of_an_epoch_goes_on_with_the_next(
         ("on_train_batch_start", steps),
         ("on_train_batch_end", 1),
     ):
-        assert setting.resumed(hook, at) == order, (hook, at)
+        for again in (0, 2):
+            assert setting.resumed(hook, at, again) == order, (hook, at, again)
 
 
 @pytest.mark.parametrize("trainer", ["limit", "overfit", "reload"])

@@ -172,17 +172,21 @@ class Setting:
             trainer.fit(model, ckpt_path=resume, weights_only=True, **given)
         return model.seen
 
-    def resumed(self, hook: str, at: int) -> Seen:
-        """The samples of a run stopped there, and of the run that goes on."""
+    def resumed(self, hook: str, at: int, again: int = 0) -> Seen:
+        """The samples of a run stopped there, and of those that go on; the first for few steps."""
         checkpoint = self.folder / "stopped.ckpt"
-        before = self.run(Stopper(hook, at, checkpoint))
-        return before + self.run(Stopper(), checkpoint)
+        found = list(self.run(Stopper(hook, at, checkpoint)))
+        second = Stopper("on_train_batch_end", again, checkpoint)
+        found += self.run(second, checkpoint)
+        if 0 < again == second.calls["on_train_batch_end"]:
+            found += self.run(Stopper(), checkpoint)
+        return found
 
 
 def anywhere(folder: Path, rounds: int, seed: int) -> Outcome:
     """Stop at random calls of random hooks, with every kind of trainer in turn, and go on."""
     figure = "sample sequence identical to the uninterrupted run"
-    fault = "stopped in any hook, with limits, overfitting, accumulation, validation, reloading"
+    fault = "stopped once or twice in any hook, with limits, overfitting, accumulation, validation, reloading"
     outcome = Outcome(fault, figure, rounds, seed)
     rng = random.Random(seed)
     scan = write_scan(folder, compressed=False, n_frames=GROUPS, N=8)
@@ -195,8 +199,10 @@ def anywhere(folder: Path, rounds: int, seed: int) -> Outcome:
             order = setting.run(whole)
             hook = rng.choice(HOOKS)
             at = rng.randrange(whole.calls[hook]) + 1
-            found = setting.resumed(hook, at)
-            outcome.check(found == order, f"{name}, {workers} workers, call {at} of {hook}")
+            again = rng.randrange(8)
+            found = setting.resumed(hook, at, again)
+            label = f"{name}, {workers} workers, call {at} of {hook}, {again} steps more"
+            outcome.check(found == order, label)
             outcome.seen[name] += 1
     return outcome
 
