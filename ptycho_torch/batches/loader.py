@@ -98,5 +98,6 @@ class GroupLoader(DataLoader[Any]):
     def _items(self) -> Iterator[Any]:
         if self.passes_indices and not self.num_workers:
             assert self.batch_sampler is not None
-            return iter(self.batch_sampler)
+            # A generator: Lightning's samplers start anew whenever their iterator is asked for one.
+            return (indices for indices in self.batch_sampler)
         return super().__iter__()

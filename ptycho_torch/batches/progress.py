@@ -78,10 +78,15 @@ class EpochProgress:
             return
         # Lightning counts batches from the start of the epoch. It must also be told the epoch is
         # over when fewer samples remain than there are ranks.
+        if sampler.consumed > 0:
+            _go_on_within_epoch(trainer, sampler.epoch)
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.is_last_batch = finished
         current = _batch_counters(trainer)
         finishing = current.processed - current.completed
+        # A step that did not end before the checkpoint was made is done again.
+        total = cast("_ProcessedTracker", progress.total)
+        total.ready = total.started = total.processed
         current.ready = current.started = current.processed = done
         current.completed = done - finishing
 
@@ -96,6 +101,21 @@ def _batches_of_epoch(trainer: Trainer | None, loader: GroupLoader) -> int:
         return len(loader)
     limit = trainer.limit_train_batches
     return min(len(loader), limit if isinstance(limit, int) else int(len(loader) * limit))
+
+
+def _go_on_within_epoch(trainer: Trainer, epoch: int) -> None:
+    """Tell Lightning that an epoch goes on.
+
+    A run resumed at the end of an epoch does not count the start of the next, so that a checkpoint
+    made within the next says that no epoch is unfinished.
+    """
+    loop = trainer.fit_loop
+    for epochs in (loop.epoch_progress.total, loop.epoch_progress.current):
+        counters = cast("_ProcessedTracker", epochs)
+        counters.ready = counters.started = counters.processed + 1
+        counters.completed = counters.processed
+    if _epoch_counters(trainer).processed == epoch:
+        loop.restarting = True
 
 
 def _inside_epoch(trainer: Trainer) -> bool:

@@ -186,7 +186,7 @@ class Setting:
 def anywhere(folder: Path, rounds: int, seed: int) -> Outcome:
     """Stop at random calls of random hooks, with every kind of trainer in turn, and go on."""
     figure = "sample sequence identical to the uninterrupted run"
-    fault = "stopped once or twice in any hook, with limits, overfitting, accumulation, validation, reloading"
+    fault = "stopped once or twice in any hook, under any limit of a trainer"
     outcome = Outcome(fault, figure, rounds, seed)
     rng = random.Random(seed)
     scan = write_scan(folder, compressed=False, n_frames=GROUPS, N=8)
