@@ -21,6 +21,7 @@ from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
 from ptycho_torch.batches.hyperparameters import grouping_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
+from ptycho_torch.batches.place import groups_of, require_same_groups, require_same_order
 from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
 from ptycho_torch.batches.routes import (
@@ -258,6 +259,8 @@ class PtychoDataModule(LightningDataModule):
     def train_dataloader(self) -> GroupLoader:
         """Shuffled batches; every rank takes equally many steps."""
         loader = self._loader("train")
+        if self._progress.restored is not None:
+            require_same_groups(self._progress.restored, self.dataset("train").index)
         self._progress.start(self.trainer, loader)
         return loader
 
@@ -274,8 +277,12 @@ class PtychoDataModule(LightningDataModule):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """Say where training stands: seed, epoch, and samples all ranks consumed in it."""
-        return {"seed": self.seed, **self._progress.state(self.trainer)}
+        """Say where training stands: which order, epoch, and samples all ranks consumed in it."""
+        if self._progress.restored is not None or "train" not in self._datasets:
+            return dict(self._progress.restored or {})
+        order = {"seed": self.seed, "shuffle": self._shuffles()}
+        groups = groups_of(self.dataset("train").index)
+        return {**order, **groups, **self._progress.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint stood, with any number of workers, ranks and any batch size.
@@ -283,17 +290,11 @@ class PtychoDataModule(LightningDataModule):
         Raises
         ------
         OptionError
-            The checkpoint was made with another seed, so its order is another one.
+            The checkpoint was made with another seed or shuffling. Other training groups (scans,
+            grouping or split) are refused by :meth:`train_dataloader`, which makes them.
         """
-        if state_dict["seed"] != self.seed:
-            raise OptionError(
-                "seed of the data",
-                state_dict["seed"],
-                f"{self.seed}, as configured now",
-                action=f"Set data.seed={state_dict['seed']} to resume",
-                file="checkpoint",
-            )
-        self._progress.restore(state_dict)
+        require_same_order(state_dict, seed=self.seed, shuffle=self._shuffles())
+        self._progress.restored = state_dict
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -351,7 +352,7 @@ class PtychoDataModule(LightningDataModule):
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
             rank=0 if self.trainer is None else self.trainer.global_rank,
-            shuffle=self.shuffle and stage == "train",
+            shuffle=self._shuffles() and stage == "train",
             seed=self.seed,
             even=stage == "train",
         )
@@ -378,6 +379,10 @@ class PtychoDataModule(LightningDataModule):
         if self.assemble_on == "device":
             return selected_by_workers(dataset, stage, gather=gather)
         return selected_here(dataset, stage, gather=gather, workers=workers, device=device)
+
+    def _shuffles(self) -> bool:
+        """Whether training visits its samples in a new order every epoch."""
+        return self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
 
     def _device(self) -> torch.device:
         if self.trainer is None:

@@ -5,9 +5,14 @@ Owns the names, shapes and dtypes of a batch. Knows nothing of files, scans or l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
+
+_Photons = float  # within the class, float is a method
 
 
 class PtychoBatch(TensorClass):
@@ -77,11 +82,47 @@ class PtychoBatch(TensorClass):
         """Measured positions (x, y) of every frame, float64, (B, C, 2), object pixels."""
         return (self.global_offsets - self.local_offsets).squeeze(-3).transpose(-1, -2)
 
+    def to(self, *args: Any, **kwargs: Any) -> PtychoBatch:
+        """Copy to a device, as a tensordict does; a dtype is for X, and its complex one for Y.
+
+        Positions, indices, probe and scale keep their dtypes. bfloat16 has no complex type, so Y
+        keeps its own.
+        """
+        dtype = kwargs.pop("dtype", None)
+        dtypes = [arg for arg in args if isinstance(arg, torch.dtype)]
+        others = [arg for arg in args if not isinstance(arg, torch.dtype)]
+        moved = self
+        if others or kwargs:
+            content = self._tensordict.to(*others, **kwargs)  # type: ignore[attr-defined]
+            moved = type(self).from_tensordict(content)
+        dtype = dtypes[0] if dtypes else dtype
+        return moved if dtype is None else _cast(moved, dtype)
+
+    def float(self) -> PtychoBatch:  # type: ignore[override]
+        """X as float32 and Y as complex64."""
+        return self.to(torch.float32)
+
+    def half(self) -> PtychoBatch:  # type: ignore[override]
+        """X as float16 and Y as complex32."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> PtychoBatch:  # type: ignore[override]
+        """X as bfloat16."""
+        return self.to(torch.bfloat16)
+
+    def double(self) -> PtychoBatch:  # type: ignore[override]
+        """X as float64 and Y as complex128."""
+        return self.to(torch.float64)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Only tensors and a function that torch.load may call: weights_only works.
+        return _batch_of, (dict(self.items()), list(self.batch_size))
+
     def channels_first(self) -> Tensor:
         """X as (B, C, N, N), contiguous, without a copy."""
         return self.X.movedim(-1, -3)
 
-    def as_lineage(self, nphotons: float | None = None) -> tuple[TensorDict, Tensor, Tensor]:
+    def as_lineage(self, nphotons: _Photons | None = None) -> tuple[TensorDict, Tensor, Tensor]:
         """The batch as PtychoPINN's own torch loader hands it to a model.
 
         Parameters
@@ -132,3 +173,21 @@ class PtychoBatch(TensorClass):
             content["label_phase"] = self.Y_phi.movedim(-1, 1)
         probe = self.probe[:, None].expand(-1, self.X.shape[-1], -1, -1, -1)
         return TensorDict(content, batch_size=[len(rms)]), probe, rms
+
+
+def _cast(batch: PtychoBatch, dtype: torch.dtype) -> PtychoBatch:
+    content = dict(batch.items())
+    content["X"] = batch.X.to(dtype)
+    if batch.Y is not None and dtype.is_floating_point and dtype != torch.bfloat16:
+        content["Y"] = batch.Y.to(dtype.to_complex())
+    return _batch_of(content, list(batch.batch_size))
+
+
+def _batch_of(content: dict[str, Tensor], batch_size: list[int]) -> PtychoBatch:
+    return PtychoBatch.from_tensordict(TensorDict(content, batch_size=batch_size))
+
+
+# Lightning looks for the batch size of what it logs in the values of a mapping. In anything else it
+# goes on to iterate, down to single groups, which cannot be iterated.
+Mapping.register(PtychoBatch)
+torch.serialization.add_safe_globals([_batch_of])

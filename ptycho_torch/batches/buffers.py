@@ -20,6 +20,10 @@ Buffer = NDArray[np.float32]
 KEPT = 3
 """Free buffers kept per size: one batch in use, one waiting, one being built."""
 
+KEPT_BYTES = 512 * 2**20
+"""Bytes of all free buffers together; beyond them the sizes that came
+back the longest time ago go."""
+
 
 class BufferPool:
     """Tensors whose memory returns here once nothing refers to it any more.
@@ -50,9 +54,19 @@ class BufferPool:
 
     def _give_back(self, watch: weakref.ref[Buffer]) -> None:
         _, buffer = self._lent.pop(id(watch))
-        free = self._free.setdefault(buffer.size, [])
+        # The size goes to the end, so that sizes nobody asked for lately are the first to leave.
+        free = self._free.pop(buffer.size, [])
         if len(free) < KEPT:
             free.append(buffer)
+        self._free[buffer.size] = free
+        for size, oldest in list(self._free.items()):
+            while oldest and self._free_bytes() > KEPT_BYTES:
+                oldest.pop()
+            if not oldest:
+                self._free.pop(size, None)
+
+    def _free_bytes(self) -> int:
+        return sum(4 * size * len(free) for size, free in list(self._free.items()))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave every buffer behind: another process starts with an empty pool."""

@@ -6,9 +6,10 @@ Owns the thread. Knows nothing of what is built.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -34,18 +35,21 @@ class Builder:
 
     Parameters
     ----------
-    items
-        Builds the next item whenever it is asked for one.
+    start
+        Gives an iterator that builds the next item whenever it is asked for one. Called when the
+        first item is asked for, and by whoever asks: worker processes start in the caller's thread.
     """
 
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items = items
+    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
+        self._start: Callable[[], Iterator[Any]] | None = start
+        self._items: Iterator[Any] = iter(())
         self._thread: ThreadPoolExecutor | None = None
         self._pending: deque[Future[Any]] = deque()
         self._handed_over = math.inf
         self._over = False
         self._stopped = False
         self._overtaken = False
+        self._process = os.getpid()
 
     def next(self) -> Any:
         """Hand over the next item.
@@ -55,13 +59,23 @@ class Builder:
         StopIteration
             There is none.
         RuntimeError
-            Another iteration has taken the workers over.
+            Another iteration has taken the workers over, or this process was forked in the middle
+            of this one: its thread and its workers are the parent's.
         """
+        if self._process != os.getpid():
+            raise RuntimeError(
+                "this iteration belongs to another process, which was forked in the middle of it: "
+                "make a new iterator of the loader in this process"
+            )
         if self._overtaken:
             raise RuntimeError(
                 "another iteration over this loader has started; its workers serve one at a time: "
                 "make a second loader, or use num_workers=0"
             )
+        if self._start is not None and not self._over:
+            # ``start`` may hold what holds this builder; workers end with the last reference.
+            start, self._start = self._start, None
+            self._items = start()
         item = self._next_or_end()
         if item is _End:
             raise StopIteration
@@ -81,7 +95,7 @@ class Builder:
             self._overtaken = overtaken
         self._over = self._stopped = True
         self._pending.clear()
-        if self._thread is not None:
+        if self._thread is not None and self._process == os.getpid():
             self._thread.shutdown(wait=wait, cancel_futures=True)
 
     def _next_or_end(self) -> Any:

@@ -6,16 +6,20 @@ first access; frames stay where they lie. Knows no devices, trainers or workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+import operator
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import Dataset, random_split
 
 from ptycho_torch.batches.assembly import assemble
 from ptycho_torch.batches.batch import PtychoBatch
@@ -35,12 +39,20 @@ from ptycho_torch.data.config import (
     check_choice,
     check_integer,
 )
-from ptycho_torch.data.errors import ScanError, naming
+from ptycho_torch.data.errors import OptionTypeError, ScanError, naming
 from ptycho_torch.data.patches import warn_mirrored
 from ptycho_torch.data.raw_data import RawData
 
 PLANNED = 16
 """Batches looked up together: Python spends as long on several as on one."""
+
+
+Groups = SupportsIndex | slice | Sequence[int] | NDArray[np.integer] | Tensor
+
+_SHARED_FRAMES = (
+    "random_split divides groups, and groups of several parts share frames: validation would see "
+    "training frames; PtychoDataModule(split='region') and split='frames' share none"
+)
 
 
 class PtychoDataset(Dataset[PtychoBatch]):
@@ -100,7 +112,9 @@ class PtychoDataset(Dataset[PtychoBatch]):
         measurement: Measurement = "auto",
         cache: str | Path = "auto",
         normalization: Normalization = "scan",
+        **misplaced: Any,
     ) -> None:
+        _refuse_misplaced(misplaced)
         self.grouping = GroupingConfig() if grouping is None else grouping
         check_choice("ground_truth", ground_truth, GroundTruth)
         check_choice("patch_positions", patch_positions, PatchPositions)
@@ -124,6 +138,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self._labels: tuple[NDArray[np.integer], ...] | None = None
         self._index: GroupIndex | None = None
         self._pool = BufferPool()
+        self._split_at_random = False
 
     @property
     def N(self) -> int:
@@ -194,13 +209,37 @@ class PtychoDataset(Dataset[PtychoBatch]):
         return part
 
     def __len__(self) -> int:
+        if sys._getframe(1).f_code is random_split.__code__ and not self._split_at_random:
+            self._split_at_random = True
+            if self.grouping.channels > 1:
+                warnings.warn(_SHARED_FRAMES, stacklevel=3)
         return len(self.index)
 
-    def __getitem__(self, index: int) -> PtychoBatch:
-        """One group, without the batch axis."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"group {index} of a dataset of {len(self)} groups")
-        return self.__getitems__([index % len(self)])[0]
+    def __getitem__(self, index: Groups) -> PtychoBatch:
+        """One group, without the batch axis; of a slice, list, array or tensor a batch of groups.
+
+        Parameters
+        ----------
+        index
+            An integer, or what NumPy takes for an axis of groups: a slice, integers or booleans.
+
+        Raises
+        ------
+        IndexError
+            There is no such group.
+        """
+        if isinstance(index, SupportsIndex) and not getattr(index, "ndim", 0):
+            number = operator.index(index)
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"group {number} of a dataset of {len(self)} groups")
+            return self.__getitems__([number % len(self)])[0]
+        chosen = index if isinstance(index, slice) else np.asarray(index)
+        if isinstance(chosen, np.ndarray) and not chosen.size:
+            chosen = chosen.astype(np.int64)
+        groups = np.arange(len(self))[chosen]
+        if groups.ndim != 1:
+            raise IndexError(f"groups of shape {groups.shape}; expected one axis of groups")
+        return self.__getitems__(groups)
 
     def __getitems__(self, indices: Sequence[int] | NDArray[np.integer]) -> PtychoBatch:
         """A batch of groups: what a DataLoader asks for, with the identity as ``collate_fn``."""
@@ -296,3 +335,14 @@ class PtychoDataset(Dataset[PtychoBatch]):
 
     def _take(self, indices: Sequence[int] | NDArray[np.integer]) -> GroupIndex:
         return self.index.take(np.asarray(indices, dtype=np.int64))
+
+
+def _refuse_misplaced(options: Mapping[str, Any]) -> None:
+    """Refuse options that PtychoDataset does not have, and say where the first of them lives."""
+    for name in options:
+        of_grouping = name in {field.name for field in fields(GroupingConfig)}
+        raise OptionTypeError(
+            name,
+            "no option of PtychoDataset",
+            f"grouping=GroupingConfig({name}=...)" if of_grouping else "one of its own options",
+        )

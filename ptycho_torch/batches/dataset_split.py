@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.batches.dataset import PtychoDataset
-from ptycho_torch.data.errors import OptionError, naming
+from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.split import region_of_frames, say_counts, scattered_frames, split_groups
 
@@ -98,7 +98,7 @@ def _by_frames(whole: PtychoDataset, shares: Mapping[Part, float], seed: int) ->
 
 
 def _log_split(scan: RawData, split: Split, counts: Mapping[Part, int], dropped: int) -> None:
-    where = "a scan in memory" if scan.path is None else scan.path
+    where = "a scan in memory" if scan.path is None else shown(scan.path)
     said = say_counts([_NAMES[part] for part in counts], list(counts.values()), dropped)
     logger.info("%s: %s split: %s", where, split, said)
 

@@ -5,7 +5,8 @@ Owns how batches get from the dataset to the loop. Worker processes are PyTorch'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -21,9 +22,17 @@ def same(batch: Any) -> Any:
 class GroupLoader(DataLoader[Any]):
     """A DataLoader that finishes its batches in a thread, one ahead of a loop that computes.
 
+    The order is the one in force when the first batch is asked for: Lightning makes an iterator
+    before it says which epoch it is for.
+
     The empty state tells Lightning that a run may resume in the middle of an epoch;
     :meth:`PtychoDataModule.state_dict` has the place itself, which holds for another number of
     workers or ranks, as the state of a loader would not.
+
+    Attributes
+    ----------
+    has_place
+        A data module has set the sampler to the place where a checkpoint stood.
 
     Parameters
     ----------
@@ -52,6 +61,7 @@ class GroupLoader(DataLoader[Any]):
         self.finish = finish
         self.passes_indices = passes_indices
         self.before_epoch = before_epoch
+        self.has_place = False
         self._builder: Builder | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -61,12 +71,7 @@ class GroupLoader(DataLoader[Any]):
             self._builder = None
         if self.before_epoch is not None:
             self.before_epoch()
-        if self.passes_indices and not self.num_workers:
-            assert self.batch_sampler is not None
-            items = _later(self.batch_sampler)
-        else:
-            items = super().__iter__()
-        builder = Builder(self.finish(items))
+        builder = Builder(lambda: self.finish(self._items()))
         if self.num_workers:
             self._builder = builder
         return BuiltAhead(builder)
@@ -80,9 +85,19 @@ class GroupLoader(DataLoader[Any]):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take nothing from a checkpoint."""
+        """Take nothing from a checkpoint; warn where the data module has not taken the place."""
+        if not self.has_place:
+            self.has_place = True  # once is enough
+            warnings.warn(
+                "the checkpoint holds no place in the epoch for this loader: a run that stopped in "
+                "the middle of an epoch repeats some batches and omits others; save and resume "
+                "with trainer.fit(model, datamodule=data), which keeps the place",
+                stacklevel=2,
+            )
 
-
-def _later(source: Iterable[Any]) -> Iterator[Any]:
-    """The items of ``source`` in the order that is in force when the first is asked for."""
-    yield from source
+    def _items(self) -> Iterator[Any]:
+        if self.passes_indices and not self.num_workers:
+            assert self.batch_sampler is not None
+            # A generator: Lightning's samplers start anew whenever their iterator is asked for one.
+            return (indices for indices in self.batch_sampler)
+        return super().__iter__()

@@ -1,12 +1,12 @@
 """How far training has come within an epoch, counted in samples.
 
 Another batch size or number of ranks changes how many samples a batch has, so samples are what
-counts. Owns the count and its translation to Lightning's batch counters.
+counts. Owns the count and its translation to Lightning's counters of batches.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ptycho_torch.batches.sampler import EpochSampler
 
@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 
 class EpochProgress:
-    """Counts the samples that all ranks together have consumed in the current epoch."""
+    """Counts the samples that all ranks together have consumed in the current epoch.
+
+    Attributes
+    ----------
+    restored
+        Where a checkpoint stood, until :meth:`start` takes it: ``epoch`` and ``consumed``.
+    """
 
     def __init__(self) -> None:
-        self._restored: tuple[int, int] | None = None
+        self.restored: dict[str, Any] | None = None
         self._first_epoch = 0
         self._consumed_at_start = 0
         self._batches_at_start = 0
@@ -29,25 +35,24 @@ class EpochProgress:
         self._batch_size = 1
 
     def state(self, trainer: Trainer | None) -> dict[str, int]:
-        """Return the epoch that started last and the samples consumed in it."""
+        """Return the epoch that training is in, or starts next, and the samples consumed in it."""
         sampler = self._sampler
         if trainer is None or sampler is None:
-            epoch, consumed = self._restored or (0, 0)
-            return {"epoch": epoch, "consumed": consumed}
-        resumed = sampler.epoch == self._first_epoch
-        batches = _batch_counters(trainer).processed
-        if resumed:
-            batches -= self._batches_at_start
-        consumed = batches * self._batch_size * sampler.num_replicas
-        if resumed:
-            consumed += self._consumed_at_start
-        # Once an epoch is over for the ranks of this run, it is over for any number of ranks.
+            return {"epoch": 0, "consumed": 0}
+        epoch, over = sampler.epoch, _epoch_counters(trainer).processed
+        if over > epoch:
+            return {"epoch": over, "consumed": 0}
+        if sampler.begun != epoch:
+            # Until an epoch begins, Lightning's batch counters are those of the epoch before.
+            return {"epoch": epoch, "consumed": sampler.consumed}
+        resumed = epoch == self._first_epoch
+        done = _batch_counters(trainer).processed
+        consumed = (done - self._batches_at_start * resumed) * self._step(sampler)
+        consumed += self._consumed_at_start * resumed
+        # Once an epoch is over for this run, it is over for any limit and any number of ranks.
+        ended = done >= trainer.num_training_batches or sampler.is_over(consumed)
         size = len(sampler.dataset)  # type: ignore[arg-type]
-        return {"epoch": sampler.epoch, "consumed": size if sampler.is_over(consumed) else consumed}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Remember where a checkpoint stood, for the next :meth:`start`."""
-        self._restored = (int(state["epoch"]), int(state["consumed"]))
+        return {"epoch": epoch, "consumed": size if ended else consumed}
 
     def start(self, trainer: Trainer | None, loader: GroupLoader) -> None:
         """Point a new training loader at the sample after the last one consumed."""
@@ -55,24 +60,73 @@ class EpochProgress:
         assert isinstance(sampler, EpochSampler)
         assert loader.batch_size is not None
         self._sampler, self._batch_size = sampler, loader.batch_size
-        epoch, consumed = self._restored or (0, 0)
-        self._restored = None
-        finished = sampler.is_over(consumed)
+        loader.has_place = self.restored is not None
+        if self.restored is None and trainer is not None and _inside_epoch(trainer):
+            loader.load_state_dict({})
+        state, self.restored = self.restored or {"epoch": 0, "consumed": 0}, None
+        epoch, consumed = int(state["epoch"]), int(state["consumed"])
+        batches, step = _batches_of_epoch(trainer, loader), self._step(sampler)
+        finished = sampler.is_over(consumed) or consumed >= batches * step
         sampler.resume(epoch + finished, 0 if finished else consumed)
         self._first_epoch, self._consumed_at_start = sampler.epoch, sampler.consumed
-        left = 0 if finished else -(-sampler.remaining // loader.batch_size)
-        done = len(loader) - left
+        left = min(
+            -(-sampler.remaining // loader.batch_size), -(-(batches * step - consumed) // step)
+        )
+        done = batches - (0 if finished else left)
         self._batches_at_start = 0 if finished else done
-        if trainer is None or consumed == 0:
+        if trainer is None or not loader.has_place:
             return
         # Lightning counts batches from the start of the epoch. It must also be told the epoch is
         # over when fewer samples remain than there are ranks.
+        if sampler.consumed > 0:
+            _go_on_within_epoch(trainer, sampler.epoch)
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.is_last_batch = finished
         current = _batch_counters(trainer)
         finishing = current.processed - current.completed
+        # A step that did not end before the checkpoint was made is done again.
+        total = cast("_ProcessedTracker", progress.total)
+        total.ready = total.started = total.processed
         current.ready = current.started = current.processed = done
         current.completed = done - finishing
+
+    def _step(self, sampler: EpochSampler) -> int:
+        """Samples that all ranks together consume with one batch each."""
+        return self._batch_size * sampler.num_replicas
+
+
+def _batches_of_epoch(trainer: Trainer | None, loader: GroupLoader) -> int:
+    """Batches of the loader that the trainer takes before it calls an epoch over."""
+    if trainer is None:
+        return len(loader)
+    limit = trainer.limit_train_batches
+    return min(len(loader), limit if isinstance(limit, int) else int(len(loader) * limit))
+
+
+def _go_on_within_epoch(trainer: Trainer, epoch: int) -> None:
+    """Tell Lightning that an epoch goes on.
+
+    A run resumed at the end of an epoch does not count the start of the next, so that a checkpoint
+    made within the next says that no epoch is unfinished.
+    """
+    loop = trainer.fit_loop
+    for epochs in (loop.epoch_progress.total, loop.epoch_progress.current):
+        counters = cast("_ProcessedTracker", epochs)
+        counters.ready = counters.started = counters.processed + 1
+        counters.completed = counters.processed
+    if _epoch_counters(trainer).processed == epoch:
+        loop.restarting = True
+
+
+def _inside_epoch(trainer: Trainer) -> bool:
+    """Whether the trainer goes on in the middle of an epoch that a checkpoint began."""
+    epochs = _epoch_counters(trainer)
+    unfinished = epochs.started > epochs.processed
+    return trainer.fit_loop.restarting and unfinished and _batch_counters(trainer).processed > 0
+
+
+def _epoch_counters(trainer: Trainer) -> _ProcessedTracker:
+    return cast("_ProcessedTracker", trainer.fit_loop.epoch_progress.current)
 
 
 def _batch_counters(trainer: Trainer) -> _ProcessedTracker:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
 from ptycho_torch.data.config import check_integer
 
@@ -22,11 +22,12 @@ def epoch_order(size: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[n
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)
 
 
-class EpochSampler(DistributedSampler[Any]):
+class EpochSampler(DistributedSampler[Any], SequentialSampler):
     """Sample indices of one rank, in the order of (seed, epoch).
 
     Rank r of W visits positions r, r + W, ... of the epoch's order. Lightning does not replace a
-    loader's sampler when it is a ``DistributedSampler``.
+    loader's sampler when it is a ``DistributedSampler``, nor a ``SequentialSampler`` when it
+    overfits a few batches; a sampler of Lightning's would not know where a resumed epoch starts.
 
     Parameters
     ----------
@@ -65,6 +66,8 @@ class EpochSampler(DistributedSampler[Any]):
         )
         self.even = even
         self.consumed = 0
+        self.begun: int | None = None
+        """The epoch whose order was asked for last."""
 
     def resume(self, epoch: int, consumed: int) -> None:
         """Start ``epoch`` after the first ``consumed`` samples of its order, once."""
@@ -87,6 +90,7 @@ class EpochSampler(DistributedSampler[Any]):
         return self._share(max(0, len(self.dataset) - self.consumed))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
+        self.begun = self.epoch
         size = len(self.dataset)  # type: ignore[arg-type]
         order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle)[self.consumed :]
         mine = order[self.rank :: self.num_replicas][: self._share(len(order))]

@@ -18,6 +18,7 @@ from ptycho_torch.data.config import GroundTruth, Measurement
 from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
+    PtychoTorchError,
     ScanError,
     ScanFileNotFoundError,
     naming,
@@ -64,7 +65,8 @@ def expand_scans(scans: Scans) -> list[Path | RawData]:
 
 
 def _expand(path: Path) -> list[Path]:
-    if path.exists() or not glob.has_magic(str(path)):
+    # os.path.exists answers no where a name cannot be one: too long, or with a NUL in it.
+    if os.path.exists(path) or not glob.has_magic(str(path)) or "\0" in str(path):
         return [path]
     names = sorted(glob.glob(str(path)))
     matches = [Path(name) for name in names if not is_cache_name(name)]
@@ -82,7 +84,14 @@ def open_scan(
         return scan
     # The reference ignores a file's Y; it is better than no ground truth at all.
     use_file_Y = None if ground_truth == "auto" else ground_truth == "file"
-    return read_scan(scan, measurement=measurement, sidecar=cache, use_file_Y=use_file_Y)
+    # Files are opened again later and by workers, by then perhaps in another directory.
+    place = scan.absolute()
+    try:
+        return read_scan(place, measurement=measurement, sidecar=cache, use_file_Y=use_file_Y)
+    except PtychoTorchError as error:
+        if error.file == place:
+            error.file = scan
+        raise
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:

@@ -24,6 +24,7 @@ from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
     PtychoTorchError,
+    shown,
 )
 
 DONE, DATA_AT_FAULT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -105,7 +106,7 @@ def _fault(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, PtychoTorchError):
         return str(error), DATA_AT_FAULT
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{shown(error.filename)}: " if error.filename else ""
         return f"{where}{error.strerror or error}", DATA_AT_FAULT
     if isinstance(error, MemoryError):
         return f"out of memory: {error}".removesuffix(": "), DATA_AT_FAULT
@@ -129,7 +130,7 @@ def _was_interrupted(error: BaseException | None) -> bool:
 def _log_to_stderr() -> Iterator[None]:
     """Show the package's log lines while a command runs; leave logging as it was."""
     logger, handler = logging.getLogger("ptycho_torch"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Shown("%(message)s"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -138,6 +139,13 @@ def _log_to_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+class _Shown(logging.Formatter):
+    """Names of files are in the lines, and a terminal would obey what some names say."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 def _show_warning(

@@ -45,7 +45,7 @@ def inspect(options: argparse.Namespace) -> None:
     if raw.metadata:
         entries = (f"{shown(key)} {shown(value)}" for key, value in raw.metadata.items())
         rows["metadata"] = ", ".join(entries)
-    print(options.scan)
+    print(shown(options.scan))
     for name, text in rows.items():
         print(f"  {name:<10} {text}")
     if options.png is not None:
@@ -53,7 +53,7 @@ def inspect(options: argparse.Namespace) -> None:
         from ptycho_torch.results.scan_figure import plot_scan
 
         save_figure(plot_scan(raw, groups), options.png)
-        print(f"  {'picture':<10} {options.png}")
+        print(f"  {'picture':<10} {shown(options.png)}")
 
 
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:
@@ -141,7 +141,7 @@ def _cache(raw: RawData, config: GroupingConfig) -> str:
         if path.is_file():
             fault = "; ".join(groups_cache.verify(path, raw.xcoords, raw.ycoords))
             if not fault:
-                return str(path)
+                return shown(path)
             faults.append(fault)
     if faults:
         return f"not usable: {'; '.join(faults)}"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, naming
+from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.prepare import prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.verify import verify_path
@@ -58,7 +58,7 @@ def prepare(options: argparse.Namespace) -> None:
                 groups = prepare_scan(raw, config, progress=progress)
             size = raw.frames.nbytes / 2**20
             print(
-                f"{path}: {len(raw)} frames, {size:.1f} MiB; "
+                f"{shown(path)}: {len(raw)} frames, {size:.1f} MiB; "
                 f"{len(groups.nn_indices)} groups of {config.channels} frames"
             )
 
@@ -70,9 +70,9 @@ def verify(options: argparse.Namespace) -> None:
         with _byte_bar(f"{path.name}: frames") as progress:
             faults = verify_path(path, measurement=options.measurement, progress=progress)
         for fault in faults:
-            print(f"ptycho-torch: {fault}", file=sys.stderr)
+            print(f"ptycho-torch: {shown(fault)}", file=sys.stderr)
         if not faults:
-            print(f"{path}: ok")
+            print(f"{shown(path)}: ok")
         broken += bool(faults)
     if broken:
         raise SystemExit(1)
@@ -82,7 +82,7 @@ def verify(options: argparse.Namespace) -> None:
 def _byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar; the function it yields takes (bytes done, bytes in all)."""
     with tqdm(
-        desc=label, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
+        desc=shown(label), unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
     ) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -115,4 +115,4 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 def _say_written(out: Path, raw: RawData) -> None:
     size = out.stat().st_size / 2**20
-    print(f"{out}: {len(raw)} frames of {raw.N} x {raw.N}, {size:.1f} MiB")
+    print(f"{shown(out)}: {len(raw)} frames of {raw.N} x {raw.N}, {size:.1f} MiB")

@@ -31,6 +31,7 @@ from ptycho_torch.data.errors import (
     PtychoTorchError,
     ScanFileError,
     naming,
+    shown,
 )
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.results.report import ReconstructionReport
@@ -142,7 +143,7 @@ class PtychoCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Print the path of the predictions."""
-        print(f"predictions: {self._predictions.path}")
+        print(f"predictions: {shown(self._predictions.path)}")
 
     def after_fit(self) -> None:
         """Print the figures of the reconstruction and the path of its picture."""
@@ -191,4 +192,4 @@ def _say_figures(folder: Path) -> None:
     if correlation is not None:
         print(f"complex correlation with the truth: {correlation:.4f}")
     print(f"Fourier error: {figures['fourier_error']:.4f}")
-    print(f"picture: {folder / 'reconstruction.png'}")
+    print(f"picture: {shown(folder / 'reconstruction.png')}")

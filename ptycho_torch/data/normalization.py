@@ -17,6 +17,9 @@ from ptycho_torch.data.frames import Frames, Progress, check_frame_values
 CHUNK_BYTES = 2**20
 """Bytes of frames summed at a time: they and their float64 copy stay in the processor's cache."""
 
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+"""X is float32: a scale or an amplitude outside these loses its digits or becomes infinite."""
+
 
 def frame_energies(
     frames: Frames,
@@ -30,8 +33,9 @@ def frame_energies(
     float64, shape (M,), in counts where the frames (M, N, N) are; with ``indices``, (L,), of those
     frames. ``check`` compares the frames with the file's checksum in the same pass, where all are
     streamed; ``progress`` is called with (bytes done, bytes in all). A ScanError names a frame with
-    NaN, infinity or a negative value, a ScanFileError a damaged file.
+    NaN, infinity, a negative value or one too large for float32, a ScanFileError a damaged file.
     """
+    largest = LARGEST if frames.measurement == "counts" else LARGEST**2
     count = frames.shape[0] if indices is None else len(indices)
     energies = np.empty(count, dtype=np.float64)
     for start, block in _blocks(frames, indices, check):
@@ -47,6 +51,9 @@ def frame_energies(
                 number = row if indices is None else int(indices[row])
                 with naming(frames.path):
                     check_frame_values(frame[None], start=number, field=frames.field)
+        if not part.max(initial=0) <= largest:
+            with naming(frames.path):
+                raise _out_of_range(f"up to {block.max():g}")
         if progress is not None:
             frame_bytes = frames.nbytes // len(frames)
             progress((start + len(block)) * frame_bytes, count * frame_bytes)
@@ -70,14 +77,26 @@ def intensity_scale(grouped_energies: Sequence[NDArray[np.float64]], N: int) -> 
 
     sqrt((N / 2) ** 2 / mean over the grouped frames of their energy); a frame in two groups counts
     twice. ``grouped_energies`` are ``energies[nn_indices]``, float64, shape (B, C); several scans
-    share the scale of all. Where all grouped frames are zero there is none: a ScanError.
+    share the scale of all. A ScanError where all grouped frames are zero, or float32 holds no scale
+    that is right.
     """
     one = len(grouped_energies) == 1
     energies = grouped_energies[0] if one else np.concatenate([e.ravel() for e in grouped_energies])
     mean = np.mean(energies)
     if not mean > 0:
         raise ScanError("diff3d", "zero in every grouped frame", "some signal")
-    return np.float32(np.sqrt((N / 2) ** 2 / mean))
+    with np.errstate(over="ignore"):
+        scale = np.sqrt((N / 2) ** 2 / mean)
+    if not SMALLEST <= scale <= LARGEST:
+        raise _out_of_range(f"about {np.sqrt(mean) / N:g} in every pixel")
+    return np.float32(scale)
+
+
+def _out_of_range(found: str) -> ScanError:
+    action = "Multiply the frames by one number that brings them near 1"
+    return ScanError(
+        "diff3d", found, f"amplitudes between {SMALLEST:g} and {LARGEST:g} (float32)", action=action
+    )
 
 
 def norm_Y_I(mean_energy_X: float, nphotons: float) -> np.float32:

@@ -62,10 +62,16 @@ def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
     A ScanFileNotFoundError or ScanFileError says that there is none, that it cannot be read, or
     that it is not in the state ``expected`` any more.
     """
-    with naming(path), _reading(), open(path, "rb") as stream:
+    with naming(path), _reading(), _open(path) as stream:
         if expected is not None:
             _require_same(expected, FileState.of(os.fstat(stream.fileno())))
         yield stream
+
+
+def _open(path: Path) -> BinaryIO:
+    if "\0" in str(path):
+        raise ScanFileNotFoundError("name", "text with a NUL in it", "a name of a file")
+    return open(path, "rb")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: buffers need it")
 
+from ptycho_torch.batches import buffers  # noqa: E402
 from ptycho_torch.batches.buffers import KEPT, BufferPool  # noqa: E402
 
 
@@ -54,3 +55,14 @@ def test_nothing_travels_to_another_process() -> None:
     data = pickle.dumps(pool)
     assert len(data) < 200
     assert pickle.loads(data).take((2,)).shape == (2,)  # noqa: S301
+
+
+def test_free_buffers_of_many_sizes_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "KEPT_BYTES", 4 * 10_000)
+    pool = BufferPool()
+    for size in range(1000, 1200):
+        pool.take((size,))
+        gc.collect(0)
+    held = [buffer for free in pool._free.values() for buffer in free]
+    assert 4 * 8_000 < sum(buffer.nbytes for buffer in held) <= 4 * 10_000
+    assert {buffer.size for buffer in held} == set(range(1192, 1200))

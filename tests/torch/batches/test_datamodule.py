@@ -444,3 +444,13 @@ def test_parts_of_frames_share_the_frames_on_a_device(
             assert torch.equal(data.on_after_batch_transfer(selection, 0).X, wanted.X)
         copied.append(data._copies.tables(data.dataset(stage), torch.device("cpu"), resident=True))
     assert copied[0] is copied[1]
+
+
+def test_prediction_of_many_batches_sees_every_group_once(tmp_path: Path) -> None:
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    data = PtychoDataModule(
+        scan, grouping=GroupingConfig(gridsize=1), ground_truth="none", batch_size=1
+    )
+    model = Recorder()
+    quiet_trainer(tmp_path).predict(model, datamodule=data, return_predictions=False)
+    assert [int(batch.nn_indices) for batch in model.seen["predict"]] == list(range(40))

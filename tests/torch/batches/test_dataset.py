@@ -17,7 +17,13 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from ptycho_torch import GroupingConfig, PtychoDataset, RawData, simulate_scan  # noqa: E402
 from ptycho_torch.data import grouping as grouping_room  # noqa: E402
-from ptycho_torch.data.errors import OptionError, ScanError, ScanFileNotFoundError  # noqa: E402
+from ptycho_torch.data.errors import (  # noqa: E402
+    OptionError,
+    OptionTypeError,
+    PtychoTorchError,
+    ScanError,
+    ScanFileNotFoundError,
+)
 from ptycho_torch.data.patches import MirroredPatchesWarning  # noqa: E402
 
 
@@ -320,3 +326,95 @@ def test_frames_without_signal_and_scans_of_too_few_are_refused_before_a_cache(
     with pytest.raises(ScanError, match=r"few\.npz: the number of positions is 3; expected at"):
         PtychoDataset(few).prepare()
     assert not list(tmp_path.glob("*.groups_cache.npz"))
+
+
+def _for_numpy(index: object) -> object:
+    return index if isinstance(index, slice) else np.asarray(index)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        slice(0, 4),
+        slice(-3, None),
+        [0, 1],
+        (5, 2),
+        np.array([3, 1, 3]),
+        torch.tensor([0, -1]),
+        np.arange(40) % 7 == 0,
+        [],
+    ],
+)
+def test_slices_lists_arrays_and_tensors_give_batches(index: object) -> None:
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    dataset = PtychoDataset(scan, ground_truth="none")
+    rows = (
+        np.array([], int)
+        if isinstance(index, list) and not index
+        else np.arange(40)[_for_numpy(index)]
+    )
+    batch = dataset[index]  # type: ignore[index]
+    assert len(batch) == len(rows)
+    for group, row in zip(batch, rows.tolist(), strict=True):
+        assert torch.equal(group.X, dataset[row].X)
+        assert torch.equal(group.nn_indices, dataset[row].nn_indices)
+
+
+def test_a_number_of_any_kind_gives_one_group() -> None:
+    dataset = PtychoDataset(
+        simulate_scan(n_frames=40, N=8, object_size=60, seed=3), ground_truth="none"
+    )
+    for one in (3, np.int64(3), np.array(3), torch.tensor(3), -37):
+        assert dataset[one].nn_indices.tolist() == dataset.index.nn_indices[3].tolist()
+    with pytest.raises(IndexError, match="group 40 of a dataset of 40"):
+        dataset[40]
+
+
+def test_option_that_lives_elsewhere_is_refused_with_its_home() -> None:
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    with pytest.raises(OptionTypeError, match=r"gridsize is .*grouping=GroupingConfig\(gridsize="):
+        PtychoDataset(scan, gridsize=2)
+    with pytest.raises(OptionTypeError, match="colour is no option of PtychoDataset"):
+        PtychoDataset(scan, colour=2)
+
+
+def test_random_split_warns_once_and_names_the_split_that_shares_no_frame(recwarn) -> None:
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    torch.utils.data.random_split(
+        PtychoDataset(scan, ground_truth="none", grouping=GroupingConfig(gridsize=1)), [30, 10]
+    )
+    assert not recwarn
+    dataset = PtychoDataset(scan, ground_truth="none")
+    with pytest.warns(UserWarning, match=r"share frames.*split='region'") as caught:
+        torch.utils.data.random_split(dataset, [0.7, 0.3])
+        torch.utils.data.random_split(dataset, [0.5, 0.5])
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_relative_path_survives_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    scan.to_file(tmp_path / "stored.npz")
+    with np.load(tmp_path / "stored.npz") as file:
+        (np.savez_compressed if compressed else np.savez)(tmp_path / "scan.npz", **dict(file))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    dataset = PtychoDataset("scan.npz", ground_truth="none")
+    monkeypatch.chdir("elsewhere")
+    expected = PtychoDataset(scan, ground_truth="none")
+    assert torch.equal(dataset[:40].X, expected[:40].X)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    with pytest.raises(ScanFileNotFoundError, match=r"^absent\.npz: "):
+        PtychoDataset("absent.npz")
+
+
+@pytest.mark.parametrize("name", ["*" + 255 * "x", 256 * "x", "a\0b.npz", "a\0*.npz", "*\0/*.npz"])
+def test_name_that_no_file_can_have_is_one_line(name: str) -> None:
+    with pytest.raises(PtychoTorchError) as caught:
+        PtychoDataset(name)
+    assert "\n" not in str(caught.value)
+    assert "\0" not in str(caught.value)
+    with pytest.raises(PtychoTorchError):
+        RawData.from_file(name)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import gc
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: loaders nee
 
 from torch.utils.data import Dataset  # noqa: E402
 
+from ptycho_torch import PtychoDataModule, simulate_scan  # noqa: E402
 from ptycho_torch.batches.build_ahead import AHEAD  # noqa: E402
 from ptycho_torch.batches.loader import GroupLoader  # noqa: E402
 
@@ -240,3 +244,36 @@ def test_a_loader_can_be_copied_after_use() -> None:
     batches = loader(Counted(8))
     list(batches)
     assert list(copy.deepcopy(batches)) == list(batches)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("threaded", [True, False])
+def test_a_child_forked_in_the_middle_of_an_iteration_says_so(
+    tmp_path: Path, threaded: bool
+) -> None:
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    data = PtychoDataModule(scan, batch_size=4, ground_truth="none", split="none")
+    batches = data.train_dataloader()
+    items = iter(batches)
+    for _ in range(3):
+        next(items)
+        time.sleep(0.01 * threaded)
+    child = os.fork()
+    if child == 0:
+        said = "nothing"
+        try:
+            next(items)
+        except RuntimeError as error:
+            said = str(error)
+        own = len(list(batches))
+        (tmp_path / "said").write_text(f"{own} {said}", encoding="utf-8")
+        os._exit(0)
+    for _ in range(500):
+        if os.waitpid(child, os.WNOHANG) != (0, 0):
+            break
+        time.sleep(0.02)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert (tmp_path / "said").read_text(encoding="utf-8").startswith("10 this iteration belongs")
+    assert len(list(items)) == 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import damage, growth, hostile, interrupts, kill, restarts, storage, together
+from . import damage, growth, hostile, interrupts, kill, restarts, stops, storage, together
 from .record import Outcome
 
 Experiment = Callable[[Path, int, int], Outcome]
@@ -26,6 +26,8 @@ EXPERIMENTS: dict[str, tuple[Experiment, int, int]] = {
     "interrupted-calls": (storage.interrupted_calls, 5, 60),
     "resume": (restarts.resume, 20, 2),
     "resume-ranks": (restarts.resume_on_ranks, 20, 2),
+    "stops": (stops.anywhere, 200, 16),
+    "stops-plain": (stops.plain_loader, 40, 6),
     "coverage": (restarts.coverage, 12, 2),
     "cycles": (growth.open_and_close, 200, 30),
     "epochs": (growth.epochs, 20, 3),

@@ -143,3 +143,17 @@ def test_verify_tells_good_from_bad(folder, fields, capsys):
     assert captured.out == "good.npz: ok\n"
     for name in (str(cache), "nan.npz", "absent.npz"):
         assert name in captured.err
+
+
+def test_names_with_escape_sequences_reach_the_terminal_as_text(folder, capsys):
+    name = "a\x1b[31m\nb.npz"
+    (folder / "scan.npz").rename(folder / name)
+    for command in (
+        ["inspect", name], ["prepare", name], ["verify", name],
+        ["convert", name, "c\x1b[2J\nd.npz"], ["simulate", "e\x1b[2J\nf.npz", "--frames", "20"],
+    ):  # fmt: skip
+        assert main(command) == 0
+        captured = capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err
+        assert "\\x1b[" in captured.out
+        assert all(line.strip() not in ("b.npz", "d.npz") for line in captured.out.splitlines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ptycho_torch import RawData, simulate_scan
 from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.normalization import (
@@ -74,3 +75,51 @@ def test_frames_without_signal_and_photons_without_number_are_refused() -> None:
     for photons in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(OptionError, match="nphotons"):
             norm_Y_I(4.0, photons)
+
+
+def fields_of(scan: RawData) -> dict[str, object]:
+    names = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d", "probeGuess")
+    return {name: getattr(scan, name) for name in (*names, "scan_index", "objectGuess")}
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(1e-42, "float32"), (1e45, "float64"), (1e200, "float64")]
+)
+def test_amplitudes_that_float32_cannot_scale_are_refused(value: float, dtype: str) -> None:
+    scan = simulate_scan(n_frames=20, N=8, object_size=40, seed=3)
+    fields = {"diff3d": np.full((20, 8, 8), value, dtype), "objectGuess": None}
+    scan = RawData(**{**fields_of(scan), **fields})
+    with pytest.raises(ScanError, match=r"diff3d is (about|up to) .*; expected amplitudes between"):
+        scan.generate_grouped_data(8, K=4, nsamples=10, gridsize=2, seed=0)
+
+
+def test_one_pixel_that_float32_cannot_hold_is_refused() -> None:
+    diff3d = np.ones((20_000, 4, 4))
+    diff3d[7, 1, 2] = 1e39
+    with pytest.raises(ScanError, match=r"up to 1e\+39"):
+        frame_energies(Frames.from_array(diff3d))
+    counts = np.ones((20, 4, 4))
+    counts[7, 1, 2] = 1e39
+    with pytest.raises(ScanError, match=r"up to 1e\+39"):
+        frame_energies(Frames.from_array(counts, measurement="counts"))
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e-15, 1e15, 1e30])
+def test_amplitudes_far_from_one_that_float32_holds_are_taken(value: float) -> None:
+    scan = simulate_scan(n_frames=20, N=8, object_size=40, seed=3)
+    far = RawData(**{**fields_of(scan), "diff3d": scan.diff3d.astype(np.float64) * value})
+    X = far.generate_grouped_data(8, K=4, nsamples=10, gridsize=2, seed=0, patch_positions="scan")
+    near = scan.generate_grouped_data(
+        8, K=4, nsamples=10, gridsize=2, seed=0, patch_positions="scan"
+    )
+    np.testing.assert_allclose(X["X_full"], near["X_full"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["probeGuess", "objectGuess"])
+@pytest.mark.parametrize("value", [1e300, 1e39j])
+def test_probe_or_object_that_complex64_cannot_hold_is_refused(name: str, value: complex) -> None:
+    scan = simulate_scan(n_frames=20, N=8, object_size=40, seed=3)
+    wrong = np.array(getattr(scan, name), np.complex128)
+    wrong[3, 4] = value
+    with pytest.raises(ScanError, match=rf"{name} is up to 1e\+\d+; expected at most 3.40282e\+38"):
+        RawData(**{**fields_of(scan), name: wrong})

@@ -1,0 +1,126 @@
+"""What users do with a batch: cast it, keep it, log over it, write to it."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import quiet_trainer
+
+torch = pytest.importorskip("torch", reason="torch is not installed: batches are its")
+
+from lightning.pytorch import LightningModule  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ptycho_torch import PtychoBatch, PtychoDataModule, PtychoDataset, simulate_scan  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def scan() -> Any:
+    return simulate_scan(n_frames=40, N=16, object_size=60, seed=3)
+
+
+@pytest.fixture
+def batch(scan: Any) -> PtychoBatch:
+    return PtychoDataset(scan, patch_positions="scan")[:5]
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize(
+    ("name", "dtype", "of_Y"),
+    [
+        ("float", torch.float32, torch.complex64),
+        ("half", torch.float16, torch.complex32),
+        ("bfloat16", torch.bfloat16, torch.complex64),
+        ("double", torch.float64, torch.complex128),
+    ],
+)
+def test_a_dtype_is_for_X_and_Y_and_nothing_else(
+    batch: PtychoBatch, name: str, dtype: Any, of_Y: Any
+) -> None:
+    kept = {key: value.clone() for key, value in batch.items()}
+    for cast in (getattr(batch, name)(), batch.to(dtype), batch.to("cpu", dtype=dtype)):
+        assert cast.X.dtype == dtype
+        assert cast.Y is not None
+        assert cast.Y.dtype == of_Y
+        assert torch.equal(cast.X, kept["X"].to(dtype))
+        for key, value in cast.items():
+            if key not in ("X", "Y"):
+                assert value.dtype == kept[key].dtype
+                assert torch.equal(value, kept[key])
+    assert all(torch.equal(value, kept[key]) for key, value in batch.items())
+
+
+def test_batch_without_ground_truth_is_cast(scan: Any) -> None:
+    cast = PtychoDataset(scan, ground_truth="none")[:2].half()
+    assert cast.Y is None
+    assert cast.X.dtype == torch.float16
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_batch_is_saved_and_loaded(batch: PtychoBatch, weights_only: bool) -> None:
+    file = io.BytesIO()
+    torch.save(batch, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=weights_only)
+    for again in (loaded, copy.deepcopy(batch)):
+        assert type(again) is PtychoBatch
+        assert again.batch_size == batch.batch_size
+        assert set(again.keys()) == set(batch.keys())
+        assert all(torch.equal(value, batch.get(key)) for key, value in again.items())
+
+
+class Logger(LightningModule):
+    """Logs as users do, without a batch size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.rows: list[tuple[float, int]] = []
+
+    def training_step(self, batch: PtychoBatch, index: int) -> Tensor:
+        loss = self.weight.sum() * batch.X.mean()
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: PtychoBatch, index: int) -> None:
+        value = batch.X.mean()
+        self.rows.append((float(value), len(batch)))
+        self.log("v", value)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("ground_truth", ["none", "object"])
+def test_log_finds_the_batch_size_itself(scan: Any, tmp_path: Path, ground_truth: Any) -> None:
+    data = PtychoDataModule(
+        scan, val=scan, split="none", batch_size=16, ground_truth=ground_truth,
+        patch_positions="scan",
+    )  # fmt: skip
+    trainer = quiet_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    model = Logger()
+    trainer.fit(model, datamodule=data)
+    assert [size for _, size in model.rows] == [16, 16, 8]
+    mean = sum(value * size for value, size in model.rows) / 40
+    assert float(trainer.callback_metrics["v"]) == pytest.approx(mean, rel=1e-5)
+
+
+def test_groups_of_a_batch_come_one_by_one(batch: PtychoBatch) -> None:
+    assert [torch.equal(group.X, batch.X[i]) for i, group in enumerate(batch)] == [True] * 5
+
+
+def test_what_a_batch_cannot_do_is_said_in_one_line(batch: PtychoBatch) -> None:
+    doings = {
+        r"attribute or get\('X'\)": lambda: batch["X"],
+        "has no such field": lambda: setattr(batch, "mask", batch.X),
+        r"clone\(\)": lambda: batch.probe.mul_(2),
+    }
+    for said, do in doings.items():
+        with pytest.raises((ValueError, AttributeError, RuntimeError), match=said) as caught:
+            do()
+        assert "\n" not in str(caught.value)

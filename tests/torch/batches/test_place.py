@@ -1,0 +1,145 @@
+"""A place in an epoch: exact under every limit of a trainer, and refused in other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: places are a trainer's")
+
+from campaign import stops
+
+from ptycho_torch import GroupingConfig, PtychoDataModule, RawData, simulate_scan
+from ptycho_torch.data.errors import OptionError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*smaller than the logging interval"
+)
+
+
+@pytest.fixture(scope="module")
+def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scan")
+    scan = simulate_scan(n_frames=stops.GROUPS, N=8, object_size=60, seed=3, pattern="raster")
+    return scan.to_file(folder / "scan.npz")
+
+
+@pytest.mark.parametrize("trainer", stops.TRAINERS)
+def test_run_stopped_at_the_end_of_an_epoch_goes_on_with_the_next(
+    scan_file: Path, tmp_path: Path, trainer: str
+) -> None:
+    setting = stops.Setting(scan_file, tmp_path, trainer)
+    whole = stops.Stopper()
+    order = setting.run(whole)
+    steps = whole.calls["on_train_batch_end"] // 3
+    for hook, at in (
+        ("on_train_batch_end", steps),
+        ("on_train_batch_end", 2 * steps),
+        ("on_train_epoch_end", 1),
+        ("on_train_epoch_start", 2),
+        ("on_train_batch_start", steps),
+        ("on_train_batch_end", 1),
+    ):
+        for again in (0, 2):
+            assert setting.resumed(hook, at, again) == order, (hook, at, again)
+
+
+@pytest.mark.parametrize("trainer", ["limit", "overfit", "reload"])
+def test_workers_start_at_the_place_too(scan_file: Path, tmp_path: Path, trainer: str) -> None:
+    setting = stops.Setting(scan_file, tmp_path, trainer, workers=2)
+    order = stops.Setting(scan_file, tmp_path, trainer).run(stops.Stopper())
+    assert setting.resumed("on_train_epoch_end", 1) == order
+    assert setting.resumed("on_train_batch_end", 2) == order
+
+
+@pytest.mark.slow
+def test_runs_stopped_in_any_hook_see_every_sample_at_its_place(tmp_path: Path) -> None:
+    outcome = stops.anywhere(tmp_path, 24, 1)
+    assert not outcome.failures, outcome.failures
+
+
+def test_run_resumed_with_a_plain_loader_is_warned(scan_file: Path, tmp_path: Path) -> None:
+    plain = stops.Setting(scan_file, tmp_path, plain=True)
+    module = stops.Setting(scan_file, tmp_path)
+    for first, second in ((plain, plain), (module, plain), (plain, module)):
+        checkpoint = tmp_path / "stopped.ckpt"
+        first.run(stops.Stopper("on_train_batch_end", 4, checkpoint))
+        with pytest.warns(UserWarning, match="no place in the epoch") as caught:
+            second.run(stops.Stopper(), checkpoint)
+        assert sum("no place" in str(each.message) for each in caught) == 1
+
+
+def data_of(scan: Any, **options: Any) -> PtychoDataModule:
+    return PtychoDataModule(
+        scan, ground_truth="none", **{"grouping": GroupingConfig(gridsize=1), **options}
+    )
+
+
+def state_of(scan: Any, **options: Any) -> dict[str, Any]:
+    data = data_of(scan, **options)
+    data.setup("fit")
+    return {**data.state_dict(), "epoch": 1, "consumed": 20}
+
+
+def go_on(data: PtychoDataModule, state: dict[str, Any]) -> None:
+    data.load_state_dict(state)
+    assert data.state_dict() == state
+    data.train_dataloader()
+
+
+def with_other_frames(scan_file: Path, folder: Path) -> Path:
+    with np.load(scan_file) as file:
+        fields = {name: file[name] for name in file.files}
+    np.savez(folder / "other.npz", **{**fields, "diff3d": fields["diff3d"] * 2})
+    return folder / "other.npz"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"split": "none"},
+        {"split": "frames"},
+        {"val_fraction": 0.2},
+        {"grouping": GroupingConfig(gridsize=1, n_subsample=50)},
+        {"grouping": GroupingConfig(gridsize=1, n_groups=50)},
+    ],
+)
+def test_another_split_or_grouping_than_the_checkpoints_is_refused(
+    scan_file: Path, options: dict[str, Any]
+) -> None:
+    state = state_of(str(scan_file))
+    with pytest.raises(OptionError, match=r"^checkpoint: training groups of the data is \d+ of"):
+        go_on(data_of(str(scan_file), **options), state)
+
+
+def test_other_scans_than_the_checkpoints_are_refused(scan_file: Path, tmp_path: Path) -> None:
+    state = state_of(str(scan_file))
+    elsewhere = simulate_scan(n_frames=stops.GROUPS, N=8, object_size=60, seed=3)
+    for other in (elsewhere, str(with_other_frames(scan_file, tmp_path)), [str(scan_file)] * 2):
+        with pytest.raises(OptionError, match="of other scans"):
+            go_on(data_of(other), state)
+
+
+def test_order_of_a_file_shuffled_or_not_is_another_order(scan_file: Path) -> None:
+    state = state_of(str(scan_file))
+    with pytest.raises(OptionError, match=r"shuffle of the data is True; expected False.*=true"):
+        data_of(str(scan_file), shuffle=False).load_state_dict(state)
+
+
+def test_workers_batch_size_place_of_the_file_and_memory_do_not_matter(
+    scan_file: Path, tmp_path: Path
+) -> None:
+    state = state_of(str(scan_file))
+    moved = tmp_path / "moved.npz"
+    moved.write_bytes(scan_file.read_bytes())
+    for scan in (str(moved), RawData.from_file(moved)):
+        go_on(data_of(scan, num_workers=2, batch_size=9), state)
+
+
+def test_checkpoint_without_a_fingerprint_is_believed_with_a_warning(scan_file: Path) -> None:
+    data = data_of(str(scan_file))
+    with pytest.warns(UserWarning, match="does not say which training groups"):
+        go_on(data, {"seed": 0, "epoch": 1, "consumed": 20})
