@@ -360,7 +360,7 @@ class PtychoDataModule(LightningDataModule):
             route.source,
             finish=route.finish,
             passes_indices=route.passes_indices,
-            before_epoch=dataset.check_unchanged,
+            check_files=dataset.check_unchanged,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,

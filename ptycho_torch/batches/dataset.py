@@ -137,6 +137,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self.ground_truth = resolve_ground_truth(ground_truth, self.scans)
         self._labels: tuple[NDArray[np.integer], ...] | None = None
         self._index: GroupIndex | None = None
+        self._tables: DeviceTables | None = None
         self._pool = BufferPool()
         self._split_at_random = False
 
@@ -242,7 +243,19 @@ class PtychoDataset(Dataset[PtychoBatch]):
         return self.__getitems__(groups)
 
     def __getitems__(self, indices: Sequence[int] | NDArray[np.integer]) -> PtychoBatch:
-        """A batch of groups: what a DataLoader asks for, with the identity as ``collate_fn``."""
+        """A batch of groups: what a DataLoader asks for, with the identity as ``collate_fn``.
+
+        Raises
+        ------
+        ScanFileError
+            A file was replaced or written to since it was opened.
+        """
+        self.check_unchanged(indices)
+        batch = self._assembled(indices)
+        # What was gathered from a sidecar that somebody was writing to is gathered again.
+        return self._assembled(indices) if self.check_unchanged(indices) else batch
+
+    def _assembled(self, indices: Sequence[int] | NDArray[np.integer]) -> PtychoBatch:
         selection = self.select(indices, gather=self.tables.frames is None)
         return assemble(selection, self.tables, self._pool)
 
@@ -250,6 +263,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self, groups: Iterable[Sequence[int]], planned: int = PLANNED
     ) -> Iterator[PtychoBatch]:
         """Yield batch after batch, each equal to ``dataset.__getitems__`` of its groups.
+
+        Whether files changed is not asked again: see :meth:`check_unchanged`.
 
         Parameters
         ----------
@@ -262,7 +277,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         waiting = iter(groups)
         while several := list(islice(waiting, planned)):
             if self.tables.frames is None or len(several) == 1:
-                yield from map(self.__getitems__, several)
+                yield from map(self._assembled, several)
                 continue
             every = np.concatenate([np.asarray(batch, dtype=np.int64) for batch in several])
             selection = self.select(every, gather=False)
@@ -295,22 +310,39 @@ class PtychoDataset(Dataset[PtychoBatch]):
         numbers = self._take(indices).frame_numbers(self.bank.starts)
         self.bank.read_ahead(np.unique(numbers))
 
-    def check_unchanged(self) -> None:
-        """Refuse files that were replaced or cut short since they were opened.
+    def check_unchanged(self, groups: Sequence[int] | NDArray[np.integer] | None = None) -> bool:
+        """Refuse files that were replaced, written to or cut short since they were opened.
+
+        A sidecar that changed is dropped, and made again when its frames are next asked for.
+
+        Parameters
+        ----------
+        groups
+            Only the files that these groups are of; None: all.
+
+        Returns
+        -------
+        dropped
+            A sidecar was, so that batches made since the last check may be of the changed one.
 
         Raises
         ------
         ScanFileError
             Naming the file; reading a map of a truncated file would end the process.
         """
-        for scan in self.scans:
-            scan.frames.check_unchanged()
+        scans = self.scans
+        if groups is not None and len(scans) > 1:
+            scans = self._take(groups).scans_used
+        dropped = [scan.check_unchanged() for scan in scans]
+        return any(dropped)
 
-    @cached_property
+    @property
     def tables(self) -> DeviceTables:
         """What all batches share, on the CPU; the frames of a single scan are the map itself."""
         frames = self.bank.whole() if self.ground_truth != "file" else None
-        return replace(self.frameless_tables, frames=frames)
+        if self._tables is None or self._tables.frames is not frames:
+            self._tables = replace(self.frameless_tables, frames=frames)
+        return self._tables
 
     @cached_property
     def frameless_tables(self) -> DeviceTables:
@@ -319,9 +351,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave tables behind: another process maps the frames again, by path."""
-        kept = dict(self.__dict__)
-        for name in ("tables", "frameless_tables"):
-            kept.pop(name, None)
+        kept = {**self.__dict__, "_tables": None}
+        kept.pop("frameless_tables", None)
         return kept
 
     def __repr__(self) -> str:

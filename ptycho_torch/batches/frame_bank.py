@@ -46,6 +46,11 @@ class FrameBank:
         kinds = {entry.dtype for entry in frames}
         # Frames of one batch share one tensor: scans of different dtypes meet in float32.
         self.dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        self._whole: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the tensor over the map behind: another process maps the frames again."""
+        return {**self.__dict__, "_whole": None}
 
     @property
     def nbytes(self) -> int:
@@ -53,10 +58,16 @@ class FrameBank:
         return int(self.starts[-1]) * self.N**2 * self.dtype.itemsize
 
     def whole(self) -> Tensor | None:
-        """All frames as one tensor over the map, (M, N, N), where there is one scan; else None."""
+        """All frames as one tensor over the map, (M, N, N), where there is one scan; else None.
+
+        The same tensor as before, unless the frames have been mapped again since.
+        """
         if len(self._frames) != 1:
             return None
-        return tensor_over(self._frames[0].stored)
+        stored = self._frames[0].stored
+        if self._whole is None or self._whole.data_ptr() != stored.ctypes.data:
+            self._whole = tensor_over(stored)
+        return self._whole
 
     def of_scans(
         self, numbers: NDArray[np.integer]

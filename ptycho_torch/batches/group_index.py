@@ -86,6 +86,11 @@ class GroupIndex:
     def __len__(self) -> int:
         return len(self.nn_indices)
 
+    @property
+    def scans_used(self) -> tuple[RawData, ...]:
+        """The scans that have groups here."""
+        return tuple(self.scans[scan] for scan in np.unique(self.scan_id))
+
     def take(self, groups: IntArray) -> GroupIndex:
         """Some of the groups, by index, shape (B,)."""
         # dataclasses.replace would take longer than the rest of this.

@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from ptycho_torch.batches.build_ahead import Builder, BuiltAhead
+from ptycho_torch.data.errors import ScanFileError
 
 
 def same(batch: Any) -> Any:
@@ -42,8 +43,9 @@ class GroupLoader(DataLoader[Any]):
         Turns what the dataset gives, one after the other, into the loop's batches.
     passes_indices
         The dataset gives back the indices it is asked for, so without workers nobody asks it.
-    before_epoch
-        Called when an epoch starts, to look once whether the data are still there.
+    check_files
+        Called when an epoch starts and when its last batch is ready. It raises where a scan is not
+        the one that was opened; True says that what was read since it was last called may be wrong.
     **options
         As of :class:`torch.utils.data.DataLoader`.
     """
@@ -54,13 +56,13 @@ class GroupLoader(DataLoader[Any]):
         *,
         finish: Callable[[Iterator[Any]], Iterator[Any]] = iter,
         passes_indices: bool = False,
-        before_epoch: Callable[[], None] | None = None,
+        check_files: Callable[[], bool] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(dataset, **{"collate_fn": same, **options})
         self.finish = finish
         self.passes_indices = passes_indices
-        self.before_epoch = before_epoch
+        self.check_files = check_files
         self.has_place = False
         self._builder: Builder | None = None
 
@@ -69,9 +71,9 @@ class GroupLoader(DataLoader[Any]):
             # Workers that persist serve one iteration at a time.
             self._builder.stop(wait=True, overtaken=True)
             self._builder = None
-        if self.before_epoch is not None:
-            self.before_epoch()
-        builder = Builder(lambda: self.finish(self._items()))
+        if self.check_files is not None:
+            self.check_files()
+        builder = Builder(self._epoch)
         if self.num_workers:
             self._builder = builder
         return BuiltAhead(builder)
@@ -94,6 +96,20 @@ class GroupLoader(DataLoader[Any]):
                 "with trainer.fit(model, datamodule=data), which keeps the place",
                 stacklevel=2,
             )
+
+    def _epoch(self) -> Iterator[Any]:
+        # The sampler's length is that of a whole epoch, even where a resumed one has less.
+        samples = getattr(self.sampler, "remaining", len(self.sampler))  # type: ignore[arg-type]
+        last = -(-samples // (self.batch_size or 1))
+        for number, item in enumerate(self.finish(self._items()), start=1):
+            if number == last and self.check_files is not None and self.check_files():
+                raise ScanFileError(
+                    "sidecar",
+                    "changed during an epoch, whose batches may be wrong",
+                    "at rest",
+                    action="Go on from the last checkpoint",
+                )
+            yield item
 
     def _items(self) -> Iterator[Any]:
         if self.passes_indices and not self.num_workers:

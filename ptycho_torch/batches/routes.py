@@ -51,6 +51,12 @@ class Selections(Dataset[FrameSelection]):
         return len(self.dataset)
 
     def __getitems__(self, indices: Sequence[int]) -> FrameSelection:
+        self.dataset.check_unchanged(indices)
+        selection = self.select(indices)
+        return self.select(indices) if self.dataset.check_unchanged(indices) else selection
+
+    def select(self, indices: Sequence[int]) -> FrameSelection:
+        """Indices and frames of some groups; whether files changed is not asked."""
         return replace(self.dataset.select(indices, gather=self.gather), stage=self.stage)
 
 
@@ -70,6 +76,7 @@ class Indices(Dataset[Sequence[int]]):
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[int]:
         if self.read:
+            self.dataset.check_unchanged(indices)
             self.dataset.read_ahead(indices)
         return indices
 
@@ -95,7 +102,7 @@ def selected_here(
     dataset: PtychoDataset, stage: str, *, gather: bool, workers: bool, device: torch.device
 ) -> Route:
     """Workers read frames from disk; this process copies each once, ready for the device."""
-    select = Selections(dataset, stage, gather=gather).__getitems__
+    select = Selections(dataset, stage, gather=gather).select
 
     def pinned(indices: Sequence[int]) -> FrameSelection:
         selection = select(indices)

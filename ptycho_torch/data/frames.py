@@ -157,9 +157,7 @@ class FrameStack:
 
         A map in place may be unaligned in memory, because zip members start anywhere.
         """
-        frames = self._storage.array().view()
-        frames.flags.writeable = False
-        return frames
+        return self._storage.array().view()
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Make :attr:`stored` ready: map, or convert once into the sidecar.
@@ -173,14 +171,21 @@ class FrameStack:
         """Copy some frames, (len(indices), N, N), as stored values."""
         return rows_of(self.stored, np.asarray(indices, dtype=np.intp))
 
-    def chunks(self, chunk_bytes: int = CHUNK_BYTES, *, check: bool = False) -> Iterator[Chunk]:
-        """Stream all frames in order, in bounded memory: start, stop, (stop - start, N, N) stored.
+    def chunks(
+        self,
+        chunk_bytes: int = CHUNK_BYTES,
+        *,
+        check: bool = False,
+        chosen: NDArray[np.integer] | None = None,
+    ) -> Iterator[Chunk]:
+        """Stream frames in order, in bounded memory: start, stop, (stop - start, N, N) stored.
 
-        A block has about ``chunk_bytes``, at least one frame. ``check`` compares a mapped array
-        with its checksum too, known after the last block; what is unpacked always is. A damaged
-        file is a ScanFileError.
+        They are all frames, or those of the indices ``chosen``, (L,), read from the file anew. A
+        block has about ``chunk_bytes``, at least one frame. ``check`` compares all of a mapped
+        array with its checksum too, known after the last block; what is unpacked always is. A file
+        that is damaged, or not the one that was opened, is a ScanFileError.
         """
-        return self._storage.chunks(chunk_bytes, check)
+        return self._storage.chunks(chunk_bytes, check, chosen)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Stream all values in the order of the file, in bounded memory, writing nothing.
@@ -203,12 +208,13 @@ class FrameStack:
         """What tells this stack from another, without reading frames."""
         return self._storage.identity
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self) -> bool:
         """Raise ScanFileError where a scan was replaced or cut, before the map reads past its end.
 
-        A sidecar that vanished or changed is dropped; the next use of :attr:`stored` makes it.
+        A sidecar that vanished or changed is dropped, which gives True; the next use of
+        :attr:`stored` makes it.
         """
-        self._storage.check_unchanged()
+        return self._storage.check_unchanged()
 
     def verify_sidecar(self, path: Path) -> None:
         """Compare a sidecar with this stack, every byte read; raise ScanFileError if it differs."""

@@ -6,7 +6,7 @@ Sums are float64: float32 sums would change the last bits of X.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def frame_energies(
     largest = LARGEST if frames.measurement == "counts" else LARGEST**2
     count = frames.shape[0] if indices is None else len(indices)
     energies = np.empty(count, dtype=np.float64)
-    for start, block in _blocks(frames, indices, check):
+    for start, _, block in frames.chunks(CHUNK_BYTES, check=check, chosen=indices):
         flat = block.reshape(len(block), -1)
         part = energies[start : start + len(block)]
         if frames.measurement == "counts":
@@ -58,18 +58,6 @@ def frame_energies(
             frame_bytes = frames.nbytes // len(frames)
             progress((start + len(block)) * frame_bytes, count * frame_bytes)
     return energies
-
-
-def _blocks(
-    frames: Frames, indices: NDArray[np.integer] | None, check: bool
-) -> Iterator[tuple[int, NDArray[np.generic]]]:
-    if indices is None:
-        for start, _, block in frames.chunks(CHUNK_BYTES, check=check):
-            yield start, block
-        return
-    step = max(1, CHUNK_BYTES * len(frames) // max(1, frames.nbytes))
-    for start in range(0, len(indices), step):
-        yield start, frames.rows(indices[start : start + step])
 
 
 def intensity_scale(grouped_energies: Sequence[NDArray[np.float64]], N: int) -> np.float32:

@@ -333,6 +333,7 @@ class RawData(Scan):
                 energies = energies[inverse].reshape(nn.shape)
             scale = normalization.intensity_scale([energies], N)
         grouped = grouped_arrays(self, nn, scale, patch_positions)
+        self.check_unchanged()
         if self.sample_indices is not None:
             grouped["sample_indices"] = self.sample_indices
         return grouped

@@ -175,6 +175,16 @@ class Scan:
         """Indices within the scan as indices within the file: they differ after subsampling."""
         return indices if self.chosen is None else self.chosen[indices]
 
+    def check_unchanged(self) -> bool:
+        """Raise ScanFileError where the file was replaced or written to since it was opened.
+
+        True where a sidecar, of frames or patches, vanished or changed: it is made again on next
+        use, and what was read since the last check may be of the changed one.
+        """
+        stacks = [self.frames] if self.patches is None else [self.frames, self.patches]
+        dropped = [stack.check_unchanged() for stack in stacks]
+        return any(dropped)
+
     def subsample(self, n_subsample: int, seed: int | None = None) -> Self:
         """A scan of ``n_subsample`` of these frames, chosen before any grouping.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches.names import SidecarPolicy, sidecar_places
 from ptycho_torch.data.caches.sidecar import Sidecar, build_sidecar, find_sidecar, require_whole
+from ptycho_torch.data.errors import ScanFileError
 from ptycho_torch.data.files.mapping import opened, read_here_and_there, require_unchanged
 from ptycho_torch.data.files.stored_stack import (
     BLOCK_BYTES,
@@ -50,15 +52,31 @@ class Storage(ABC):
         """All frames, made ready on first use."""
         if self._frames is None:
             self._frames = self._made_ready(progress)
+            self._frames.flags.writeable = False
         return self._frames
 
     @abstractmethod
     def _made_ready(self, progress: Progress | None) -> NDArray[Any]:
         """The frames as an array, when it is first asked for."""
 
-    def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
-        """All frames in order, in bounded memory; ``check``: a map's checksum is compared too."""
-        return chunks_of(self.array(), chunk_bytes)
+    @contextmanager
+    def anew(self) -> Iterator[NDArray[Any]]:
+        """All frames as the file that was opened holds them; else a ScanFileError at the end.
+
+        What another process writes into the file meanwhile is noticed, and what this one does to
+        its own array does not count.
+        """
+        yield self.array()
+
+    def chunks(
+        self, chunk_bytes: int, check: bool, chosen: NDArray[np.integer] | None = None
+    ) -> Iterator[Chunk]:
+        """Frames in order, in bounded memory, read :meth:`anew`; ``chosen``: only those.
+
+        ``check``: the checksum of all frames is compared too.
+        """
+        with self.anew() as frames:
+            yield from chunks_of(frames, chunk_bytes, chosen)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """All values in the order of the file: number of the first frame, part of the stack."""
@@ -71,8 +89,11 @@ class Storage(ABC):
             return rows_of(frames, spread)
 
     @abstractmethod
-    def check_unchanged(self) -> None:
-        """Refuse a scan that was replaced or cut since it was opened."""
+    def check_unchanged(self) -> bool:
+        """Refuse a scan that was replaced or written to since it was opened.
+
+        True where a sidecar was, whose frames are no longer believed.
+        """
 
     def sidecar_paths(self) -> list[Path]:
         """Every sidecar that there is of this stack, whole or not."""
@@ -87,7 +108,8 @@ class InMemory(Storage):
     """Frames that are an array of this process."""
 
     def __init__(self, frames: NDArray[Any]) -> None:
-        self._given = frames
+        # A view, so that the array itself stays its owner's to write to.
+        self._given = frames.view()
         count, height, width = frames.shape
         self.shape, self.dtype = (count, height, width), frames.dtype
         text = frames.dtype.str
@@ -96,8 +118,9 @@ class InMemory(Storage):
     def _made_ready(self, progress: Progress | None) -> NDArray[Any]:
         return self._given
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self) -> bool:
         """Nothing to refuse: there is no file."""
+        return False
 
 
 class _InFile(Storage):
@@ -120,20 +143,30 @@ class _InFile(Storage):
         for start, _, block in self._stack.disk_blocks():
             yield start if self.frame_by_frame else 0, block.transpose(self._stack.axes)
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self) -> bool:
         require_unchanged(self._stack.path, self._stack.state)
+        return False
 
 
 class _Mapped(_InFile):
     """Frames that are mapped where they lie; a bare ``.npy`` has no checksum."""
 
     def _made_ready(self, progress: Progress | None) -> NDArray[Any]:
-        with opened(self._stack.path, self._stack.state) as stream:
-            return self._stack.map(stream)
+        with self.anew() as frames:
+            return frames
 
-    def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
-        chunks, stack = super().chunks(chunk_bytes, check), self._stack
-        if not check or stack.crc32 is None:
+    @contextmanager
+    def anew(self) -> Iterator[NDArray[Any]]:
+        with opened(self._stack.path, self._stack.state) as stream:
+            yield self._stack.map(stream)
+
+    def chunks(
+        self, chunk_bytes: int, check: bool, chosen: NDArray[np.integer] | None = None
+    ) -> Iterator[Chunk]:
+        chunks, stack = super().chunks(chunk_bytes, check, chosen), self._stack
+        # A write may hide behind the time of a file that was young when it was opened.
+        wanted = chosen is None and (check or not stack.state.settled)
+        if not wanted or stack.crc32 is None:
             return chunks
         fault = damaged(f"{stack.field} checksum", "wrong", "the CRC in the zip directory")
         fault.file = stack.path
@@ -166,12 +199,26 @@ class _Unpacked(_InFile):
             self._sidecar = find_sidecar(self._stack, self._policy)
             self._frames = self._sidecar.frames if self._sidecar else None
 
-    def chunks(self, chunk_bytes: int, check: bool) -> Iterator[Chunk]:
-        if self.frame_by_frame and self._frames is None:
+    @contextmanager
+    def anew(self) -> Iterator[NDArray[Any]]:
+        self.array()
+        sidecar = self._sidecar
+        with super().anew() as frames:
+            yield frames
+        if sidecar is not None and not sidecar.unchanged():
+            raise ScanFileError(
+                "sidecar", "changed while it was read", "at rest", "Try again", sidecar.path
+            )
+
+    def chunks(
+        self, chunk_bytes: int, check: bool, chosen: NDArray[np.integer] | None = None
+    ) -> Iterator[Chunk]:
+        self.check_unchanged()
+        if self._frames is None:
             self._find_sidecar()
-            if self._frames is None:
-                return self._stack.frame_blocks(min(chunk_bytes, BLOCK_BYTES))
-        chunks = super().chunks(chunk_bytes, check)
+        if self._frames is None and self.frame_by_frame and chosen is None:
+            return self._stack.frame_blocks(min(chunk_bytes, BLOCK_BYTES))
+        chunks = super().chunks(chunk_bytes, check, chosen)
         return self._sidecar.compared(chunks) if check and self._sidecar else chunks
 
     def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
@@ -190,12 +237,14 @@ class _Unpacked(_InFile):
                 break
         return chosen
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self) -> bool:
         """As for every file; a sidecar that vanished or changed is dropped and made again."""
         super().check_unchanged()
-        if self._sidecar is not None and not self._sidecar.unchanged():
-            logger.warning("%s: changed or removed while in use; dropped", self._sidecar.path)
-            self._frames = self._sidecar = None
+        if self._sidecar is None or self._sidecar.unchanged():
+            return False
+        logger.warning("%s: changed or removed while in use; dropped", self._sidecar.path)
+        self._frames = self._sidecar = None
+        return True
 
     def sidecar_paths(self) -> list[Path]:
         if self._policy == "off":
@@ -211,7 +260,7 @@ def in_file(stack: StoredStack, stream: BinaryIO, policy: SidecarPolicy) -> Stor
     return _Unpacked(stack, policy)
 
 
-def rows_of(stored: NDArray[Any], chosen: NDArray[np.intp]) -> NDArray[Any]:
+def rows_of(stored: NDArray[Any], chosen: NDArray[np.integer]) -> NDArray[Any]:
     """Copy some frames, (len(chosen), N, N), of an array that may be unaligned."""
     if not stored.flags.c_contiguous:
         return np.asarray(stored[chosen])
@@ -221,9 +270,16 @@ def rows_of(stored: NDArray[Any], chosen: NDArray[np.intp]) -> NDArray[Any]:
     return flat.take(chosen, axis=0).view(stored.dtype).reshape(-1, *stored.shape[1:])
 
 
-def chunks_of(stored: NDArray[Any], chunk_bytes: int) -> Iterator[Chunk]:
-    """Views of an array (M, N, N), each of about ``chunk_bytes`` and at least one frame."""
+def chunks_of(
+    stored: NDArray[Any], chunk_bytes: int, chosen: NDArray[np.integer] | None = None
+) -> Iterator[Chunk]:
+    """Parts of an array (M, N, N), each of about ``chunk_bytes`` and at least one frame.
+
+    They are views; of the frames ``chosen``, (L,), they are copies.
+    """
     step = max(1, chunk_bytes // max(1, stored[0].nbytes))
-    for start in range(0, len(stored), step):
-        stop = min(start + step, len(stored))
-        yield start, stop, stored[start:stop]
+    count = len(stored) if chosen is None else len(chosen)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        part = stored[start:stop] if chosen is None else rows_of(stored, chosen[start:stop])
+        yield start, stop, part

@@ -18,7 +18,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -171,6 +171,17 @@ def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) 
 
 
 def _believed(path: Path, stack: StoredStack) -> Sidecar:
+    state = state_of(path)
+    try:
+        return _checked(path, stack)
+    except ScanFileError:
+        if not state.changes(state_of(path)):
+            raise
+        # Another process has just found a copy of it whole, and said so in its time.
+        return _checked(path, stack)
+
+
+def _checked(path: Path, stack: StoredStack) -> Sidecar:
     with opened(path) as stream:
         archive = ZipArchive(stream, path)
         record = _record(archive)
@@ -179,16 +190,18 @@ def _believed(path: Path, stack: StoredStack) -> Sidecar:
         if offset is None or (header.dtype, header.shape) != (stack.dtype, stack.shape):
             raise ScanFileError(_FRAMES, header, "the stored frames of its record")
         state = FileState.of(os.fstat(stream.fileno()))
-        if state.mtime_ns != record.get("mtime_ns"):
+        copied = state.mtime_ns != record.get("mtime_ns")
+        if copied:
             _require_numbers(archive)
-            # Copied or touched, but whole: say so in the file, or every opening would read it all.
-            with suppress(OSError, TypeError, ValueError, OverflowError):
-                os.utime(path, ns=(state.mtime_ns, record["mtime_ns"]))
-                state = FileState.of(os.fstat(stream.fileno()))
         frames = map_array(
             stream, offset=offset + header.size, dtype=header.dtype, shape=stack.shape
         )
-        return Sidecar(path, state, frames, header.crc32, archive.members[_FRAMES].CRC)
+    if copied:
+        # Copied or touched, but whole: say so in the file, or every opening would read it all.
+        with suppress(OSError, TypeError, ValueError, OverflowError):
+            os.utime(path, ns=(state.mtime_ns, record["mtime_ns"]))
+            state = replace(state, mtime_ns=record["mtime_ns"])
+    return Sidecar(path, state, frames, header.crc32, archive.members[_FRAMES].CRC)
 
 
 def _record(archive: ZipArchive) -> dict[str, Any]:

@@ -1,19 +1,19 @@
 """Files opened once, arrays mapped from an open file, and noticing that a file changed since.
 
-Owns opening, the state of a file and private maps. Knows no formats.
+Owns opening, the state of a file and maps, which nobody can write to. Knows no formats.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import math
 import mmap
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,24 +27,29 @@ from ptycho_torch.data.errors import (
     naming,
 )
 
+_TICK_NS = 2 * 10**9
+"""Writes that are closer together may carry one time: file systems count in steps of up to 2 s."""
+
 
 @dataclass(frozen=True)
 class FileState:
     """What tells one version of a file from another without reading it.
 
     Device and inode change when another file takes the name; size is in bytes, mtime_ns the time of
-    the last modification.
+    the last modification. A file is ``settled`` where any write from now on carries another time.
     """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    settled: bool = field(compare=False)
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
         """The state in a stat result."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        settled = status.st_mtime_ns + _TICK_NS < time.time_ns()
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, settled)
 
     def changes(self, now: FileState) -> str:
         """What differs now, for messages; empty when nothing does."""
@@ -59,13 +64,16 @@ class FileState:
 def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
     """Open a file to read bytes, and name it in every PtychoTorchError raised inside.
 
-    A ScanFileNotFoundError or ScanFileError says that there is none, that it cannot be read, or
-    that it is not in the state ``expected`` any more.
+    A ScanFileNotFoundError or ScanFileError says that there is none, that it cannot be read, that
+    it is not in the state ``expected`` any more, or that it was written to inside the block: what
+    was read is of one file at one moment, or refused.
     """
     with naming(path), _reading(), _open(path) as stream:
+        state = FileState.of(os.fstat(stream.fileno()))
         if expected is not None:
-            _require_same(expected, FileState.of(os.fstat(stream.fileno())))
+            _require_same(expected, state)
         yield stream
+        _require_same(state, FileState.of(os.fstat(stream.fileno())))
 
 
 def _open(path: Path) -> BinaryIO:
@@ -105,15 +113,18 @@ def require_unchanged(path: Path, expected: FileState) -> None:
 def _require_same(expected: FileState, now: FileState) -> None:
     changes = expected.changes(now)
     if changes:
-        raise ScanFileError(
-            "file", changes, "the file that was opened", action="Open the scan again"
-        )
+        raise changed_file(changes)
+
+
+def changed_file(changes: str) -> ScanFileError:
+    """The error of a file that is not the one that was opened."""
+    return ScanFileError("file", changes, "the file that was opened", action="Open the scan again")
 
 
 def map_array(
     stream: BinaryIO, *, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """Map an array privately: writing to it changes only this process's copy, never the file.
+    """Map an array that nobody can write to, so that every process sees the frames of the file.
 
     The map needs no open file: ``stream`` may be closed, and no descriptor stays behind. It ends
     when the last array over it goes.
@@ -132,22 +143,15 @@ def map_array(
         raise ScanFileError("file", f"{size} bytes", f"at least {end} bytes")
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     with _reading():
-        try:
-            pages = _pages(stream.fileno(), start, end - start, writable=True)
-        except OSError as error:
-            # A writable private map counts against the memory limit of the system where a
-            # read-only one does not: a file larger than memory may be refused the first.
-            if error.errno != errno.ENOMEM:
-                raise
-            pages = _pages(stream.fileno(), start, end - start, writable=False)
+        pages = _pages(stream.fileno(), start, end - start)
     return np.ndarray(shape, dtype, buffer=np.asarray(pages), offset=offset - start)
 
 
-def _pages(descriptor: int, start: int, length: int, *, writable: bool) -> Any:
+def _pages(descriptor: int, start: int, length: int) -> Any:
     if os.name == "posix" and ctypes.sizeof(ctypes.c_void_p) == 8:
-        return _Pages(descriptor, start, length, writable)
-    access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
-    return np.frombuffer(mmap.mmap(descriptor, length, access=access, offset=start), np.uint8)
+        return _Pages(descriptor, start, length)
+    pages = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ, offset=start)
+    return np.frombuffer(pages, np.uint8)
 
 
 class _Pages:
@@ -157,11 +161,10 @@ class _Pages:
     scans would hold a thousand open files.
     """
 
-    def __init__(self, descriptor: int, start: int, length: int, writable: bool) -> None:
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    def __init__(self, descriptor: int, start: int, length: int) -> None:
         where, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
         call = _libc("mmap", where, where, size, number, number, number, ctypes.c_int64)
-        address = call(None, length, protection, mmap.MAP_PRIVATE, descriptor, start)
+        address = call(None, length, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, start)
         if address == ctypes.c_void_p(-1).value:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
@@ -170,7 +173,7 @@ class _Pages:
             "version": 3,
             "typestr": "|u1",
             "shape": (length,),
-            "data": (address, not writable),
+            "data": (address, True),
         }
         unmap = _libc("munmap", number, where, size)
         weakref.finalize(self, unmap, address, length).atexit = False

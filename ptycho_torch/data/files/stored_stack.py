@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import ScanError, ScanFileError
-from ptycho_torch.data.files.mapping import FileState, map_array, opened
+from ptycho_torch.data.files.mapping import FileState, changed_file, map_array, opened
 from ptycho_torch.data.files.npy_header import NpyHeader, read_npy_header, shape_text
 from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 
@@ -38,7 +38,7 @@ class FramesIdentity:
 
     Path, size and mtime_ns are the file's when it was opened (of an array in memory None, its
     bytes, None), dtype and shape the stack's, crc32 that of the stored member where the file has
-    one.
+    one, and axes the order in which these bytes are read as (M, N, N).
     """
 
     path: str | None
@@ -47,6 +47,7 @@ class FramesIdentity:
     dtype: str
     shape: tuple[int, int, int]
     crc32: int | None
+    axes: tuple[int, ...] = (0, 1, 2)
 
     @property
     def nbytes(self) -> int:
@@ -54,8 +55,11 @@ class FramesIdentity:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def as_dict(self) -> dict[str, object]:
-        """The same as a dict that JSON can hold."""
-        return {**vars(self), "shape": list(self.shape)}
+        """The same as a dict that JSON can hold; axes only where they are not the usual ones."""
+        content = {**vars(self), "shape": list(self.shape), "axes": list(self.axes)}
+        if self.axes == (0, 1, 2):
+            del content["axes"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class StoredStack:
         """File, its state, and the checksum in its zip directory."""
         size, mtime_ns = self.state.size, self.state.mtime_ns
         return FramesIdentity(
-            str(self.path), size, mtime_ns, self.dtype.str, self.shape, self.crc32
+            str(self.path), size, mtime_ns, self.dtype.str, self.shape, self.crc32, self.axes
         )
 
     def map(self, stream: BinaryIO) -> NDArray[Any]:
@@ -139,7 +143,10 @@ class StoredStack:
         with opened(self.path, self.state) as stream:
             numbers = None
             if self.crc32 is not None:
-                numbers = ZipArchive(stream, self.path).open_array(self.field)[1]
+                archive = ZipArchive(stream, self.path)
+                numbers = archive.open_array(self.field)[1]
+                if self.crc32 != archive.members[self.field].CRC:
+                    raise changed_file("modified since it was opened")
             else:
                 stream.seek(self.header.size)
             read = stream.read if numbers is None else numbers.read
@@ -165,7 +172,8 @@ class StoredStack:
             raw = bytearray()
             for _, _, block in self.disk_blocks():
                 raw += block.data
-            on_disk = np.frombuffer(raw, self.dtype).reshape(self.disk_shape)
+            whole = memoryview(raw).toreadonly()
+            on_disk = np.frombuffer(whole, self.dtype).reshape(self.disk_shape)
             return np.ascontiguousarray(on_disk.transpose(self.axes))
         except MemoryError as error:
             raise ScanFileError(

@@ -86,12 +86,6 @@ def test_progress_reports_bytes_up_to_the_whole(tmp_path: Path) -> None:
     assert calls[-1] == (TRUTH.nbytes, TRUTH.nbytes)
 
 
-def test_write_to_the_map_never_reaches_the_sidecar(tmp_path: Path) -> None:
-    scan = write_scan(tmp_path)
-    frames_of(scan)._storage.array()[:] = 9
-    assert np.array_equal(frames_in(tmp_path / NAME), TRUTH)
-
-
 @pytest.mark.parametrize("policy", ["off", "readonly"])
 def test_policies_that_must_not_write_write_nothing(policy: str, tmp_path: Path) -> None:
     scan = write_scan(tmp_path)
