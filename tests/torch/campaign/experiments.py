@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import damage, growth, hostile, interrupts, kill, restarts, stops, storage, together
+from . import changes, damage, growth, hostile, interrupts, kill, restarts, stops, storage, together
 from .record import Outcome
 
 Experiment = Callable[[Path, int, int], Outcome]
@@ -20,6 +20,9 @@ EXPERIMENTS: dict[str, tuple[Experiment, int, int]] = {
     "cut-scan": (damage.cut_scan, 200, 30),
     "cut-cache": (damage.cut_cache, 200, 20),
     "cut-sidecar": (damage.cut_sidecar, 200, 20),
+    "renamed-over": (changes.renamed_over, 2000, 24),
+    "rewritten": (changes.rewritten, 100, 12),
+    "sidecar-altered": (changes.sidecar_altered, 100, 8),
     "disk-full": (storage.full_disk, 60, 8),
     "forbidden": (storage.forbidden, 24, 8),
     "broken-calls": (storage.broken_calls, 9, 130),
