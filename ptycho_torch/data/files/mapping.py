@@ -10,6 +10,7 @@ import errno
 import math
 import mmap
 import os
+import stat
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from ptycho_torch.data.errors import (
     ScanFileNotFoundError,
     naming,
 )
+
+_BINARY, NO_WAIT = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,22 @@ def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
 def _open(path: Path) -> BinaryIO:
     if "\0" in str(path):
         raise ScanFileNotFoundError("name", "text with a NUL in it", "a name of a file")
-    return open(path, "rb")
+    require_regular(os.stat(path))  # opening a device may set it going, a socket cannot be opened
+    # A FIFO that took the name meanwhile would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | _BINARY | NO_WAIT)
+    try:
+        require_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(status: os.stat_result) -> None:
+    """Refuse what is no regular file, and say what it is."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        raise ScanFileError("file", kind, "a regular file")
 
 
 @contextmanager
