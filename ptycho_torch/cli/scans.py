@@ -14,8 +14,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
+from ptycho_torch.data.files.mapping import require_regular
 from ptycho_torch.data.prepare import prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
 
@@ -31,8 +33,7 @@ def simulate(options: argparse.Namespace) -> None:
         n_modes=options.modes,
         seed=options.seed,
     )
-    raw.to_file(options.out)
-    _say_written(options.out, raw)
+    _write(options, raw)
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -44,8 +45,7 @@ def convert(options: argparse.Namespace) -> None:
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
-    raw.to_file(options.out)
-    _say_written(options.out, raw)
+    _write(options, raw)
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -108,11 +108,14 @@ def _check_out(out: Path, overwrite: bool) -> None:
             # Making it would hide a misspelt name.
             found = "no directory" if out.parent.exists() else "missing"
             raise OptionError("folder of OUT", found, "a directory", file=out.parent)
-        if out.exists() and not overwrite:
-            action = "Add --overwrite to replace it"
-            raise OptionError("OUT", "there already", "a new file", action=action)
+        if out.exists():
+            require_regular(out.stat())
+            if not overwrite:
+                action = "Add --overwrite to replace it"
+                raise OptionError("OUT", "there already", "a new file", action=action)
 
 
-def _say_written(out: Path, raw: RawData) -> None:
+def _write(options: argparse.Namespace, raw: RawData) -> None:
+    out = write_scan(raw, options.out, replace=options.overwrite)
     size = out.stat().st_size / 2**20
     print(f"{shown(out)}: {len(raw)} frames of {raw.N} x {raw.N}, {size:.1f} MiB")

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import socket
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from ptycho_torch import simulate_scan
 
@@ -131,3 +137,46 @@ def quiet_trainer(folder: Path | None = None, **options: Any) -> Trainer:
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
     return Trainer(**{"accelerator": "cpu", "default_root_dir": folder, **quiet, **options})
+
+
+IRREGULAR = ("directory", "FIFO", "socket", "device", "dangling link")
+
+
+def make_irregular(path: Path, kind: str) -> None:
+    """Put at ``path`` what is no regular file, of its own: a test may replace what it finds."""
+    if kind == "directory":
+        path.mkdir()
+        (path / "precious").touch()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        here = os.open(path.parent, os.O_RDONLY)
+        try:
+            # The path of a socket has at most 107 bytes.
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(f"/proc/self/fd/{here}/{path.name}")
+        finally:
+            os.close(here)
+    elif kind == "device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+        except OSError as error:
+            pytest.skip(f"no device can be made here: {error}")
+    else:
+        path.symlink_to(path.parent / "nowhere")
+
+
+@contextmanager
+def at_once(seconds: float = 20.0) -> Iterator[None]:
+    """Fail what waits instead of hanging with it."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError("it waits")
+
+    old = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)

@@ -1,27 +1,64 @@
-"""The right to build a cache at a place: a directory that can be written, and its lock.
+"""Where a cache is built: the first place that takes it.
 
-Owns what is refused before anything is computed. Knows nothing of what is built.
+Owns the way from one place to the next, and what makes a place unfit before anything is computed: a
+directory that cannot be written, a lock that cannot be had, a name that is taken. Knows nothing of
+what is built.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from ptycho_torch.data.caches.names import place_mode
 from ptycho_torch.data.errors import ScanFileError
 from ptycho_torch.data.files.build_lock import build_lock
 
+_Built = TypeVar("_Built")
+
+
+class PlaceRefusedError(ScanFileError):
+    """A place takes no cache; raised while building, it sends the cache to the next one."""
+
+
+def built_at_first(
+    places: Sequence[Path],
+    policy: str | os.PathLike[str],
+    timeout_s: float,
+    check: Callable[[Path], None],
+    build: Callable[[Path, str], _Built],
+) -> _Built:
+    """What ``build(place, why)`` gives under the lock of the first place that takes a cache.
+
+    ``why`` says why earlier places do not. ``check(place)`` raises a ScanFileError where what has
+    the name may not be replaced. A PlaceRefusedError, whose cause is the last refusal, says that no
+    place takes it; a CacheLockTimeoutError that another process was building for longer than
+    ``timeout_s`` seconds.
+    """
+    refusals: list[ScanFileError] = []
+    for number, place in enumerate(places):
+        with contextlib.ExitStack() as held:
+            try:
+                check(place)
+                held.enter_context(_building(place, timeout_s, place_mode(number, policy)))
+                check(place)  # it may have come while this process waited
+            except ScanFileError as error:
+                refusals.append(error)
+                continue
+            try:
+                return build(place, "; ".join(map(str, refusals)))
+            except PlaceRefusedError as error:
+                refusals.append(error)
+    raise PlaceRefusedError("; ".join(map(str, refusals))) from refusals[-1]
+
 
 @contextlib.contextmanager
-def building(place: Path, timeout_s: float, *, mode: int | None) -> Iterator[None]:
-    """Hold the lock of a cache that is to be written at ``place``.
-
-    ``mode`` are the permissions of its directory, made where it is missing; None: it must be there.
-    A ScanFileError says that it cannot be written or has no kernel locks, a CacheLockTimeoutError
-    that another process was building for longer than ``timeout_s`` seconds.
-    """
+def _building(place: Path, timeout_s: float, mode: int | None) -> Iterator[None]:
+    """Hold the lock of a place; its directory is made with ``mode``, or has to be there (None)."""
     directory = place.parent
     try:
         if mode is not None:
@@ -32,5 +69,7 @@ def building(place: Path, timeout_s: float, *, mode: int | None) -> Iterator[Non
     except OSError as error:
         found = f"not usable ({error.strerror or error})"
         raise ScanFileError("directory", found, "one to write in", file=directory) from error
+    if place.is_symlink() and not place.exists():
+        raise ScanFileError("file", "a link that leads nowhere", "a cache or no file", file=place)
     with build_lock(place, timeout_s):
         yield

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.caches.building import building
+from ptycho_torch.data.caches.building import PlaceRefusedError, built_at_first
 from ptycho_torch.data.caches.groups_file import (
     CacheFile,
     broken_members,
@@ -32,7 +31,7 @@ from ptycho_torch.data.caches.groups_file import (
     write_cache,
 )
 from ptycho_torch.data.caches.groups_key import BuiltGroups, CacheKey, Missing, check_arrays
-from ptycho_torch.data.caches.names import GroupsName, groups_places, place_mode
+from ptycho_torch.data.caches.names import GroupsName, groups_places
 from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.files.build_lock import LOCK_TIMEOUT_S
 from ptycho_torch.data.files.stored_stack import FramesIdentity
@@ -188,41 +187,35 @@ class _Load:
 
     def built(self, plan: Plan) -> CachedGroups:
         """Build once, and keep it at the first place that takes it."""
-        refusals = dict(plan.refusals)
         groups: CachedGroups | None = None
-        for place in plan.writes:
-            with ExitStack() as held:
-                refused = self._refused_lock(place, held)
-                if not refused:
-                    plan = self.plan()  # another process may have built meanwhile
-                    if plan.kept and groups is None:
-                        return self.reused(plan)
-                    if groups is None and place in plan.writes and place in plan.damaged:
-                        logger.warning("groups cache rebuilt: %s", plan.damaged[place])
-                    groups = groups or _completed(plan.parts, self.key, self.build)
-                    refused = plan.refusals.get(place) or self._refused_write(place, groups, plan)
-                if not refused and groups is not None:
-                    where = "; ".join([str(place), *refusals.values()])
-                    logger.info("groups cache written: %s", where)
-                    return groups
-                refusals[place] = refused
-        logger.warning("groups cache %s not kept: %s", self.places[0], "; ".join(refusals.values()))
-        return groups or _completed(plan.parts, self.key, self.build)
 
-    def _refused_lock(self, place: Path, held: ExitStack) -> str:
-        try:
-            mode = place_mode(self.places.index(place), self.policy)
-            held.enter_context(building(place, self.timeout_s, mode=mode))
-        except ScanFileError as error:
-            return str(error)
-        return ""
+        def keep(place: Path, why: str) -> CachedGroups:
+            nonlocal groups
+            plan = self.plan()  # another process may have built meanwhile
+            if plan.kept and groups is None:
+                return self.reused(plan)
+            if groups is None and place in plan.damaged:
+                logger.warning("groups cache rebuilt: %s", plan.damaged[place])
+            groups = groups or _completed(plan.parts, self.key, self.build)
+            try:
+                write_cache(place, _members(groups, self.key, self.identity, plan.origin))
+            except ScanFileError as error:
+                raise PlaceRefusedError(str(error)) from error
+            logger.info("groups cache written: %s", f"{place}; {why}" if why else place)
+            return groups
 
-    def _refused_write(self, place: Path, groups: CachedGroups, plan: Plan) -> str:
         try:
-            write_cache(place, _members(groups, self.key, self.identity, plan.origin))
-        except ScanFileError as error:
-            return str(error)
-        return ""
+            return built_at_first(
+                self.places, self.policy, self.timeout_s, self._require_replaceable, keep
+            )
+        except PlaceRefusedError as error:
+            logger.warning("groups cache %s not kept: %s", self.places[0], error)
+            return groups or _completed(plan.parts, self.key, self.build)
+
+    def _require_replaceable(self, place: Path) -> None:
+        file = read_cache(place, self.key)
+        if not file.replaceable:
+            raise ScanFileError(f"left alone: {file.fault}")
 
 
 def verify(

@@ -15,8 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import stat
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,12 +84,10 @@ class CacheFile:
 def read_cache(path: Path, key: CacheKey) -> CacheFile:
     """Read and judge one cache file. Never raises for what the file is or holds."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return CacheFile(path, "closed", "not a regular file")
         with opened(path) as stream:
             return _judged(stream, path, key)
     except FileNotFoundError:
-        return CacheFile(path, "absent", replaceable=True)
+        return CacheFile(path, "absent", replaceable=not path.is_symlink())
     except OSError as error:
         return CacheFile(path, "closed", str(error.args[0] if error.strerror is None else error))
 

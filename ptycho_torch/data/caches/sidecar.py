@@ -17,7 +17,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.caches import names
-from ptycho_torch.data.caches.building import building
-from ptycho_torch.data.caches.names import SidecarPolicy, place_mode
+from ptycho_torch.data.caches.building import PlaceRefusedError, built_at_first
+from ptycho_torch.data.caches.names import SidecarPolicy
 from ptycho_torch.data.errors import PtychoTorchError, ScanFileError, ScanFileNotFoundError
 from ptycho_torch.data.files.atomic_write import atomic_zip, write_stored
 from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_timeout_s
@@ -121,21 +121,22 @@ def build_sidecar(
     ScanFileError, CacheLockTimeoutError
         The scan is damaged or no place takes the sidecar; another process is too slow to build it.
     """
-    refusals: list[ScanFileError] = []
-    for number, path in enumerate(sidecar_places(stack, policy)):
-        with ExitStack() as held:
-            try:
-                mode = place_mode(number, policy)
-                held.enter_context(building(path, build_timeout_s(stack.data_bytes), mode=mode))
-                _require_replaceable(path)
-            except ScanFileError as error:
-                refusals.append(error)
-                continue
-            return _built(path, stack, progress, "; ".join(map(str, refusals)))
-    if not all(isinstance(refusal, NoKernelLocksError) for refusal in refusals):
-        raise refusals[-1]
-    logger.info("%s: %s unpacked into memory: %s", stack.path, stack.field, refusals[-1])
-    return None
+    places = sidecar_places(stack, policy)
+
+    def build(place: Path, why: str) -> Sidecar:
+        for path in places:  # another process may have built meanwhile
+            with suppress(PtychoTorchError):
+                return _believed(path, stack)
+        return _built(place, stack, progress, why)
+
+    try:
+        timeout_s = build_timeout_s(stack.data_bytes)
+        return built_at_first(places, policy, timeout_s, _require_replaceable, build)
+    except PlaceRefusedError as error:
+        if not isinstance(error.__cause__, NoKernelLocksError):
+            raise
+        logger.info("%s: %s unpacked into memory: %s", stack.path, stack.field, error)
+        return None
 
 
 def _require_replaceable(path: Path) -> None:
@@ -150,9 +151,6 @@ def _require_replaceable(path: Path) -> None:
 
 
 def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) -> Sidecar:
-    # Whoever looked before already reported what is wrong with it.
-    with suppress(PtychoTorchError):
-        return _believed(path, stack)
     _require_space(path, stack)
     because = f" ({why})" if why else ""
     logger.info("%s: converting %s of %s%s", path, stack.field, stack.path, because)

@@ -16,8 +16,14 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import PtychoTorchError
-from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_lock, cannot_write
+from ptycho_torch.data.errors import PtychoTorchError, ScanFileError, naming
+from ptycho_torch.data.files.build_lock import (
+    NoKernelLocksError,
+    build_lock,
+    cannot_write,
+    part_of,
+)
+from ptycho_torch.data.files.mapping import require_regular
 from ptycho_torch.data.files.npy_header import encode_npy_header
 
 ALIGNMENT = 64
@@ -25,17 +31,21 @@ ALIGNMENT = 64
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, locked: bool = False) -> Iterator[IO[bytes]]:
+def atomic_write(
+    path: str | os.PathLike[str], *, locked: bool = False, replace: bool = True
+) -> Iterator[IO[bytes]]:
     """Write a file so that readers see the old content or the new one, never a part.
 
     Parameters
     ----------
     path
-        The file to create or replace. Where it is a symbolic link, its target is replaced.
+        The file to create or replace, a regular one. Where it is a symbolic link, its target is.
     locked
         The caller holds :func:`~ptycho_torch.data.files.build_lock.build_lock` of ``path``; else
         it is taken here. Where the file system has no kernel locks, two writers at once do not
         meet, and the later one wins.
+    replace
+        False: a file that is there when the block ends stays, and the new one is not kept.
 
     Yields
     ------
@@ -47,21 +57,25 @@ def atomic_write(path: str | os.PathLike[str], *, locked: bool = False) -> Itera
     ScanFileError: it cannot be written. CacheLockTimeoutError: another process writes too long.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.part")
-    with contextlib.ExitStack() as held:
+    temporary, alone = part_of(target), True
+    with naming(path), contextlib.ExitStack() as held:
         if not locked:
             try:
                 held.enter_context(build_lock(target))
             except NoKernelLocksError:
-                temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+                alone = False
         try:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                require_regular(target.stat())
+            # What a dead writer left there is gone with its lock: this is another program's.
+            if not alone or os.path.lexists(temporary):
+                temporary = temporary.with_suffix(f".{secrets.token_hex(4)}.part")
             with temporary.open("xb+") as handle:
                 yield handle
                 handle.flush()
                 _keep_mode(handle, target)
                 os.fsync(handle.fileno())
-            temporary.replace(target)
+            _publish(temporary, target, replace)
             _sync_directory(target.parent)
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -72,9 +86,11 @@ def atomic_write(path: str | os.PathLike[str], *, locked: bool = False) -> Itera
 
 
 @contextlib.contextmanager
-def atomic_zip(path: str | os.PathLike[str], *, locked: bool = False) -> Iterator[zipfile.ZipFile]:
+def atomic_zip(
+    path: str | os.PathLike[str], *, locked: bool = False, replace: bool = True
+) -> Iterator[zipfile.ZipFile]:
     """A new zip archive that appears whole or not at all: :func:`atomic_write` for archives."""
-    with atomic_write(path, locked=locked) as handle:
+    with atomic_write(path, locked=locked, replace=replace) as handle:
         archive = zipfile.ZipFile(handle, "w")
         try:
             yield archive
@@ -106,6 +122,25 @@ def write_stored(
         for block in blocks:
             if block.nbytes:
                 member.write(block.reshape(-1).view(np.uint8).data)
+
+
+def _publish(temporary: Path, target: Path, replace: bool) -> None:
+    """Give a whole file its name; with ``replace`` False only where nothing has it."""
+    if not replace:
+        try:
+            try:
+                os.link(temporary, target)  # fails where the name is taken, as no rename does
+                temporary.unlink()
+                return
+            except FileExistsError:
+                raise
+            except OSError:
+                # No hard links here. An empty file of ours is all that the rename then replaces.
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError as error:
+            found, action = "there by now", "It was left alone: give another name"
+            raise ScanFileError("file", found, "a new file", action=action) from error
+    temporary.replace(target)
 
 
 def _keep_mode(handle: IO[bytes], target: Path) -> None:

@@ -9,6 +9,7 @@ import ctypes
 import math
 import mmap
 import os
+import stat
 import time
 import weakref
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from ptycho_torch.data.errors import (
 
 _TICK_NS = 2 * 10**9
 """Writes that are closer together may carry one time: file systems count in steps of up to 2 s."""
+_BINARY, NO_WAIT = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,22 @@ def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
 def _open(path: Path) -> BinaryIO:
     if "\0" in str(path):
         raise ScanFileNotFoundError("name", "text with a NUL in it", "a name of a file")
-    return open(path, "rb")
+    require_regular(os.stat(path))  # opening a device may set it going, a socket cannot be opened
+    # A FIFO that took the name meanwhile would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | _BINARY | NO_WAIT)
+    try:
+        require_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(status: os.stat_result) -> None:
+    """Refuse what is no regular file, and say what it is."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        raise ScanFileError("file", kind, "a regular file")
 
 
 @contextmanager

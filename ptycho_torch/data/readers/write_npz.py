@@ -22,10 +22,11 @@ BLOCK_BYTES = 16 * 2**20
 SMALL = "xcoords ycoords xcoords_start ycoords_start probeGuess scan_index objectGuess Y"
 
 
-def write_scan(scan: Scan, path: Path) -> Path:
+def write_scan(scan: Scan, path: Path, *, replace: bool = True) -> Path:
     """Write the scan, its frames as amplitude under ``diff3d``; give the path back.
 
-    A ScanError or ScanFileError says that the name does not end in ``.npz`` or cannot be written.
+    A ScanError or ScanFileError says that the name does not end in ``.npz`` or cannot be written,
+    or, with ``replace`` False, that it is there by the time the scan is written.
     """
     if path.suffix != ".npz":
         raise ScanError("the file name", repr(path.name), "a name ending in .npz", file=path)
@@ -33,7 +34,7 @@ def write_scan(scan: Scan, path: Path) -> Path:
     if len(scan) == scan.N or "axis_order" in metadata:
         # As many frames as pixels along their side, or a file that had its frames last.
         metadata = {**metadata, "axis_order": "frames_first"}
-    with atomic_zip(path) as archive:
+    with atomic_zip(path, replace=replace) as archive:
         for key in SMALL.split():
             array = getattr(scan, key)
             if array is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import FRAMES, assert_one_line, listing
+from builders import FRAMES, assert_one_line, at_once, listing, make_irregular
 
 from ptycho_torch import RawData, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
@@ -157,3 +160,72 @@ def test_names_with_escape_sequences_reach_the_terminal_as_text(folder, capsys):
         assert "\x1b" not in captured.out + captured.err
         assert "\\x1b[" in captured.out
         assert all(line.strip() not in ("b.npz", "d.npz") for line in captured.out.splitlines())
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "convert", "prepare"])
+def test_a_scan_that_is_no_regular_file_is_refused_at_once(folder, capsys, command):
+    make_irregular(folder / "fifo.npz", "FIFO")
+    rest = ["out.npz"] if command == "convert" else []
+    with at_once():
+        assert main([command, "fifo.npz", *rest]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "fifo.npz", "a FIFO", "a regular file")
+
+
+@pytest.mark.parametrize("kind", ["directory", "FIFO", "socket", "device"])
+@pytest.mark.parametrize("command", [["simulate"], ["convert", "scan.npz"]])
+def test_what_is_no_regular_file_is_not_replaced(folder, capsys, command, kind):
+    out = folder / "out.npz"
+    make_irregular(out, kind)
+    before = out.lstat()
+    for options in ([], ["--overwrite"]):
+        with at_once():
+            assert main([*command, "out.npz", *options]) == DATA_AT_FAULT
+        assert_one_line(capsys.readouterr().err, "out.npz", f"a {kind}", "a regular file")
+    assert (out.lstat().st_ino, out.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_a_device_node_is_not_replaced(folder, capsys):
+    try:
+        os.mknod("out.npz", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("this user makes no device nodes")
+    assert main(["convert", "scan.npz", "out.npz", "--overwrite"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "out.npz", "a device")
+    assert stat.S_ISCHR(os.stat("out.npz").st_mode)
+
+
+def test_a_link_to_a_file_stays_and_the_file_is_replaced_on_request(folder):
+    (folder / "real.npz").write_bytes(b"old")
+    (folder / "out.npz").symlink_to("real.npz")
+    assert main(["convert", "scan.npz", "out.npz", "--overwrite"]) == DONE
+    assert Path("out.npz").is_symlink()
+    assert len(RawData.from_file("real.npz")) == FRAMES
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+@pytest.mark.parametrize("command", [["simulate"], ["convert", "scan.npz"]])
+def test_what_appears_while_a_command_runs_is_not_replaced(
+    folder, capsys, monkeypatch, command, hard_links
+):
+    """The other file comes as late as it can: when ours is whole and about to get its name."""
+    sync = os.fsync
+
+    def another_program(descriptor):
+        sync(descriptor)
+        Path("out.npz").write_bytes(b"precious")
+
+    def no_hard_links(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not hard_links:
+        monkeypatch.setattr(os, "link", no_hard_links)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", another_program)
+        assert main([*command, "out.npz"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "out.npz", "there by now", "left alone")
+    assert Path("out.npz").read_bytes() == b"precious"
+    assert sorted(os.listdir(folder)) == ["out.npz", "scan.npz"]
+    Path("out.npz").unlink()
+    assert main([*command, "out.npz"]) == DONE
+    assert len(RawData.from_file("out.npz")) > 0
+    assert sorted(os.listdir(folder)) == ["out.npz", "scan.npz"]

@@ -347,7 +347,7 @@ class TestStorage:
         scan = Scan.of(9)
         scan.load(scan_path)
         path = scan.cache(scan_path)
-        genuine = open
+        genuine = os.open
 
         def refusing(file, *rest, **options):
             if file == path:
@@ -356,7 +356,7 @@ class TestStorage:
 
         before = fingerprint(path)
         with monkeypatch.context() as patch:
-            patch.setattr("builtins.open", refusing)
+            patch.setattr(os, "open", refusing)
             for _ in range(2):
                 assert_same(scan.load(scan_path), scan.truth())
         assert len(scan.requests) == 2, "once beside the scan, once in the user's cache"

@@ -311,7 +311,7 @@ def test_file_without_an_archive_is_refused(tmp_path: Path, content: bytes) -> N
 def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     assert "gone.npz: file is missing" in refusal(tmp_path / "gone.npz", ScanFileNotFoundError)
     (tmp_path / "folder.npz").mkdir()
-    assert "unreadable" in refusal(tmp_path / "folder.npz", ScanFileError)
+    assert "a directory" in refusal(tmp_path / "folder.npz", ScanFileError)
     assert "text or a Path" in refusal(7, OptionTypeError)  # type: ignore[arg-type]
 
 
@@ -500,14 +500,14 @@ def test_positions_no_object_can_hold_are_refused(write: Callable[..., Path], fa
 def test_scan_that_cannot_be_reached_is_refused_in_one_line(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    path, genuine = write(), open
+    path, genuine = write(), os.open
 
     def refuse(place: Any, *arguments: Any, **options: Any) -> Any:
         if str(place) == str(path):
             raise OSError(code, os.strerror(code))
         return genuine(place, *arguments, **options)
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert f"unreadable ({os.strerror(code)})" in refusal(path, ScanFileError)
 
 

@@ -1,0 +1,150 @@
+"""Names that another program has taken, with a file or with what is no file: nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import IRREGULAR, at_once, make_irregular, simulated_arrays
+
+from ptycho_torch import GroupingConfig, RawData
+from ptycho_torch.data.errors import ScanFileError
+from ptycho_torch.data.files.atomic_write import atomic_write
+from ptycho_torch.data.frames import FrameStack
+from ptycho_torch.data.raw_data import read_scan
+from ptycho_torch.data.verify import verify_path
+
+SIDECAR, GROUPS = "scan.diff3d.sidecar.npz", "scan.g1k4.groups_cache.npz"
+OTHERS = [b"a note", b"PK\x03\x04", b"PK\x03\x04" + bytes(26) + b"frames.npy, mine"]
+CONFIG = GroupingConfig(gridsize=1, neighbor_count=4)
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits() -> Iterator[None]:
+    with at_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return simulated_arrays(tmp_path_factory.mktemp("scan"), n_frames=20, N=16, seed=1)
+
+
+@pytest.fixture
+def scan(tmp_path: Path, content: dict[str, np.ndarray]) -> Path:
+    """A compressed scan: its frames need a sidecar."""
+    np.savez_compressed(tmp_path / "scan.npz", **content)
+    return tmp_path / "scan.npz"
+
+
+def use(scan: Path, content: dict[str, np.ndarray]) -> None:
+    """Open, unpack and group, as a data set does, and look at the frames."""
+    raw = RawData.from_file(scan)
+    assert np.array_equal(raw.diff3d, content["diff3d"])
+    raw.group(CONFIG)
+
+
+def look(path: Path) -> tuple[int, bytes | str | list[str]]:
+    """What lies at a name, without opening what would wait."""
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return mode, os.readlink(path)
+    if stat.S_ISDIR(mode):
+        return mode, os.listdir(path)
+    return mode, path.read_bytes() if stat.S_ISREG(mode) else b""
+
+
+@pytest.mark.parametrize("name", [SIDECAR, GROUPS])
+@pytest.mark.parametrize("taken", [*IRREGULAR, *OTHERS], ids=str)
+def test_cache_whose_name_is_taken_goes_to_the_users_directory(
+    name: str, taken: str | bytes, scan: Path, content: dict[str, np.ndarray], user_cache: Path
+) -> None:
+    place = scan.parent / name
+    if isinstance(taken, bytes):
+        place.write_bytes(taken)
+    else:
+        make_irregular(place, taken)
+    before = look(place)
+    for _ in range(2):
+        use(scan, content)
+        (kept,) = user_cache.rglob("*.npz")
+        assert kept.name == name
+        made = kept.stat().st_mtime_ns, kept.stat().st_ino
+    assert look(place) == before
+    assert not (scan.parent / "nowhere").exists()
+    use(scan, content)
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == made, "made once"
+
+
+@pytest.mark.parametrize("name", [SIDECAR, GROUPS])
+@pytest.mark.parametrize("taken", [*IRREGULAR, b"a note", b"1234\n"], ids=str)
+def test_lock_whose_name_is_taken_sends_the_cache_to_the_users_directory(
+    name: str, taken: str | bytes, scan: Path, content: dict[str, np.ndarray], user_cache: Path
+) -> None:
+    lock = scan.parent / f".{name}.lock"
+    if isinstance(taken, bytes):
+        lock.write_bytes(taken)
+    else:
+        make_irregular(lock, taken)
+    before = look(lock)
+    use(scan, content)
+    assert look(lock) == before
+    assert [path.name for path in user_cache.rglob("*.npz")] == [name]
+    assert not (scan.parent / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", [SIDECAR, GROUPS])
+@pytest.mark.parametrize("taken", [*IRREGULAR, b"a note"], ids=str)
+def test_temporary_whose_name_is_taken_is_written_under_another(
+    name: str, taken: str | bytes, scan: Path, content: dict[str, np.ndarray], user_cache: Path
+) -> None:
+    part = scan.parent / f".{name}.part"
+    if isinstance(taken, bytes):
+        part.write_bytes(taken)
+    else:
+        make_irregular(part, taken)
+    before = look(part)
+    use(scan, content)
+    assert look(part) == before
+    assert (scan.parent / name).is_file() and not list(user_cache.rglob("*.npz"))
+    assert sorted(os.listdir(scan.parent)) == sorted({part.name, SIDECAR, GROUPS, "scan.npz"})
+
+
+@pytest.mark.parametrize("kind", IRREGULAR[:-1])
+def test_target_that_is_no_regular_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    make_irregular(target, kind)
+    before = look(target)
+    expected = rf"a\.bin: file is a {kind}; expected a regular file"
+    with pytest.raises(ScanFileError, match=expected), atomic_write(target) as handle:
+        handle.write(b"new")
+    assert look(target) == before
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [RawData.from_file, read_scan, FrameStack.from_npy, lambda path: FrameStack.from_npz(path, "")],
+)
+@pytest.mark.parametrize("kind", IRREGULAR[:-1])
+@pytest.mark.parametrize("suffix", [".npz", ".npz.bz2"])
+def test_scan_that_is_no_regular_file_is_refused_at_once(
+    read: Callable[[Path], object], kind: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"scan{suffix}"
+    make_irregular(path, kind)
+    with pytest.raises(ScanFileError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path}: file is a {kind}; expected a regular file."
+    assert verify_path(path) == [str(caught.value)]
