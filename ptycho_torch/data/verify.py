@@ -6,6 +6,7 @@ scan trusts sizes, times and headers, because it has to be fast; this is the slo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ptycho_torch.data.caches.names import (
     SIDECAR_SUFFIX,
     GroupsName,
     caches_of,
+    is_cache_name,
+    sidecar_name,
     sidecar_of,
 )
 from ptycho_torch.data.caches.sidecar import require_whole
@@ -69,8 +72,8 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
                 check()
         except PtychoTorchError as error:
             faults.append(str(error))
-    for cache in caches_of(file):
-        faults += _cache_faults(cache, scan)
+    for cache, name in caches_of(file):
+        faults += _cache_faults(cache, scan if name.of_whole(file.stem) else None)
     return faults
 
 
@@ -93,8 +96,8 @@ def _cache_faults(file: Path, scan: Scan | None) -> list[str]:
 
 
 def _check_sidecar(file: Path, measurement: str) -> None:
-    stem, field = sidecar_of(file.name) or ("", "")
-    beside = _beside(file, stem)
+    _, field = sidecar_of(file.name) or ("", "")
+    beside = _beside(file, lambda scan: sidecar_name(scan, field) == file.name)
     if beside is None:
         require_whole(file)
         return
@@ -109,13 +112,13 @@ def _check_sidecar(file: Path, measurement: str) -> None:
 
 def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
     named = GroupsName.parse(file.name)
-    beside = _beside(file, named.stem) if named else None
+    beside = _beside(file, lambda scan: named.of_whole(scan.stem)) if named else None
     return None if beside is None else read_file(beside, measurement=measurement)
 
 
-def _beside(file: Path, stem: str) -> Path | None:
-    for suffix in _SCAN_SUFFIXES:
-        scan = file.with_name(stem + suffix)
-        if scan.is_file():
+def _beside(file: Path, is_its_scan: Callable[[Path], bool]) -> Path | None:
+    for scan in sorted(file.parent.iterdir()):
+        is_scan = scan.suffix in _SCAN_SUFFIXES and not is_cache_name(scan.name)
+        if is_scan and is_its_scan(scan) and scan.is_file():
             return scan
     return None
