@@ -69,7 +69,7 @@ def _expand(path: Path) -> list[Path]:
     if os.path.exists(path) or not glob.has_magic(str(path)) or "\0" in str(path):
         return [path]
     found = map(Path, sorted(glob.glob(str(path))))
-    matches = [each for each in found if not (is_cache_name(each.name) or each.is_dir())]
+    matches = [each for each in found if not (is_cache_name(each.name) or os.path.isdir(each))]
     if not matches:
         with naming(path):
             raise ScanFileNotFoundError("the pattern", "matching no file", "at least one scan")

@@ -6,6 +6,7 @@ scan trusts sizes, times and headers, because it has to be fast; this is the slo
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,10 @@ from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.groups_file import broken_members
 from ptycho_torch.data.caches.names import (
     GROUPS_SUFFIX,
+    KEPT_OF_STEM,
     SIDECAR_SUFFIX,
     GroupsName,
     caches_of,
-    is_cache_name,
     sidecar_name,
     sidecar_of,
 )
@@ -96,8 +97,8 @@ def _cache_faults(file: Path, scan: Scan | None) -> list[str]:
 
 
 def _check_sidecar(file: Path, measurement: str) -> None:
-    _, field = sidecar_of(file.name) or ("", "")
-    beside = _beside(file, lambda scan: sidecar_name(scan, field) == file.name)
+    stem, field = sidecar_of(file.name) or ("", "")
+    beside = _beside(file, stem, lambda scan: sidecar_name(scan, field) == file.name)
     if beside is None:
         require_whole(file)
         return
@@ -112,13 +113,14 @@ def _check_sidecar(file: Path, measurement: str) -> None:
 
 def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
     named = GroupsName.parse(file.name)
-    beside = _beside(file, lambda scan: named.of_whole(scan.stem)) if named else None
+    if named is None:
+        return None
+    beside = _beside(file, named.stem, lambda scan: named.of_whole(scan.stem))
     return None if beside is None else read_file(beside, measurement=measurement)
 
 
-def _beside(file: Path, is_its_scan: Callable[[Path], bool]) -> Path | None:
-    for scan in sorted(file.parent.iterdir()):
-        is_scan = scan.suffix in _SCAN_SUFFIXES and not is_cache_name(scan.name)
-        if is_scan and is_its_scan(scan) and scan.is_file():
+def _beside(file: Path, stem: str, is_its_scan: Callable[[Path], bool]) -> Path | None:
+    for scan in sorted(file.parent.glob(f"{glob.escape(stem[:KEPT_OF_STEM])}*")):
+        if scan.suffix in _SCAN_SUFFIXES and is_its_scan(scan) and scan.is_file():
             return scan
     return None

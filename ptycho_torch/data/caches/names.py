@@ -28,6 +28,8 @@ _GROUPS_NAME = re.compile(r"(.*)\.g(\d{1,9})k(\d{1,9})\.groups_cache\.npz", re.D
 _PART = re.compile(r"(.*)\.n\d+s\d+", re.DOTALL)
 # File systems take 255; the temporary name and the lock's are six longer than the file's.
 _MOST_BYTES = 249
+KEPT_OF_STEM = 40
+"""Characters of a stem that its caches' names begin with, however much is cut from them."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,7 @@ def sidecar_of(name: str) -> tuple[str, str] | None:
 
 def caches_of(scan: Path, policy: CachePolicy = "auto") -> list[tuple[Path, GroupsName]]:
     """Every groups cache of a scan and of its seeded subsamples, with what its name says."""
-    # A name that was cut keeps this much of the stem.
-    pattern = f"{glob.escape(scan.stem[:40])}*{GROUPS_SUFFIX}"
+    pattern = f"{glob.escape(scan.stem[:KEPT_OF_STEM])}*{GROUPS_SUFFIX}"
     folders = [] if policy == "off" else _groups_folders(scan, policy)
     found = [path for folder in folders for path in sorted(folder.glob(pattern))]
     named = [(path, GroupsName.parse(path.name)) for path in found]
