@@ -41,7 +41,7 @@ def expand_scans(scans: Scans) -> list[Path | RawData]:
     Raises
     ------
     ScanFileNotFoundError
-        A pattern matches nothing; caches beside scans do not count.
+        A pattern matches nothing; folders, and caches beside scans, do not count.
     OptionError, OptionTypeError
         There is no scan, or something that cannot be one.
     """
@@ -68,8 +68,8 @@ def _expand(path: Path) -> list[Path]:
     # os.path.exists answers no where a name cannot be one: too long, or with a NUL in it.
     if os.path.exists(path) or not glob.has_magic(str(path)) or "\0" in str(path):
         return [path]
-    names = sorted(glob.glob(str(path)))
-    matches = [Path(name) for name in names if not is_cache_name(name)]
+    found = map(Path, sorted(glob.glob(str(path))))
+    matches = [each for each in found if not (is_cache_name(each.name) or os.path.isdir(each))]
     if not matches:
         with naming(path):
             raise ScanFileNotFoundError("the pattern", "matching no file", "at least one scan")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.caches.groups_file import read_cache
 from ptycho_torch.data.caches.groups_key import CacheKey
-from ptycho_torch.data.caches.names import CachePolicy, GroupsName, caches_of
+from ptycho_torch.data.caches.names import CachePolicy, caches_of
 from ptycho_torch.data.caches.scan_groups import ScanGroups
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import ScanError, ScanFileError
@@ -63,19 +63,19 @@ def prepare_scan(
                 if progress is not None:
                     progress(stop * (frames.nbytes // len(frames)), frames.nbytes)
     except ScanFileError:
-        _forget_energies(raw)
+        _forget_energies(raw, cache)
         raise
     return groups
 
 
-def _forget_energies(raw: RawData) -> None:
+def _forget_energies(raw: RawData, cache: CachePolicy) -> None:
     """Remove our caches that may hold energies of damaged frames; they are made again."""
-    for path in [] if raw.path is None else caches_of(raw.path):
-        name = GroupsName.parse(path.name)
-        if name is None:
-            continue
+    if raw.path is None:
+        return
+    for path, name in caches_of(raw.path, cache):
         key = CacheKey.of(raw.xcoords, raw.ycoords, name.gridsize, name.neighbors)
         found = read_cache(path, key)
-        if found.state == "usable" and found.replaceable:
+        of_part = found.state == "other" and name.of_part(raw.path.stem)
+        if found.replaceable and (found.state == "usable" or of_part):
             path.unlink(missing_ok=True)
             logger.warning("%s: removed, its energies may be those of damaged frames", path)

@@ -6,6 +6,8 @@ scan trusts sizes, times and headers, because it has to be fast; this is the slo
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.groups_file import broken_members
 from ptycho_torch.data.caches.names import (
     GROUPS_SUFFIX,
+    KEPT_OF_STEM,
     SIDECAR_SUFFIX,
     GroupsName,
     caches_of,
+    sidecar_name,
     sidecar_of,
 )
 from ptycho_torch.data.caches.sidecar import require_whole
@@ -69,8 +73,8 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
                 check()
         except PtychoTorchError as error:
             faults.append(str(error))
-    for cache in caches_of(file):
-        faults += _cache_faults(cache, scan)
+    for cache, name in caches_of(file):
+        faults += _cache_faults(cache, scan if name.of_whole(file.stem) else None)
     return faults
 
 
@@ -94,7 +98,7 @@ def _cache_faults(file: Path, scan: Scan | None) -> list[str]:
 
 def _check_sidecar(file: Path, measurement: str) -> None:
     stem, field = sidecar_of(file.name) or ("", "")
-    beside = _beside(file, stem)
+    beside = _beside(file, stem, lambda scan: sidecar_name(scan, field) == file.name)
     if beside is None:
         require_whole(file)
         return
@@ -109,13 +113,14 @@ def _check_sidecar(file: Path, measurement: str) -> None:
 
 def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
     named = GroupsName.parse(file.name)
-    beside = _beside(file, named.stem) if named else None
+    if named is None:
+        return None
+    beside = _beside(file, named.stem, lambda scan: named.of_whole(scan.stem))
     return None if beside is None else read_file(beside, measurement=measurement)
 
 
-def _beside(file: Path, stem: str) -> Path | None:
-    for suffix in _SCAN_SUFFIXES:
-        scan = file.with_name(stem + suffix)
-        if scan.is_file():
+def _beside(file: Path, stem: str, is_its_scan: Callable[[Path], bool]) -> Path | None:
+    for scan in sorted(file.parent.glob(f"{glob.escape(stem[:KEPT_OF_STEM])}*")):
+        if scan.suffix in _SCAN_SUFFIXES and is_its_scan(scan) and scan.is_file():
             return scan
     return None

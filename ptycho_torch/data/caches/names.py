@@ -10,7 +10,7 @@ import glob
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,18 +25,26 @@ GROUPS_SUFFIX = ".groups_cache.npz"
 SIDECAR_SUFFIX = ".sidecar.npz"
 
 _GROUPS_NAME = re.compile(r"(.*)\.g(\d{1,9})k(\d{1,9})\.groups_cache\.npz", re.DOTALL)
+_PART = re.compile(r"(.*)\.n\d+s\d+", re.DOTALL)
+# File systems take 255; the temporary name and the lock's are six longer than the file's.
+_MOST_BYTES = 249
+KEPT_OF_STEM = 40
+"""Characters of a stem that its caches' names begin with, however much is cut from them."""
 
 
 @dataclass(frozen=True)
 class GroupsName:
-    """What the name of a groups cache says: the scan's stem, gridsize and K (``neighbors``)."""
+    """What the name of a groups cache says: the scan's stem, gridsize and K (``neighbors``).
+
+    Of a stem that is too long, the name has the beginning and a digest; it is read back as that.
+    """
 
     stem: str
     gridsize: int
     neighbors: int
 
     def __str__(self) -> str:
-        return f"{self.stem}.g{self.gridsize}k{self.neighbors}{GROUPS_SUFFIX}"
+        return _fitting(self.stem, f".g{self.gridsize}k{self.neighbors}{GROUPS_SUFFIX}")
 
     @classmethod
     def parse(cls, name: str) -> GroupsName | None:
@@ -44,19 +52,24 @@ class GroupsName:
         match = _GROUPS_NAME.fullmatch(name)
         return None if match is None else cls(match[1], int(match[2]), int(match[3]))
 
+    def of_whole(self, stem: str) -> bool:
+        """Whether the cache of a whole scan with this stem is called so."""
+        return str(self) == str(replace(self, stem=stem))
+
+    def of_part(self, stem: str) -> bool:
+        """Whether the cache of a seeded subsample of such a scan is called so."""
+        match = _PART.fullmatch(self.stem)
+        return match is not None and match[1] == stem
+
 
 def is_cache_name(name: str) -> bool:
-    """Whether a file of this name is a cache or a sidecar, and so no scan."""
-    return name.endswith((GROUPS_SUFFIX, SIDECAR_SUFFIX))
+    """Whether a file of this name is a cache, or unfinished, or a lock, and so no scan."""
+    unfinished = name.startswith(".") and name.endswith((".part", ".lock"))
+    return unfinished or name.endswith((GROUPS_SUFFIX, SIDECAR_SUFFIX))
 
 
-def cache_path(
-    scan_path: str | os.PathLike[str],
-    gridsize: int,
-    K: int,
-    directory: str | os.PathLike[str] | None = None,
-) -> Path:
-    """Where the groups cache of a scan lies; ``directory`` None: beside the scan.
+def cache_path(scan_path: str | os.PathLike[str], gridsize: int, K: int) -> Path:
+    """Where the groups cache of a scan lies beside it.
 
     Examples
     --------
@@ -64,30 +77,28 @@ def cache_path(
     'data/scan.v1.g2k4.groups_cache.npz'
     """
     scan = Path(scan_path)
-    parent = scan.parent if directory is None else Path(directory)
-    return parent / str(GroupsName(scan.stem, gridsize, K))
+    return scan.parent / str(GroupsName(scan.stem, gridsize, K))
 
 
 def groups_places(
     scan_path: str | os.PathLike[str], gridsize: int, K: int, policy: str | os.PathLike[str]
 ) -> list[Path]:
     """Where the groups cache may lie, best place first; OptionError for an empty policy."""
-    if not os.fspath(policy):
-        raise OptionError("cache", repr(policy), "'auto', 'readonly', 'off' or a directory")
-    directory = None if policy in ("auto", "readonly") else policy
-    first = cache_path(scan_path, gridsize, K, directory)
-    if directory is None and not first.parent.is_dir():
-        return [first]
-    return _with_user_cache(first)
+    name = cache_path(scan_path, gridsize, K).name
+    return [folder / name for folder in _groups_folders(Path(scan_path), policy)]
 
 
 def sidecar_places(scan: Path, field: str, policy: SidecarPolicy) -> list[Path]:
     """Where the sidecar of a scan's array may lie, best place first."""
-    name = f"{scan.stem}.{field}{SIDECAR_SUFFIX}"
+    name = sidecar_name(scan, field)
     if isinstance(policy, Path):
-        # Scans of one name meet in a shared place.
-        return [policy / _digest(scan.parent)[:12] / name]
-    return _with_user_cache(scan.parent / name)
+        return [_shared_folder(policy, scan) / name]
+    return [folder / name for folder in (scan.parent, *_user_caches(scan.parent))]
+
+
+def sidecar_name(scan: Path, field: str) -> str:
+    """How the sidecar of a scan's array is called."""
+    return _fitting(scan.stem, f".{field}{SIDECAR_SUFFIX}")
 
 
 def place_mode(number: int, policy: str | os.PathLike[str]) -> int | None:
@@ -108,12 +119,13 @@ def sidecar_of(name: str) -> tuple[str, str] | None:
     return stem, field
 
 
-def caches_of(scan_path: Path) -> list[Path]:
-    """Every groups cache of a scan, beside it and in the user's cache directory."""
-    pattern = f"{glob.escape(scan_path.stem)}.g*k*{GROUPS_SUFFIX}"
-    folders = [place.parent for place in _with_user_cache(scan_path)]
+def caches_of(scan: Path, policy: CachePolicy = "auto") -> list[tuple[Path, GroupsName]]:
+    """Every groups cache of a scan and of its seeded subsamples, with what its name says."""
+    pattern = f"{glob.escape(scan.stem[:KEPT_OF_STEM])}*{GROUPS_SUFFIX}"
+    folders = [] if policy == "off" else _groups_folders(scan, policy)
     found = [path for folder in folders for path in sorted(folder.glob(pattern))]
-    return [path for path in found if GroupsName.parse(path.name)]
+    named = [(path, GroupsName.parse(path.name)) for path in found]
+    return [(p, n) for p, n in named if n and (n.of_whole(scan.stem) or n.of_part(scan.stem))]
 
 
 def user_cache_directory(preferred: Path) -> Path:
@@ -131,7 +143,7 @@ def user_cache_directory(preferred: Path) -> Path:
                 "user cache directory", "unknown", "$XDG_CACHE_HOME or a home", file=preferred
             ) from error
     name = os.path.basename(os.path.realpath(preferred))
-    return base / "ptycho-torch" / f"{name[:64]}-{_digest(preferred)[:16]}"
+    return base / "ptycho-torch" / f"{_cut(name[:64], 238)}-{_digest(preferred)[:16]}"
 
 
 def check_policy(policy: SidecarPolicy | str, name: str = "sidecar") -> SidecarPolicy:
@@ -148,11 +160,40 @@ def check_policy(policy: SidecarPolicy | str, name: str = "sidecar") -> SidecarP
     raise OptionError(name, repr(policy), "auto, off, readonly or a directory")
 
 
-def _with_user_cache(first: Path) -> list[Path]:
+def _groups_folders(scan: Path, policy: str | os.PathLike[str]) -> list[Path]:
+    if not os.fspath(policy):
+        raise OptionError("cache", repr(policy), "'auto', 'readonly', 'off' or a directory")
+    beside = scan.parent
+    if policy in ("auto", "readonly"):
+        return [beside, *(_user_caches(beside) if beside.is_dir() else [])]
+    if os.path.realpath(policy) == os.path.realpath(beside):
+        return [beside, *_user_caches(beside)]
+    # Earlier versions and the reference write into the directory itself.
+    return [_shared_folder(Path(policy), scan), Path(policy), *_user_caches(beside)]
+
+
+def _shared_folder(directory: Path, scan: Path) -> Path:
+    """Where in a directory the caches of a scan lie: scans of one name meet there."""
+    return directory / _digest(scan.parent)[:12]
+
+
+def _user_caches(folder: Path) -> list[Path]:
     try:
-        return [first, user_cache_directory(first.parent) / first.name]
+        return [user_cache_directory(folder)]
     except ScanFileError:  # without a home directory there is no second place
-        return [first]
+        return []
+
+
+def _fitting(stem: str, ending: str) -> str:
+    """Stem and ending as the name of a file; a digest replaces what of the stem is too much."""
+    whole, room = os.fsencode(stem), _MOST_BYTES - len(os.fsencode(ending))
+    if len(whole) > room:
+        stem = f"{_cut(stem, room - 17)}~{hashlib.sha256(whole).hexdigest()[:16]}"
+    return stem + ending
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    return os.fsencode(text)[:most_bytes].decode(errors="ignore")
 
 
 def _digest(directory: Path) -> str:

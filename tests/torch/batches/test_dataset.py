@@ -281,6 +281,29 @@ def test_pattern_without_a_match_and_another_N_are_refused(scan_file: Path) -> N
         PtychoDataset(scan_file, N=64)
 
 
+@pytest.mark.parametrize("pattern", ["*", "scan*", "*.npz*", "**", ".*", "../*/scan*"])
+def test_pattern_takes_scans_and_nothing_that_lies_with_them(tmp_path: Path, pattern: str) -> None:
+    folder = tmp_path / "scans"
+    (folder / "scan.npz.folder").mkdir(parents=True)
+    (folder / "scan3.npz").symlink_to(folder / "scan.npz.folder")
+    scan = simulate_scan(n_frames=30, N=16, object_size=60, seed=1)
+    with np.load(scan.to_file(tmp_path / "one.npz")) as arrays:
+        for name in ("scan1.npz", "scan2.npz", f"scan{'s' * 246}.npz"):
+            np.savez_compressed(folder / name, **arrays)
+    if pattern == ".*":
+        (folder / "scan1.npz").rename(folder / ".scan1.npz")
+    for cache in ("auto", folder / "caches"):
+        dataset = PtychoDataset(str(folder / pattern), cache=cache, patch_positions="scan")
+        dataset.prepare()
+        for path in list(folder.rglob("*.npz")):
+            for left in (".part", ".1a2b3c4d.part", ".lock"):
+                if len(path.name) < 200:
+                    path.with_name(f".{path.name}{left}").touch()
+        assert len(dataset.scans) == (1 if pattern == ".*" else 3)
+    with pytest.raises(ScanFileNotFoundError, match="matching no file"):
+        PtychoDataset(str(folder / "caches*"))
+
+
 def test_scans_of_different_sides_are_refused(tmp_path: Path) -> None:
     for N in (16, 32):
         simulate_scan(n_frames=30, N=N, object_size=80, seed=1).to_file(tmp_path / f"s{N}.npz")

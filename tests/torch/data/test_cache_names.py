@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,34 @@ def test_groups_name_is_read_back_as_it_was_written(stem: str) -> None:
     assert names.cache_path(f"d/{stem}.npz", 3, 14) == Path("d") / str(name)
 
 
+@pytest.mark.parametrize("letter", ["s", "\u00e9", "\u65e5", "\U0001f52c", "\udcff"])
+def test_long_names_fit_with_lock_and_temporary_and_are_read_back(letter: str) -> None:
+    for count in range(40, 252):
+        stem = letter * count
+        name = names.GroupsName(stem, 3, 14)
+        plain = f"{stem}.g3k14.groups_cache.npz"
+        fits = len(os.fsencode(f".{plain}.part")) <= 255
+        assert (str(name) == plain) == fits
+        assert len(os.fsencode(f".{name}.part")) <= 255
+        parsed = names.GroupsName.parse(str(name))
+        assert parsed is not None and str(parsed) == str(name) and parsed.of_whole(stem)
+        sidecar = names.sidecar_name(Path(f"{stem}.npz"), "diff3d")
+        assert len(os.fsencode(f".{sidecar}.part")) <= 255
+        assert names.is_cache_name(sidecar) and names.sidecar_of(sidecar)
+
+
+def test_long_names_of_one_beginning_stay_apart() -> None:
+    first, second = ("s" * 240 + end for end in "ab")
+    name = names.GroupsName(first, 2, 4)
+    assert str(name) != str(names.GroupsName(second, 2, 4))
+    assert name.of_whole(first) and not name.of_whole(second)
+
+
+def test_users_directory_for_a_folder_with_a_long_name_can_be_made(tmp_path: Path) -> None:
+    folder = names.user_cache_directory(tmp_path / ("\U0001f52c" * 63))
+    folder.mkdir(parents=True)
+
+
 @pytest.mark.parametrize("name", ["scan.npz", "scan.g2.groups_cache.npz", "scan.g2k4.npz"])
 def test_other_names_are_no_groups_caches(name: str) -> None:
     assert names.GroupsName.parse(name) is None
@@ -47,7 +76,37 @@ def test_caches_of_a_scan_lie_beside_it_and_in_the_users_directory(tmp_path: Pat
     there.parent.mkdir(parents=True)
     for path in (here, there, tmp_path / "scan.gxky.groups_cache.npz", tmp_path / "other.npz"):
         path.touch()
-    assert names.caches_of(scan) == [here, there]
+    assert [path for path, _ in names.caches_of(scan)] == [here, there]
+    assert names.caches_of(scan, "off") == []
+
+
+def test_caches_of_other_stems_are_not_those_of_a_scan(tmp_path: Path) -> None:
+    stems = ("scan", "scan.gold_k", "scan.g2k4", "scan.n9s1", "scan.n9", "scan2")
+    for stem in stems:
+        names.cache_path(tmp_path / f"{stem}.npz", 2, 4).touch()
+    found = {name.stem: name.of_whole("scan") for _, name in names.caches_of(tmp_path / "scan.npz")}
+    assert found == {"scan": True, "scan.n9s1": False}
+    for stem in stems[1:]:
+        ((path, _),) = names.caches_of(tmp_path / f"{stem}.npz")
+        assert path.name == f"{stem}.g2k4.groups_cache.npz"
+
+
+@pytest.mark.parametrize("stem", ["[scan]", "s*", "s" * 250])
+def test_caches_of_any_name_are_found(tmp_path: Path, stem: str) -> None:
+    scan = tmp_path / f"{stem}.npz"
+    cache = names.cache_path(scan, 2, 4)
+    cache.touch()
+    assert [path for path, _ in names.caches_of(scan)] == [cache]
+
+
+def test_caches_in_a_directory_are_found_through_it(tmp_path: Path) -> None:
+    scan, directory = tmp_path / "scans" / "scan.npz", tmp_path / "caches"
+    own, plain, users = names.groups_places(scan, 2, 4, directory)
+    assert plain.parent == directory and own.parent.parent == directory
+    for path in (own, plain, users):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert [path for path, _ in names.caches_of(scan, directory)] == [own, plain, users]
 
 
 def test_only_the_users_own_directory_is_private() -> None:

@@ -459,15 +459,57 @@ class TestPolicy:
         for _ in range(2):
             scan.load(scan_path, policy=directory)
         assert len(scan.requests) == 1
-        assert list(directory.iterdir()) == [cache_path(scan_path, 2, 4, directory)]
+        assert [path.name for path in directory.rglob("*.npz")] == [scan.cache(scan_path).name]
         assert list(scan_path.parent.iterdir()) == []
 
-    def test_scans_of_one_name_share_a_directory_and_nothing_else(self, tmp_path):
-        first, second = Scan.of(9, seed=1), Scan.of(9, seed=2)
-        for _ in range(2):
-            for scan, folder in ((first, "a"), (second, "b")):
-                found = scan.load(tmp_path / folder / "scan.npz", policy=tmp_path / "caches")
+    def test_scans_of_one_name_in_one_directory_are_each_grouped_once(self, tmp_path):
+        names = ("a/scan.npz", "b/scan.npz", "c/scan.npz", "c/scan.npz.bz2")
+        scans = {name: Scan.of(9, seed=seed) for seed, name in enumerate(names)}
+        for _ in range(3):
+            for name, scan in scans.items():
+                found = scan.load(tmp_path / name, policy=tmp_path / "caches")
                 assert_same(found, scan.truth())
+        assert [len(scan.requests) for scan in scans.values()] == [1, 1, 1, 1]
+
+    @pytest.mark.parametrize("spelled", [".", "link"])
+    def test_directory_that_is_the_scans_own_keeps_the_name_that_the_reference_reads(
+        self, spelled, scan_path, monkeypatch
+    ):
+        monkeypatch.chdir(scan_path.parent)
+        (scan_path.parent / "link").symlink_to(scan_path.parent)
+        scan = Scan.of(9)
+        scan.load(scan_path, policy=spelled)
+        assert scan.cache(scan_path).is_file()
+
+    def test_cache_that_lies_in_the_directory_itself_is_used(self, scan_path, tmp_path):
+        scan, directory = Scan.of(9), tmp_path / "caches"
+        scan.load(scan_path)
+        directory.mkdir()
+        kept = directory / scan.cache(scan_path).name
+        scan.cache(scan_path).rename(kept)
+        assert_same(scan.load(scan_path, policy=directory), scan.truth())
+        assert len(scan.requests) == 1
+        assert list(directory.iterdir()) == [kept]
+
+    def test_cache_of_another_scan_in_the_directory_itself_stays(self, scan_path, tmp_path):
+        first, second, directory = Scan.of(9, seed=1), Scan.of(9, seed=2), tmp_path / "caches"
+        directory.mkdir()
+        first.load(scan_path)
+        kept = directory / first.cache(scan_path).name
+        first.cache(scan_path).rename(kept)
+        before = kept.read_bytes()
+        for _ in range(2):
+            assert_same(second.load(scan_path, policy=directory), second.truth())
+        assert len(second.requests) == 1
+        assert kept.read_bytes() == before
+
+    @pytest.mark.parametrize("stem", ["s" * 250, "\u00e9" * 125, "\u65e5" * 83])
+    def test_scan_with_the_longest_of_names_keeps_its_cache(self, stem, tmp_path):
+        scan = Scan.of(9)
+        for _ in range(2):
+            assert_same(scan.load(tmp_path / f"{stem}.npz"), scan.truth())
+        assert len(scan.requests) == 1
+        assert list(tmp_path.glob("*.groups_cache.npz"))
 
     def test_empty_policy_is_refused(self, scan_path):
         with pytest.raises(OptionError, match="'auto', 'readonly', 'off' or a directory"):

@@ -13,7 +13,7 @@ from builders import flip, simulated_arrays
 
 from ptycho_torch import GroupingConfig, RawData
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, main
-from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.frames import FrameStack
 from ptycho_torch.data.prepare import prepare_scan
 
@@ -110,6 +110,20 @@ def test_frames_damaged_after_a_preparation_are_noticed_by_the_next(
         os.utime("scan.npz")
     assert "scan.npz: diff3d checksum is wrong" in refusal(capsys, "scan.npz")
     assert os.listdir(folder) == ["scan.npz"]
+
+
+def test_caches_of_damaged_frames_go_from_a_directory_and_for_parts_too(
+    folder: Path, content: dict[str, np.ndarray]
+) -> None:
+    np.savez("scan.npz", **content)
+    raw, config = RawData.from_file("scan.npz"), GroupingConfig(neighbor_count=5)
+    prepare_scan(raw, config, cache=folder / "caches")
+    raw.subsample(30, 3).group(config, folder / "caches")
+    assert len(list(folder.rglob("*.groups_cache.npz"))) == 2
+    flip(folder / "scan.npz", start_of(folder / "scan.npz", content["diff3d"][20]))
+    with pytest.raises(ScanFileError, match="diff3d checksum is wrong"):
+        prepare_scan(RawData.from_file("scan.npz"), config, cache=folder / "caches")
+    assert list(folder.rglob("*.groups_cache.npz")) == []
 
 
 @pytest.mark.parametrize("extras", [{}, {"notes": np.arange(3)}])

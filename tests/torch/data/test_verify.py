@@ -86,6 +86,42 @@ def test_file_without_its_scan_is_checked_by_its_own_checksums(scan: Path, name:
     assert len(verify_path(scan.with_name(name))) >= 1
 
 
+@pytest.mark.parametrize("other", ["scan.gold_k", "scan.g2k5", "scan.n20s3", "scan2"])
+def test_caches_of_scans_with_similar_names_are_not_faults(
+    scan: Path, content: dict[str, np.ndarray], other: str
+) -> None:
+    path = scan.with_name(f"{other}.npz")
+    np.savez_compressed(path, **{**content, "xcoords": content["xcoords"] + 1})
+    prepare(path)
+    for file in sorted(scan.parent.iterdir()):
+        assert verify_path(file) == []
+
+
+def test_cache_of_a_part_is_checked_and_no_fault_of_the_scan(scan: Path) -> None:
+    RawData.from_file(scan).subsample(20, 3).group(GroupingConfig(gridsize=2, neighbor_count=5))
+    part = scan.with_name("scan.n20s3.g2k5.groups_cache.npz")
+    assert verify_path(scan) == verify_path(part) == []
+    flip(part)
+    for path in (scan, part):
+        faults = verify_path(path)
+        assert faults and all(str(part) in fault for fault in faults)
+
+
+def test_files_of_a_scan_with_a_long_name_are_compared_with_it(
+    tmp_path: Path, content: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / f"{'s' * 250}.npz"
+    np.savez_compressed(path, **content)
+    prepare(path)
+    beside = sorted(set(tmp_path.iterdir()) - {path})
+    assert len(beside) == 2
+    assert [verify_path(file) for file in (path, *beside)] == [[], [], []]
+    other = {"xcoords": content["xcoords"] + 1, "diff3d": content["diff3d"] * 2}
+    np.savez_compressed(path, **{**content, **other})
+    for file in (path, *beside):
+        assert any("of other positions" in s or "another scan" in s for s in verify_path(file))
+
+
 def test_sidecar_of_a_member_the_scan_lacks_is_reported(scan: Path) -> None:
     stray = scan.with_name("scan.frames.sidecar.npz")
     stray.write_bytes(scan.with_name(SIDECAR).read_bytes())
