@@ -91,7 +91,7 @@ def test_caches_of_other_stems_are_not_those_of_a_scan(tmp_path: Path) -> None:
         assert path.name == f"{stem}.g2k4.groups_cache.npz"
 
 
-@pytest.mark.parametrize("stem", ["[scan]", "s*", "s" * 250])
+@pytest.mark.parametrize("stem", ["[scan]", "s*", "s" * 250, "\U0001f52c" * 62])
 def test_caches_of_any_name_are_found(tmp_path: Path, stem: str) -> None:
     scan = tmp_path / f"{stem}.npz"
     cache = names.cache_path(scan, 2, 4)
