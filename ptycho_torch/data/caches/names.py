@@ -86,7 +86,7 @@ def sidecar_places(scan: Path, field: str, policy: SidecarPolicy) -> list[Path]:
     name = f"{scan.stem}.{field}{SIDECAR_SUFFIX}"
     if isinstance(policy, Path):
         # Scans of one name meet in a shared place.
-        return [policy / _digest(scan.parent)[:12] / name]
+        return _with_user_cache(policy / _digest(scan.parent)[:12] / name)
     return _with_user_cache(scan.parent / name)
 
 
