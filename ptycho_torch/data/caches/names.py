@@ -91,9 +91,8 @@ def groups_places(
 def sidecar_places(scan: Path, field: str, policy: SidecarPolicy) -> list[Path]:
     """Where the sidecar of a scan's array may lie, best place first."""
     name = sidecar_name(scan, field)
-    if isinstance(policy, Path):
-        return [_shared_folder(policy, scan) / name]
-    return [folder / name for folder in (scan.parent, *_user_caches(scan.parent))]
+    first = _shared_folder(policy, scan) if isinstance(policy, Path) else scan.parent
+    return [folder / name for folder in (first, *_user_caches(scan.parent))]
 
 
 def sidecar_name(scan: Path, field: str) -> str:

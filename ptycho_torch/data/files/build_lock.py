@@ -158,15 +158,22 @@ def _make_lock_file(lock_file: str) -> None:
                 raise
             time.sleep(_POLL_S)
         else:
-            with naming(lock_file), os.fdopen(descriptor, "rb") as handle:
-                require_regular(os.fstat(descriptor))
-                text = handle.read(1024).decode(errors="replace")
-                if text and not _TEXT.fullmatch(text):
-                    raise ScanFileError("file", "another program's", "a lock file or none")
+            try:
+                _require_ours(descriptor, lock_file)
                 # Whatever the umask: others must be able to see whether it is held.
                 with contextlib.suppress(OSError, AttributeError):
                     os.fchmod(descriptor, _MODE)
+            finally:
+                os.close(descriptor)
             return
+
+
+def _require_ours(descriptor: int, lock_file: str) -> None:
+    with naming(lock_file):
+        require_regular(os.fstat(descriptor))
+        text = os.read(descriptor, 1024).decode(errors="replace")
+        if text and not _TEXT.fullmatch(text):
+            raise ScanFileError("file", "another program's", "a lock file or none")
 
 
 def _freed(path: Path, lock_file: str, wait_s: float, denied: PermissionError) -> bool:
@@ -181,6 +188,7 @@ def _freed(path: Path, lock_file: str, wait_s: float, denied: PermissionError) -
         try:
             descriptor = os.open(lock_file, os.O_RDONLY | _CAREFULLY)
             try:
+                _require_ours(descriptor, lock_file)
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove_left_part(path, lock_file)
                 Path(lock_file).unlink(missing_ok=True)
@@ -243,6 +251,7 @@ def _remove_free_lock(path: Path) -> None:
     lock = _lock_of(path)
     with contextlib.suppress(Exception):
         if Path(lock.lock_file).exists():
+            _make_lock_file(lock.lock_file)  # or it is not ours
             lock.acquire(timeout=0)
             _remove_held_lock(lock)
 

@@ -31,7 +31,6 @@ from ptycho_torch.data.errors import (
 _TICK_NS = 2 * 10**9
 """Writes that are closer together may carry one time: file systems count in steps of up to 2 s."""
 _BINARY, NO_WAIT = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
-_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ def _open(path: Path) -> BinaryIO:
 def require_regular(status: os.stat_result) -> None:
     """Refuse what is no regular file, and say what it is."""
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
         raise ScanFileError("file", kind, "a regular file")
 
 
