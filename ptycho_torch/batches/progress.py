@@ -39,9 +39,7 @@ class EpochProgress:
         sampler = self._sampler
         if trainer is None or sampler is None:
             return {"epoch": 0, "consumed": 0}
-        epoch, over = sampler.epoch, _epoch_counters(trainer).processed
-        if over > epoch:
-            return {"epoch": over, "consumed": 0}
+        epoch, over = sampler.epoch, _epoch_counters(trainer).processed > sampler.epoch
         if sampler.begun != epoch:
             # Until an epoch begins, Lightning's batch counters are those of the epoch before.
             return {"epoch": epoch, "consumed": sampler.consumed}
@@ -51,6 +49,10 @@ class EpochProgress:
         consumed += self._consumed_at_start * resumed
         # Once an epoch is over for this run, it is over for any limit and any number of ranks.
         ended = done >= trainer.num_training_batches or sampler.is_over(consumed)
+        # Lightning calls an epoch over that a limit of steps or time cuts short; it is not, unless
+        # the model itself skips the rest.
+        if over and (ended or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch):
+            return {"epoch": epoch + 1, "consumed": 0}
         size = len(sampler.dataset)  # type: ignore[arg-type]
         return {"epoch": epoch, "consumed": size if ended else consumed}
 
@@ -59,11 +61,16 @@ class EpochProgress:
         sampler = loader.sampler
         assert isinstance(sampler, EpochSampler)
         assert loader.batch_size is not None
+        over = 0 if trainer is None else _epoch_counters(trainer).processed
+        if self.restored is None and self._sampler is not None:
+            here = self.state(trainer)
+            # The same trainer goes on after a run that was cut short.
+            self.restored = here if here["epoch"] == over - 1 else None
         self._sampler, self._batch_size = sampler, loader.batch_size
         loader.has_place = self.restored is not None
         if self.restored is None and trainer is not None and _inside_epoch(trainer):
             loader.load_state_dict({})
-        state, self.restored = self.restored or {"epoch": 0, "consumed": 0}, None
+        state, self.restored = self.restored or {"epoch": over, "consumed": 0}, None
         epoch, consumed = int(state["epoch"]), int(state["consumed"])
         batches, step = _batches_of_epoch(trainer, loader), self._step(sampler)
         finished = sampler.is_over(consumed) or consumed >= batches * step
@@ -78,7 +85,7 @@ class EpochProgress:
             return
         # Lightning counts batches from the start of the epoch. It must also be told the epoch is
         # over when fewer samples remain than there are ranks.
-        if sampler.consumed > 0:
+        if sampler.consumed > 0 or over > sampler.epoch:
             _go_on_within_epoch(trainer, sampler.epoch)
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.is_last_batch = finished
@@ -110,8 +117,10 @@ def _go_on_within_epoch(trainer: Trainer, epoch: int) -> None:
     made within the next says that no epoch is unfinished.
     """
     loop = trainer.fit_loop
+    cut_short = max(0, _epoch_counters(trainer).processed - epoch)
     for epochs in (loop.epoch_progress.total, loop.epoch_progress.current):
         counters = cast("_ProcessedTracker", epochs)
+        counters.processed -= cut_short
         counters.ready = counters.started = counters.processed + 1
         counters.completed = counters.processed
     if _epoch_counters(trainer).processed == epoch:

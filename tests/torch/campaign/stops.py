@@ -51,6 +51,7 @@ HOOKS = (
     "validation_step",
     "on_validation_end",
     "on_train_epoch_end",
+    "cut short",
 )
 
 Seen = list[tuple[int, int]]
@@ -61,7 +62,10 @@ class Stopped(BaseException):
 
 
 class Stopper(LightningModule):
-    """Keeps the samples of finished steps; saves and stops at the ``at``-th call of a hook."""
+    """Keeps the samples of finished steps; saves and stops at the ``at``-th call of a hook.
+
+    ``"cut short"`` lets Lightning stop after a step, as a limit of steps or time does.
+    """
 
     def __init__(self, hook: str = "", at: int = 0, checkpoint: Path | None = None) -> None:
         super().__init__()
@@ -79,6 +83,7 @@ class Stopper(LightningModule):
         """Note a batch."""
         self.seen += [(self.current_epoch, frame) for frame in batch.nn_indices[:, 0].tolist()]
         self._called("on_train_batch_end")
+        self._called("cut short")
 
     def validation_step(self, batch: Any, index: int) -> None:
         """Compute nothing."""
@@ -115,6 +120,9 @@ class Stopper(LightningModule):
     def _called(self, hook: str) -> None:
         self.calls[hook] += 1
         if hook == self.hook and self.calls[hook] == self.at:
+            if hook == "cut short":
+                self.trainer.should_stop = True
+                return
             self.trainer.save_checkpoint(self.checkpoint)
             raise Stopped
 
@@ -170,6 +178,8 @@ class Setting:
             given = dict(zip(("train_dataloaders", "val_dataloaders"), loaders, strict=True))
         with contextlib.suppress(Stopped):
             trainer.fit(model, ckpt_path=resume, weights_only=True, **given)
+        if model.hook == "cut short":
+            trainer.save_checkpoint(model.checkpoint)
         return model.seen
 
     def resumed(self, hook: str, at: int, again: int = 0) -> Seen:
