@@ -40,18 +40,20 @@ class EpochProgress:
         if trainer is None or sampler is None:
             return {"epoch": 0, "consumed": 0}
         epoch, over = sampler.epoch, _epoch_counters(trainer).processed > sampler.epoch
-        if sampler.begun != epoch:
-            # Until an epoch begins, Lightning's batch counters are those of the epoch before.
-            return {"epoch": epoch, "consumed": sampler.consumed}
-        resumed = epoch == self._first_epoch
-        done = _batch_counters(trainer).processed
-        consumed = (done - self._batches_at_start * resumed) * self._step(sampler)
-        consumed += self._consumed_at_start * resumed
+        # Until an epoch begins, Lightning's batch counters are those of the epoch before.
+        consumed, ended, begun = sampler.consumed, False, sampler.begun == epoch
+        if begun:
+            resumed = epoch == self._first_epoch
+            done = _batch_counters(trainer).processed
+            consumed = (done - self._batches_at_start * resumed) * self._step(sampler)
+            consumed += self._consumed_at_start * resumed
+            ended = done >= trainer.num_training_batches
         # Once an epoch is over for this run, it is over for any limit and any number of ranks.
-        ended = done >= trainer.num_training_batches or sampler.is_over(consumed)
+        ended = ended or sampler.is_over(consumed)
         # Lightning calls an epoch over that a limit of steps or time cuts short; it is not, unless
         # the model itself skips the rest.
-        if over and (ended or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch):
+        skipped = begun and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if over and (ended or skipped):
             return {"epoch": epoch + 1, "consumed": 0}
         size = len(sampler.dataset)  # type: ignore[arg-type]
         return {"epoch": epoch, "consumed": size if ended else consumed}
@@ -74,7 +76,13 @@ class EpochProgress:
         epoch, consumed = int(state["epoch"]), int(state["consumed"])
         batches, step = _batches_of_epoch(trainer, loader), self._step(sampler)
         finished = sampler.is_over(consumed) or consumed >= batches * step
-        sampler.resume(epoch + finished, 0 if finished else consumed)
+        if not finished:
+            sampler.resume(epoch, consumed)
+        elif trainer is not None and over == epoch:
+            # What remains of the epoch, as its validation, has no batches.
+            sampler.resume(epoch, len(sampler.dataset))  # type: ignore[arg-type]
+        else:
+            sampler.resume(epoch + 1, 0)
         self._first_epoch, self._consumed_at_start = sampler.epoch, sampler.consumed
         left = min(
             -(-sampler.remaining // loader.batch_size), -(-(batches * step - consumed) // step)
@@ -85,8 +93,8 @@ class EpochProgress:
             return
         # Lightning counts batches from the start of the epoch. It must also be told the epoch is
         # over when fewer samples remain than there are ranks.
-        if sampler.consumed > 0 or over > sampler.epoch:
-            _go_on_within_epoch(trainer, sampler.epoch)
+        if not finished if over > epoch else consumed > 0:
+            _go_on_within_epoch(trainer, epoch)
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.is_last_batch = finished
         current = _batch_counters(trainer)

@@ -53,6 +53,25 @@ def test_run_stopped_at_the_end_of_an_epoch_goes_on_with_the_next(
             assert setting.resumed(hook, at, again) == order, (hook, at, again)
 
 
+@pytest.mark.parametrize("trainer", stops.TRAINERS)
+@pytest.mark.parametrize("then", ["on_validation_start", "on_validation_end", "on_train_epoch_end"])
+def test_run_stopped_again_before_its_next_step_goes_on_with_it(
+    scan_file: Path, tmp_path: Path, trainer: str, then: str
+) -> None:
+    setting = stops.Setting(scan_file, tmp_path, trainer)
+    order = setting.run(stops.Stopper())
+    for hook, at in (("on_validation_start", 1), ("on_validation_end", 2)):
+        assert setting.resumed(hook, at, 1, then) == order, (hook, at)
+
+
+@pytest.mark.parametrize("again", [3, 6])
+def test_run_stopped_at_the_end_of_a_resumed_epoch_goes_on_with_the_next(
+    scan_file: Path, tmp_path: Path, again: int
+) -> None:
+    setting = stops.Setting(scan_file, tmp_path, "overfit")
+    assert setting.resumed("on_train_batch_end", 3, again) == setting.run(stops.Stopper())
+
+
 @pytest.mark.parametrize("trainer", ["limit", "overfit", "reload"])
 def test_workers_start_at_the_place_too(scan_file: Path, tmp_path: Path, trainer: str) -> None:
     setting = stops.Setting(scan_file, tmp_path, trainer, workers=2)
