@@ -16,7 +16,8 @@ from torch import Tensor
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
 from ptycho_torch.data.config import PatchPositions
-from ptycho_torch.data.patches import patch_origins
+from ptycho_torch.data.errors import naming
+from ptycho_torch.data.patches import patch_origins, require_complex64
 
 
 @dataclass(frozen=True)
@@ -151,5 +152,6 @@ def _ready_patches(groups: GroupIndex, bank: FrameBank, numbers: NDArray[np.inte
     for scan, part, rows in bank.of_scans(numbers):
         ready = groups.scans[scan].patches
         assert ready is not None
-        out[part] = ready.stored[rows]
+        with naming(ready.path):
+            out[part] = require_complex64(ready.stored[rows], "Y")
     return torch.from_numpy(out)

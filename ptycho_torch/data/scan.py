@@ -26,6 +26,7 @@ from ptycho_torch.data.errors import (
     naming,
 )
 from ptycho_torch.data.frames import Frames, FrameStack, Progress
+from ptycho_torch.data.patches import require_complex64
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -236,16 +237,8 @@ def _small(wanted: ArraySpec, array: Any, sizes: dict[str, int]) -> AnyArray:
     if checked.dtype.kind in "fc":
         check_finite(checked, wanted.name)
     if checked.dtype.kind == "c":
-        _require_complex64(checked, wanted.name)
+        require_complex64(checked, wanted.name)
     return _read_only(np.array(checked))
-
-
-def _require_complex64(array: AnyArray, name: str) -> None:
-    """Refuse numbers that would be infinite in a batch, which is complex64."""
-    largest = max(np.abs(array.real).max(initial=0), np.abs(array.imag).max(initial=0))
-    if largest > normalization.LARGEST:
-        limit = f"at most {normalization.LARGEST:g}, the largest number of complex64"
-        raise ScanError(name, f"up to {largest:g}", limit)
 
 
 def _frames(frames: Any) -> Frames:
