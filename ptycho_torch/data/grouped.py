@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data import patches
 from ptycho_torch.data.config import PatchPositions
+from ptycho_torch.data.contract import check_complex64
 from ptycho_torch.data.errors import naming
 from ptycho_torch.data.scan import AnyArray, Scan
 
@@ -83,7 +84,7 @@ def _patches(
     if scan.patches is not None:
         cut = scan.patches.stored[scan.file_indices(nn_indices.ravel())]
         with naming(scan.path):
-            patches.require_complex64(cut, "Y")
+            check_complex64(cut, "Y")
     elif scan.objectGuess is None:
         return None
     else:

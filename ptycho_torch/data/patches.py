@@ -9,14 +9,10 @@ sampled in double precision, again as the reference does it.
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-
-from ptycho_torch.data.errors import ScanError
-from ptycho_torch.data.normalization import LARGEST
 
 PATCHES_PER_BLOCK = 16
 """Patches cut at a time: windows of a block stay in the processor's cache at N = 64."""
@@ -113,16 +109,6 @@ class PaddedObject:
         patches *= np.repeat(x_weights, 2, axis=1)[:, None, :]
         patches += lines[:, :, :-2]
         out.view(np.float32)[:] = patches
-
-
-def require_complex64(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """The array itself; refused where it would be infinite in a batch, which is complex64."""
-    if array.dtype.itemsize > 8:
-        largest = max(np.abs(array.real).max(initial=0), np.abs(array.imag).max(initial=0))
-        if largest > LARGEST:
-            limit = f"at most {LARGEST:g}, the largest number of complex64"
-            raise ScanError(name, f"up to {largest:g}", limit)
-    return array
 
 
 def sample_weights(

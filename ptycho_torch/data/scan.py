@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.config import check_integer, check_seed
-from ptycho_torch.data.contract import ArraySpec, check_array, check_finite, spec
+from ptycho_torch.data.contract import ArraySpec, check_array, check_complex64, check_finite, spec
 from ptycho_torch.data.errors import (
     FrozenScanError,
     OptionError,
@@ -26,7 +26,6 @@ from ptycho_torch.data.errors import (
     naming,
 )
 from ptycho_torch.data.frames import Frames, FrameStack, Progress
-from ptycho_torch.data.patches import require_complex64
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -237,7 +236,7 @@ def _small(wanted: ArraySpec, array: Any, sizes: dict[str, int]) -> AnyArray:
     if checked.dtype.kind in "fc":
         check_finite(checked, wanted.name)
     if checked.dtype.kind == "c":
-        require_complex64(checked, wanted.name)
+        check_complex64(checked, wanted.name)
     return _read_only(np.array(checked))
 
 

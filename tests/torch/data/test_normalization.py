@@ -141,3 +141,20 @@ def test_patches_that_complex64_cannot_hold_are_refused(tmp_path: Path, compress
     for raw in (RawData(**{**fields_of(scan), "Y": Y}), read_scan(file_with_Y, use_file_Y=True)):
         with pytest.raises(ScanError, match=r"Y is up to 1e\+39; expected at most 3.40282e\+38"):
             raw.generate_grouped_data(8, **options)
+
+
+def test_batch_of_patches_that_complex64_cannot_hold_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: batches are its")
+    from ptycho_torch import GroupingConfig, PtychoDataset
+
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    Y = np.ones((40, 8, 8), np.complex128)
+    Y[7, 1, 2] = 1e39j
+    scan.to_file(tmp_path / "whole.npz")
+    with np.load(tmp_path / "whole.npz") as file:
+        np.savez(tmp_path / "scan.npz", **{**file, "Y": Y})
+    grouping = GroupingConfig(gridsize=1)
+    data = PtychoDataset(tmp_path / "scan.npz", grouping=grouping, ground_truth="file")
+    assert data[[6, 8]].Y.abs().max() == 1
+    with pytest.raises(ScanError, match=r"scan\.npz: Y is up to 1e\+39; expected at most"):
+        data[[6, 7]]
