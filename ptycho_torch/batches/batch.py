@@ -40,7 +40,7 @@ class PtychoBatch(TensorClass):
         Which of the dataset's scans, int64, (B,).
     probe
         Probe modes, complex64, (B, P, N, N). With one scan: one copy per batch, broadcast over the
-        groups.
+        groups, so writing to it in place needs ``batch.probe = batch.probe.clone()`` first.
     scale
         X = scale * amplitude, float32, (B,).
     Y
@@ -86,8 +86,12 @@ class PtychoBatch(TensorClass):
         """Copy to a device, as a tensordict does; a dtype is for X, and its complex one for Y.
 
         Positions, indices, probe and scale keep their dtypes. bfloat16 has no complex type, so Y
-        keeps its own.
+        keeps its own. Of another tensor or batch, its device and its (X's) dtype count.
         """
+        args = (*args, *(kwargs.pop(name) for name in ("other",) if name in kwargs))
+        if args and isinstance(args[0], (Tensor, PtychoBatch)):
+            other = args[0].X if isinstance(args[0], PtychoBatch) else args[0]
+            args = (other.device, other.dtype, *args[1:])
         dtype = kwargs.pop("dtype", None)
         dtypes = [arg for arg in args if isinstance(arg, torch.dtype)]
         others = [arg for arg in args if not isinstance(arg, torch.dtype)]

@@ -39,18 +39,22 @@ class EpochProgress:
         sampler = self._sampler
         if trainer is None or sampler is None:
             return {"epoch": 0, "consumed": 0}
-        epoch, over = sampler.epoch, _epoch_counters(trainer).processed
-        if over > epoch:
-            return {"epoch": over, "consumed": 0}
-        if sampler.begun != epoch:
-            # Until an epoch begins, Lightning's batch counters are those of the epoch before.
-            return {"epoch": epoch, "consumed": sampler.consumed}
-        resumed = epoch == self._first_epoch
-        done = _batch_counters(trainer).processed
-        consumed = (done - self._batches_at_start * resumed) * self._step(sampler)
-        consumed += self._consumed_at_start * resumed
+        epoch, over = sampler.epoch, _epoch_counters(trainer).processed > sampler.epoch
+        # Until an epoch begins, Lightning's batch counters are those of the epoch before.
+        consumed, ended, begun = sampler.consumed, False, sampler.begun == epoch
+        if begun:
+            resumed = epoch == self._first_epoch
+            done = _batch_counters(trainer).processed
+            consumed = (done - self._batches_at_start * resumed) * self._step(sampler)
+            consumed += self._consumed_at_start * resumed
+            ended = done >= trainer.num_training_batches
         # Once an epoch is over for this run, it is over for any limit and any number of ranks.
-        ended = done >= trainer.num_training_batches or sampler.is_over(consumed)
+        ended = ended or sampler.is_over(consumed)
+        # Lightning calls an epoch over that a limit of steps or time cuts short; it is not, unless
+        # the model itself skips the rest.
+        skipped = begun and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if over and (ended or skipped):
+            return {"epoch": epoch + 1, "consumed": 0}
         size = len(sampler.dataset)  # type: ignore[arg-type]
         return {"epoch": epoch, "consumed": size if ended else consumed}
 
@@ -59,15 +63,26 @@ class EpochProgress:
         sampler = loader.sampler
         assert isinstance(sampler, EpochSampler)
         assert loader.batch_size is not None
+        over = 0 if trainer is None else _epoch_counters(trainer).processed
+        if self.restored is None and self._sampler is not None:
+            here = self.state(trainer)
+            # The same trainer goes on after a run that was cut short.
+            self.restored = here if here["epoch"] == over - 1 else None
         self._sampler, self._batch_size = sampler, loader.batch_size
         loader.has_place = self.restored is not None
         if self.restored is None and trainer is not None and _inside_epoch(trainer):
             loader.load_state_dict({})
-        state, self.restored = self.restored or {"epoch": 0, "consumed": 0}, None
+        state, self.restored = self.restored or {"epoch": over, "consumed": 0}, None
         epoch, consumed = int(state["epoch"]), int(state["consumed"])
         batches, step = _batches_of_epoch(trainer, loader), self._step(sampler)
         finished = sampler.is_over(consumed) or consumed >= batches * step
-        sampler.resume(epoch + finished, 0 if finished else consumed)
+        if not finished:
+            sampler.resume(epoch, consumed)
+        elif trainer is not None and over == epoch:
+            # What remains of the epoch, as its validation, has no batches.
+            sampler.resume(epoch, len(sampler.dataset))  # type: ignore[arg-type]
+        else:
+            sampler.resume(epoch + 1, 0)
         self._first_epoch, self._consumed_at_start = sampler.epoch, sampler.consumed
         left = min(
             -(-sampler.remaining // loader.batch_size), -(-(batches * step - consumed) // step)
@@ -78,8 +93,8 @@ class EpochProgress:
             return
         # Lightning counts batches from the start of the epoch. It must also be told the epoch is
         # over when fewer samples remain than there are ranks.
-        if sampler.consumed > 0:
-            _go_on_within_epoch(trainer, sampler.epoch)
+        if not finished if over > epoch else consumed > 0:
+            _go_on_within_epoch(trainer, epoch)
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.is_last_batch = finished
         current = _batch_counters(trainer)
@@ -110,8 +125,10 @@ def _go_on_within_epoch(trainer: Trainer, epoch: int) -> None:
     made within the next says that no epoch is unfinished.
     """
     loop = trainer.fit_loop
+    cut_short = max(0, _epoch_counters(trainer).processed - epoch)
     for epochs in (loop.epoch_progress.total, loop.epoch_progress.current):
         counters = cast("_ProcessedTracker", epochs)
+        counters.processed -= cut_short
         counters.ready = counters.started = counters.processed + 1
         counters.completed = counters.processed
     if _epoch_counters(trainer).processed == epoch:

@@ -18,7 +18,6 @@ from ptycho_torch.data.config import GroundTruth, Measurement
 from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
-    PtychoTorchError,
     ScanError,
     ScanFileNotFoundError,
     naming,
@@ -84,14 +83,7 @@ def open_scan(
         return scan
     # The reference ignores a file's Y; it is better than no ground truth at all.
     use_file_Y = None if ground_truth == "auto" else ground_truth == "file"
-    # Files are opened again later and by workers, by then perhaps in another directory.
-    place = scan.absolute()
-    try:
-        return read_scan(place, measurement=measurement, sidecar=cache, use_file_Y=use_file_Y)
-    except PtychoTorchError as error:
-        if error.file == place:
-            error.file = scan
-        raise
+    return read_scan(scan, measurement=measurement, sidecar=cache, use_file_Y=use_file_Y)
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:

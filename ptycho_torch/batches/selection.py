@@ -16,6 +16,8 @@ from torch import Tensor
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
 from ptycho_torch.data.config import PatchPositions
+from ptycho_torch.data.contract import check_complex64
+from ptycho_torch.data.errors import naming
 from ptycho_torch.data.patches import patch_origins
 
 
@@ -151,5 +153,8 @@ def _ready_patches(groups: GroupIndex, bank: FrameBank, numbers: NDArray[np.inte
     for scan, part, rows in bank.of_scans(numbers):
         ready = groups.scans[scan].patches
         assert ready is not None
-        out[part] = ready.stored[rows]
+        values = ready.stored[rows]
+        with naming(ready.path):
+            check_complex64(values, "Y")
+        out[part] = values
     return torch.from_numpy(out)

@@ -170,3 +170,12 @@ def check_finite(array: NDArray[np.generic], name: str) -> None:
     if len(bad):
         place = ", ".join(str(i) for i in bad[0])
         raise ScanError(f"{name}[{place}]", array[tuple(bad[0])], "a finite number")
+
+
+def check_complex64(array: NDArray[Any], name: str) -> None:
+    """Refuse numbers that would be infinite in a batch, which is complex64."""
+    if array.dtype.itemsize > 8:
+        largest = max(np.abs(array.real).max(initial=0), np.abs(array.imag).max(initial=0))
+        if largest > np.finfo(np.float32).max:
+            limit = f"at most {np.finfo(np.float32).max:g}, the largest number of complex64"
+            raise ScanError(name, f"up to {largest:g}", limit)

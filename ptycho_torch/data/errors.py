@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _LONGEST_PART = 400
@@ -50,11 +51,14 @@ class PtychoTorchError(Exception):
 
 @contextmanager
 def naming(file: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Give the file's name to every :class:`PtychoTorchError` raised inside that names none."""
+    """Name the file, as it is written here, in every :class:`PtychoTorchError` raised inside.
+
+    One that names another file keeps its name.
+    """
     try:
         yield
     except PtychoTorchError as error:
-        if error.file is None:
+        if file and (error.file is None or Path(error.file) == Path(file).absolute()):
             error.file = file
         raise
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data import patches
 from ptycho_torch.data.config import PatchPositions
+from ptycho_torch.data.contract import check_complex64
+from ptycho_torch.data.errors import naming
 from ptycho_torch.data.scan import AnyArray, Scan
 
 
@@ -81,6 +83,8 @@ def _patches(
     cut: AnyArray
     if scan.patches is not None:
         cut = scan.patches.stored[scan.file_indices(nn_indices.ravel())]
+        with naming(scan.path):
+            check_complex64(cut, "Y")
     elif scan.objectGuess is None:
         return None
     else:

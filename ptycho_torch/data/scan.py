@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data import grouping, normalization
 from ptycho_torch.data.config import check_integer, check_seed
-from ptycho_torch.data.contract import ArraySpec, check_array, check_finite, spec
+from ptycho_torch.data.contract import ArraySpec, check_array, check_complex64, check_finite, spec
 from ptycho_torch.data.errors import (
     FrozenScanError,
     OptionError,
@@ -246,16 +246,8 @@ def _small(wanted: ArraySpec, array: Any, sizes: dict[str, int]) -> AnyArray:
     if checked.dtype.kind in "fc":
         check_finite(checked, wanted.name)
     if checked.dtype.kind == "c":
-        _require_complex64(checked, wanted.name)
+        check_complex64(checked, wanted.name)
     return _read_only(np.array(checked))
-
-
-def _require_complex64(array: AnyArray, name: str) -> None:
-    """Refuse numbers that would be infinite in a batch, which is complex64."""
-    largest = max(np.abs(array.real).max(initial=0), np.abs(array.imag).max(initial=0))
-    if largest > normalization.LARGEST:
-        limit = f"at most {normalization.LARGEST:g}, the largest number of complex64"
-        raise ScanError(name, f"up to {largest:g}", limit)
 
 
 def _frames(frames: Any) -> Frames:

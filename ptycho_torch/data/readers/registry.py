@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError
+from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
 from ptycho_torch.data.readers import npz, tike
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -84,7 +84,8 @@ def read_file(
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
-    with open_scan_file(Path(path)) as file:
+    # Files are opened again later and by workers, by then perhaps in another directory.
+    with naming(path), open_scan_file(Path(path).absolute()) as file:
         reader = _by_content(file) if format == "auto" else _by_name(format)
         given = {
             name: value

@@ -54,6 +54,14 @@ def test_a_dtype_is_for_X_and_Y_and_nothing_else(
     assert all(torch.equal(value, kept[key]) for key, value in batch.items())
 
 
+@pytest.mark.filterwarnings("error")
+def test_dtype_of_another_tensor_or_batch_is_for_X_and_Y_too(batch: PtychoBatch) -> None:
+    other = torch.zeros(1, dtype=torch.float64)
+    for cast in (batch.to(other), batch.to(other=other), batch.to(batch.double())):
+        assert cast.X.dtype == torch.float64
+        assert torch.equal(cast.probe, batch.probe)
+
+
 def test_batch_without_ground_truth_is_cast(scan: Any) -> None:
     cast = PtychoDataset(scan, ground_truth="none")[:2].half()
     assert cast.Y is None

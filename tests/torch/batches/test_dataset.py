@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: PtychoDatas
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from ptycho_torch import GroupingConfig, PtychoDataset, RawData, simulate_scan  # noqa: E402
+from ptycho_torch import GroupingConfig, PtychoDataset, RawData, read_scan, simulate_scan  # noqa: E402
 from ptycho_torch.data import grouping as grouping_room  # noqa: E402
 from ptycho_torch.data.errors import (  # noqa: E402
     OptionError,
@@ -424,12 +424,18 @@ def test_relative_path_survives_a_change_of_directory(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     dataset = PtychoDataset("scan.npz", ground_truth="none")
+    scans = RawData.from_file("scan.npz"), read_scan("scan.npz")
     monkeypatch.chdir("elsewhere")
+    assert all(np.array_equal(each.diff3d, scan.diff3d) for each in scans)
+    again = PtychoDataset(scans[0], ground_truth="none")
+    assert torch.equal(again[:40].X, dataset[:40].X)
     expected = PtychoDataset(scan, ground_truth="none")
     assert torch.equal(dataset[:40].X, expected[:40].X)
     assert not list((tmp_path / "elsewhere").iterdir())
     with pytest.raises(ScanFileNotFoundError, match=r"^absent\.npz: "):
         PtychoDataset("absent.npz")
+    with pytest.raises(ScanFileNotFoundError, match=r"^absent\.npz: "):
+        RawData.from_file("absent.npz")
 
 
 @pytest.mark.parametrize("name", ["*" + 255 * "x", 256 * "x", "a\0b.npz", "a\0*.npz", "*\0/*.npz"])

@@ -51,6 +51,7 @@ HOOKS = (
     "validation_step",
     "on_validation_end",
     "on_train_epoch_end",
+    "cut short",
 )
 
 Seen = list[tuple[int, int]]
@@ -61,7 +62,10 @@ class Stopped(BaseException):
 
 
 class Stopper(LightningModule):
-    """Keeps the samples of finished steps; saves and stops at the ``at``-th call of a hook."""
+    """Keeps the samples of finished steps; saves and stops at the ``at``-th call of a hook.
+
+    ``"cut short"`` lets Lightning stop after a step, as a limit of steps or time does.
+    """
 
     def __init__(self, hook: str = "", at: int = 0, checkpoint: Path | None = None) -> None:
         super().__init__()
@@ -79,6 +83,7 @@ class Stopper(LightningModule):
         """Note a batch."""
         self.seen += [(self.current_epoch, frame) for frame in batch.nn_indices[:, 0].tolist()]
         self._called("on_train_batch_end")
+        self._called("cut short")
 
     def validation_step(self, batch: Any, index: int) -> None:
         """Compute nothing."""
@@ -115,6 +120,9 @@ class Stopper(LightningModule):
     def _called(self, hook: str) -> None:
         self.calls[hook] += 1
         if hook == self.hook and self.calls[hook] == self.at:
+            if hook == "cut short":
+                self.trainer.should_stop = True
+                return
             self.trainer.save_checkpoint(self.checkpoint)
             raise Stopped
 
@@ -170,15 +178,17 @@ class Setting:
             given = dict(zip(("train_dataloaders", "val_dataloaders"), loaders, strict=True))
         with contextlib.suppress(Stopped):
             trainer.fit(model, ckpt_path=resume, weights_only=True, **given)
+        if model.hook == "cut short":
+            trainer.save_checkpoint(model.checkpoint)
         return model.seen
 
-    def resumed(self, hook: str, at: int, again: int = 0) -> Seen:
-        """The samples of a run stopped there, and of those that go on; the first for few steps."""
+    def resumed(self, hook: str, at: int, again: int = 0, then: str = "on_train_batch_end") -> Seen:
+        """The samples of a run stopped there, and of those that go on; the first stops again."""
         checkpoint = self.folder / "stopped.ckpt"
         found = list(self.run(Stopper(hook, at, checkpoint)))
-        second = Stopper("on_train_batch_end", again, checkpoint)
+        second = Stopper(then, again, checkpoint)
         found += self.run(second, checkpoint)
-        if 0 < again == second.calls["on_train_batch_end"]:
+        if 0 < again == second.calls[then]:
             found += self.run(Stopper(), checkpoint)
         return found
 
@@ -199,9 +209,9 @@ def anywhere(folder: Path, rounds: int, seed: int) -> Outcome:
             order = setting.run(whole)
             hook = rng.choice(HOOKS)
             at = rng.randrange(whole.calls[hook]) + 1
-            again = rng.randrange(8)
-            found = setting.resumed(hook, at, again)
-            label = f"{name}, {workers} workers, call {at} of {hook}, {again} steps more"
+            again, then = rng.randrange(8), rng.choice((*HOOKS, "on_train_batch_end"))
+            found = setting.resumed(hook, at, again, then)
+            label = f"{name}, {workers} workers, call {at} of {hook}, then {again} of {then}"
             outcome.check(found == order, label)
             outcome.seen[name] += 1
     return outcome
@@ -218,7 +228,7 @@ def plain_loader(folder: Path, rounds: int, seed: int) -> Outcome:
         whole = Stopper()
         order = setting.run(whole)
         for _ in range(rounds):
-            hook = rng.choice(HOOKS)
+            hook = rng.choice([hook for hook in HOOKS if hook != "cut short"])
             at = rng.randrange(whole.calls[hook]) + 1
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")

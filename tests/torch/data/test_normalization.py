@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from ptycho_torch import RawData, simulate_scan
+from ptycho_torch import RawData, read_scan, simulate_scan
 from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.normalization import (
@@ -123,3 +125,36 @@ def test_probe_or_object_that_complex64_cannot_hold_is_refused(name: str, value:
     wrong[3, 4] = value
     with pytest.raises(ScanError, match=rf"{name} is up to 1e\+\d+; expected at most 3.40282e\+38"):
         RawData(**{**fields_of(scan), name: wrong})
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_patches_that_complex64_cannot_hold_are_refused(tmp_path: Path, compressed: bool) -> None:
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    Y = np.ones((40, 8, 8), np.complex128)
+    Y[7, 1, 2] = 1e39j
+    scan.to_file(tmp_path / "whole.npz")
+    with np.load(tmp_path / "whole.npz") as file:
+        fields = {**file, "Y": Y}
+    file_with_Y = tmp_path / "scan.npz"
+    (np.savez_compressed if compressed else np.savez)(file_with_Y, **fields)
+    options = {"K": 4, "nsamples": 40, "seed": 0, "gridsize": 1}
+    for raw in (RawData(**{**fields_of(scan), "Y": Y}), read_scan(file_with_Y, use_file_Y=True)):
+        with pytest.raises(ScanError, match=r"Y is up to 1e\+39; expected at most 3.40282e\+38"):
+            raw.generate_grouped_data(8, **options)
+
+
+def test_batch_of_patches_that_complex64_cannot_hold_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: batches are its")
+    from ptycho_torch import GroupingConfig, PtychoDataset
+
+    scan = simulate_scan(n_frames=40, N=8, object_size=60, seed=3)
+    Y = np.ones((40, 8, 8), np.complex128)
+    Y[7, 1, 2] = 1e39j
+    scan.to_file(tmp_path / "whole.npz")
+    with np.load(tmp_path / "whole.npz") as file:
+        np.savez(tmp_path / "scan.npz", **{**file, "Y": Y})
+    grouping = GroupingConfig(gridsize=1)
+    data = PtychoDataset(tmp_path / "scan.npz", grouping=grouping, ground_truth="file")
+    assert data[[6, 8]].Y.abs().max() == 1
+    with pytest.raises(ScanError, match=r"scan\.npz: Y is up to 1e\+39; expected at most"):
+        data[[6, 7]]
