@@ -237,8 +237,7 @@ class PtychoDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Group every scan and write its caches, in one process."""
-        opened = [self._open(scans) for scans in self.scans.values() if scans is not None]
-        for dataset in opened:
+        for dataset in [self._open(scans) for scans in self.scans.values() if scans is not None]:
             dataset.prepare()
 
     def setup(self, stage: str | None = None) -> None:
@@ -247,8 +246,7 @@ class PtychoDataModule(LightningDataModule):
         Parameters
         ----------
         stage
-            ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; None: every stage that has
-            scans, with the parts that are split off ``train``.
+            ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``; None: every stage that has scans.
         """
         if stage is not None and stage not in _NEEDED:
             raise OptionError("stage", repr(stage), f"None or one of {', '.join(_NEEDED)}")
@@ -290,8 +288,7 @@ class PtychoDataModule(LightningDataModule):
         Raises
         ------
         OptionError
-            The checkpoint was made with another seed or shuffling. Other training groups (scans,
-            grouping or split) are refused by :meth:`train_dataloader`, which makes them.
+            Seed or shuffling differ. :meth:`train_dataloader` refuses other training groups.
         """
         require_same_order(state_dict, seed=self.seed, shuffle=self._shuffles())
         self._progress.restored = state_dict

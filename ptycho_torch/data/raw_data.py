@@ -342,12 +342,7 @@ class RawData(Scan):
         """Write a canonical NPZ, uncompressed so that its frames can be mapped in place.
 
         Frames are streamed; ``counts`` become float32 amplitude. The file appears whole or not
-        at all.
-
-        Returns
-        -------
-        path
-            Where it was written.
+        at all. Its path is given back.
         """
         return write_scan(self, Path(path))
 
