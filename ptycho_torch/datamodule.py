@@ -314,9 +314,8 @@ class PtychoDataModule(LightningDataModule):
             return batch
         resident = batch.frames is None
         dataset = self.dataset(cast("Stage", batch.stage))
-        return assemble(
-            batch, self._copies.tables(dataset, batch.inverse.device, resident=resident)
-        )
+        tables = self._copies.tables(dataset, batch.inverse.device, resident=resident)
+        return assemble(batch, tables)
 
     def _open(self, scans: Scans) -> PtychoDataset:
         return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
