@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -148,3 +149,29 @@ def test_scan_that_is_no_regular_file_is_refused_at_once(
         read(path)
     assert str(caught.value) == f"{path}: file is a {kind}; expected a regular file."
     assert verify_path(path) == [str(caught.value)]
+
+
+def test_refused_target_leaves_the_note_beside_it(tmp_path: Path) -> None:
+    make_irregular(tmp_path / "a.bin", "FIFO")
+    (tmp_path / ".a.bin.part").write_bytes(b"a note")
+    with pytest.raises(ScanFileError, match="a FIFO"), atomic_write(tmp_path / "a.bin"):
+        pass
+    assert (tmp_path / ".a.bin.part").read_bytes() == b"a note"
+
+
+def test_file_that_got_its_name_is_not_taken_for_another_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, failures = Path.unlink, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fail_once(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".part" and failures:
+            raise failures.pop()
+        genuine(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fail_once)
+    with pytest.raises(ScanFileError) as caught:  # noqa: SIM117
+        with atomic_write(tmp_path / "a.bin", replace=False) as handle:
+            handle.write(b"new")
+    assert "there by now" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["a.bin"]
