@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,3 +176,23 @@ def test_file_that_got_its_name_is_not_taken_for_another_programs(
             handle.write(b"new")
     assert "there by now" not in str(caught.value)
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_note_at_the_name_of_the_temporary_outlives_a_killed_builder(
+    scan: Path, content: dict[str, np.ndarray]
+) -> None:
+    part = scan.parent / f".{SIDECAR}.part"
+    part.write_bytes(b"a note")
+    child = os.fork()
+    if child == 0:
+        try:
+            die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            RawData.from_file(scan).frames.prepare(die)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert (scan.parent / f".{SIDECAR}.lock").exists()
+    use(scan, content)
+    assert part.read_bytes() == b"a note"
+    assert (scan.parent / SIDECAR).is_file()
+    assert not (scan.parent / f".{SIDECAR}.lock").exists()
