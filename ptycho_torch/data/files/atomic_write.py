@@ -64,12 +64,12 @@ def atomic_write(
                 held.enter_context(build_lock(target))
             except NoKernelLocksError:
                 alone = False
+        if os.path.exists(target):
+            require_regular(target.stat())
+        # What a dead writer left there is gone with its lock: this is another program's.
+        if not alone or os.path.lexists(temporary):
+            temporary = temporary.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
-            with contextlib.suppress(FileNotFoundError):
-                require_regular(target.stat())
-            # What a dead writer left there is gone with its lock: this is another program's.
-            if not alone or os.path.lexists(temporary):
-                temporary = temporary.with_suffix(f".{secrets.token_hex(4)}.part")
             with temporary.open("xb+") as handle:
                 yield handle
                 handle.flush()
@@ -126,12 +126,12 @@ def write_stored(
 
 def _publish(temporary: Path, target: Path, replace: bool) -> None:
     """Give a whole file its name; with ``replace`` False only where nothing has it."""
+    linked = False
     if not replace:
         try:
             try:
                 os.link(temporary, target)  # fails where the name is taken, as no rename does
-                temporary.unlink()
-                return
+                linked = True
             except FileExistsError:
                 raise
             except OSError:
@@ -140,7 +140,10 @@ def _publish(temporary: Path, target: Path, replace: bool) -> None:
         except FileExistsError as error:
             found, action = "there by now", "It was left alone: give another name"
             raise ScanFileError("file", found, "a new file", action=action) from error
-    temporary.replace(target)
+    if linked:
+        temporary.unlink()
+    else:
+        temporary.replace(target)
 
 
 def _keep_mode(handle: IO[bytes], target: Path) -> None:

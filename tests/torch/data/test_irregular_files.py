@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,3 +150,49 @@ def test_scan_that_is_no_regular_file_is_refused_at_once(
         read(path)
     assert str(caught.value) == f"{path}: file is a {kind}; expected a regular file."
     assert verify_path(path) == [str(caught.value)]
+
+
+def test_refused_target_leaves_the_note_beside_it(tmp_path: Path) -> None:
+    make_irregular(tmp_path / "a.bin", "FIFO")
+    (tmp_path / ".a.bin.part").write_bytes(b"a note")
+    with pytest.raises(ScanFileError, match="a FIFO"), atomic_write(tmp_path / "a.bin"):
+        pass
+    assert (tmp_path / ".a.bin.part").read_bytes() == b"a note"
+
+
+def test_file_that_got_its_name_is_not_taken_for_another_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, failures = Path.unlink, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fail_once(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".part" and failures:
+            raise failures.pop()
+        genuine(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fail_once)
+    with pytest.raises(ScanFileError) as caught:  # noqa: SIM117
+        with atomic_write(tmp_path / "a.bin", replace=False) as handle:
+            handle.write(b"new")
+    assert "there by now" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_note_at_the_name_of_the_temporary_outlives_a_killed_builder(
+    scan: Path, content: dict[str, np.ndarray]
+) -> None:
+    part = scan.parent / f".{SIDECAR}.part"
+    part.write_bytes(b"a note")
+    child = os.fork()
+    if child == 0:
+        try:
+            die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+            RawData.from_file(scan).frames.prepare(die)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert (scan.parent / f".{SIDECAR}.lock").exists()
+    use(scan, content)
+    assert part.read_bytes() == b"a note"
+    assert (scan.parent / SIDECAR).is_file()
+    assert not (scan.parent / f".{SIDECAR}.lock").exists()
