@@ -167,8 +167,8 @@ def _groups_folders(scan: Path, policy: str | os.PathLike[str]) -> list[Path]:
         return [beside, *(_user_caches(beside) if beside.is_dir() else [])]
     if os.path.realpath(policy) == os.path.realpath(beside):
         return [beside, *_user_caches(beside)]
-    # Earlier versions and the reference write into the directory itself.
-    return [_shared_folder(Path(policy), scan), Path(policy), *_user_caches(beside)]
+    # Earlier versions and the reference write into the directory itself, where scans may meet.
+    return [_shared_folder(Path(policy), scan), *_user_caches(beside), Path(policy)]
 
 
 def _shared_folder(directory: Path, scan: Path) -> Path:
