@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 
 from ptycho_torch.data.errors import ScanFileError
 
-from .processes import call
+from .processes import at_file_call, call
 from .record import Outcome
 from .scans import CACHE_NAME, GROUPING, SIDECAR_NAME, batches_digest, write_scan
 
@@ -42,7 +40,7 @@ def renamed_over(folder: Path, rounds: int, seed: int) -> Outcome:
 def rewritten(folder: Path, rounds: int, seed: int) -> Outcome:
     """Another scan is written into the file at moments of opening, grouping and batches."""
     outcome = Outcome(
-        "another scan written into the file in place, between any two calls",
+        "another scan written into the file in place, at every open and read",
         "batches of one of the two or a refusal, 0 wrong, 0 poisoned caches",
         0,
         seed,
@@ -63,33 +61,6 @@ def sidecar_altered(folder: Path, rounds: int, seed: int) -> Outcome:
     return outcome
 
 
-@contextmanager
-def at_call(number: int, names: frozenset[str] | None, act: Callable[[], None]) -> Iterator[Any]:
-    """Act before the ``number``-th call of a C function (of these names) in this thread.
-
-    Yields
-    ------
-    count
-        A list whose one entry is how many there have been.
-    """
-    count = [0]
-
-    def profile(frame: Any, event: str, argument: Any) -> None:
-        if event != "c_call" or (names and argument.__name__ not in names):
-            return
-        count[0] += 1
-        if count[0] == number:
-            sys.setprofile(None)
-            act()
-            sys.setprofile(profile)
-
-    sys.setprofile(profile)
-    try:
-        yield count
-    finally:
-        sys.setprofile(None)
-
-
 def _replaced(folder: Path, rounds: int, seed: int, how: str) -> Outcome:
     outcome = Outcome("", "", 0, seed)
     rng = random.Random(seed)
@@ -103,31 +74,32 @@ def _replaced(folder: Path, rounds: int, seed: int, how: str) -> Outcome:
             truths.append(batches_digest(path, cache="off"))
         scan = folder / f"{how}{compressed:d}" / "scan.npz"
         scan.parent.mkdir()
-        names = _READS if how == "rename" else None
         _fresh(scan, contents[0])
-        with at_call(0, names, lambda: None) as calls:
-            batches_digest(scan)
-        share = rounds // 2
-        every = list(range(1, calls[0] + 1))
+        stop = at_file_call(0, lambda: None, _READS)
+        batches_digest(scan)
+        share, calls = rounds // 2, stop()
+        every = list(range(1, calls + 1))
         moments = every if len(every) <= share else sorted(rng.sample(every, share))
         for moment in moments:
             _fresh(scan, contents[0])
             act = _rename if how == "rename" else _rewrite
-            label = f"{how} at call {moment} of {calls[0]}, compressed {compressed}"
-            with at_call(moment, names, lambda a=act, s=scan, c=contents[1]: a(s, c)) as reached:
-                try:
-                    digest = batches_digest(scan)
-                except ScanFileError as error:
-                    outcome.seen["refused"] += 1
-                    outcome.check("\n" not in str(error), f"{label}: {error}")
-                except Exception as error:
-                    outcome.failures.append(f"{label}: {error!r}")
-                else:
-                    known = digest in truths
-                    outcome.check(known, f"{label}: wrong batches")
-                    outcome.seen["whole" if known else "wrong"] += 1
+            label = f"{how} at call {moment} of {calls}, compressed {compressed}"
+            stop = at_file_call(moment, lambda a=act, s=scan, c=contents[1]: a(s, c), _READS)
+            try:
+                digest = batches_digest(scan)
+            except ScanFileError as error:
+                outcome.seen["refused"] += 1
+                outcome.check("\n" not in str(error), f"{label}: {error}")
+            except Exception as error:
+                outcome.failures.append(f"{label}: {error!r}")
+            else:
+                known = digest in truths
+                outcome.check(known, f"{label}: wrong batches")
+                outcome.seen["whole" if known else "wrong"] += 1
+            finally:
+                reached = stop()
             outcome.rounds += 1
-            if reached[0] < moment:
+            if reached < moment:
                 continue
             after = batches_digest(scan)
             outcome.check(after == truths[1], f"{label}: a poisoned cache")

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import changes, damage, growth, hostile, interrupts, kill, restarts, stops, storage, together
+from . import (
+    changes,
+    damage,
+    growth,
+    hostile,
+    interrupts,
+    kill,
+    names,
+    restarts,
+    stops,
+    storage,
+    together,
+)
 from .record import Outcome
 
 Experiment = Callable[[Path, int, int], Outcome]
@@ -23,6 +35,8 @@ EXPERIMENTS: dict[str, tuple[Experiment, int, int]] = {
     "renamed-over": (changes.renamed_over, 2000, 24),
     "rewritten": (changes.rewritten, 100, 12),
     "sidecar-altered": (changes.sidecar_altered, 100, 8),
+    "taken-names": (names.taken, 42, 8),
+    "shared-folders": (names.shared, 100, 6),
     "disk-full": (storage.full_disk, 60, 8),
     "forbidden": (storage.forbidden, 24, 8),
     "broken-calls": (storage.broken_calls, 9, 130),

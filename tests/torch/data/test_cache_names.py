@@ -101,12 +101,12 @@ def test_caches_of_any_name_are_found(tmp_path: Path, stem: str) -> None:
 
 def test_caches_in_a_directory_are_found_through_it(tmp_path: Path) -> None:
     scan, directory = tmp_path / "scans" / "scan.npz", tmp_path / "caches"
-    own, plain, users = names.groups_places(scan, 2, 4, directory)
+    own, users, plain = names.groups_places(scan, 2, 4, directory)
     assert plain.parent == directory and own.parent.parent == directory
     for path in (own, plain, users):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert [path for path, _ in names.caches_of(scan, directory)] == [own, plain, users]
+    assert [path for path, _ in names.caches_of(scan, directory)] == [own, users, plain]
 
 
 def test_only_the_users_own_directory_is_private() -> None:

@@ -10,7 +10,18 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: faults are judged by batches")
 
-from campaign import damage, growth, hostile, interrupts, kill, record, storage, together
+from campaign import (
+    changes,
+    damage,
+    growth,
+    hostile,
+    interrupts,
+    kill,
+    names,
+    record,
+    storage,
+    together,
+)
 
 from ptycho_torch import GroupingConfig
 from ptycho_torch.data.caches import scan_groups
@@ -29,6 +40,11 @@ EXPERIMENTS: dict[str, tuple[Experiment, int]] = {
     "scans cut short": (damage.cut_scan, 20),
     "groups caches cut short": (damage.cut_cache, 10),
     "sidecars cut short": (damage.cut_sidecar, 10),
+    "another scan renamed over the file": (changes.renamed_over, 24),
+    "another scan written into the file": (changes.rewritten, 12),
+    "a sidecar altered between and during epochs": (changes.sidecar_altered, 4),
+    "names that are taken": (names.taken, 8),
+    "folders that two users share": (names.shared, 4),
     "disk full": (storage.full_disk, 8),
     "no permission": (storage.forbidden, 8),
     "every 130th file operation broken": (storage.broken_calls, 130),
