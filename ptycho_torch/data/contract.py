@@ -145,6 +145,9 @@ def check_array(array: Any, wanted: ArraySpec, sizes: dict[str, int]) -> NDArray
     name, whole = wanted.name, wanted.shape_text()
     if not isinstance(array, np.ndarray):
         raise OptionTypeError(name, type(array).__name__, f"an array {whole}")
+    if isinstance(array, np.ma.MaskedArray):
+        action = "Its mask would be lost: give what is masked a value, as array.filled(0) does"
+        raise OptionTypeError(name, "MaskedArray", f"an array {whole}", action=action)
     if array.ndim != len(wanted.axes):
         raise ScanError(f"{name} shape", array.shape, f"{len(wanted.axes)} axes {whole}")
     if not _fits(array.dtype, wanted.dtype):

@@ -214,3 +214,10 @@ def test_a_refusal_names_the_file() -> None:
 def test_one_mode_stored_last_loses_its_axis() -> None:
     probe = fields()["probeGuess"]
     assert np.array_equal(raw_data(probeGuess=probe[:, :, None]).probeGuess, probe)
+
+
+@pytest.mark.parametrize("name", [*ARRAYS, "objectGuess", "diff3d"])
+def test_a_mask_that_would_be_lost_is_refused(name: str) -> None:
+    masked = np.ma.masked_array(fields()[name], mask=False)
+    with pytest.raises(OptionTypeError, match=rf"{name} is MaskedArray.*filled\(0\)"):
+        raw_data(**{name: masked})
