@@ -95,14 +95,14 @@ class FrameStack:
         Fortran order or foreign byte order cannot be mapped; such a file is converted in memory
         when it is first used.
         """
-        file = Path(path)
+        file = Path(path).absolute()
         with opened(file) as stream:
             return cls(in_file(stack_in_npy(stream, file), stream, "off"), **options)
 
     @classmethod
     def from_npz(cls: type[_Stack], path: str | Path, member: str, **options: Any) -> _Stack:
         """Open an ``.npz`` for one stack; options and errors as for :meth:`from_archive`."""
-        file = Path(path)
+        file = Path(path).absolute()
         with opened(file) as stream:
             return cls.from_archive(ZipArchive(stream, file), member, **options)
 

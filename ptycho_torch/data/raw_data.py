@@ -333,7 +333,8 @@ class RawData(Scan):
                 energies = energies[inverse].reshape(nn.shape)
             scale = normalization.intensity_scale([energies], N)
         grouped = grouped_arrays(self, nn, scale, patch_positions)
-        self.check_unchanged()
+        if self.check_unchanged():  # the sidecar they were gathered from is not what it was
+            grouped = grouped_arrays(self, nn, scale, patch_positions)
         if self.sample_indices is not None:
             grouped["sample_indices"] = self.sample_indices
         return grouped

@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -165,9 +166,10 @@ class _Mapped(_InFile):
     ) -> Iterator[Chunk]:
         chunks, stack = super().chunks(chunk_bytes, check, chosen), self._stack
         # A write may hide behind the time of a file that was young when it was opened.
-        wanted = chosen is None and (check or not stack.state.settled)
-        if not wanted or stack.crc32 is None:
+        if stack.crc32 is None or not (check or not stack.state.settled):
             return chunks
+        if chosen is not None:  # the rest of the array is read too, and not given
+            return chain(chunks, (every for every in self.chunks(chunk_bytes, True) if False))
         fault = damaged(f"{stack.field} checksum", "wrong", "the CRC in the zip directory")
         fault.file = stack.path
         return compared(chunks, stack.header.crc32, stack.crc32, fault)
@@ -219,7 +221,8 @@ class _Unpacked(_InFile):
         if self._frames is None and self.frame_by_frame and chosen is None:
             return self._stack.frame_blocks(min(chunk_bytes, BLOCK_BYTES))
         chunks = super().chunks(chunk_bytes, check, chosen)
-        return self._sidecar.compared(chunks) if check and self._sidecar else chunks
+        compare = check and chosen is None and self._sidecar
+        return compare.compared(chunks) if compare else chunks
 
     def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
         """Those frames of an array or of frames stored last, else as many first ones."""

@@ -251,8 +251,9 @@ def _identity(frames: FramesIdentity, measurement: str) -> dict[str, Any] | None
     identity: dict[str, Any] = json.loads(json.dumps(frames.as_dict()))
     if identity.get("crc32") is None and identity.get("mtime_ns") is None:
         return None
-    # Without the path a scan and its cache can be moved together.
-    identity.pop("path", None)
+    if identity.get("crc32") is not None:
+        # Without the path a scan and its cache can be moved together.
+        identity.pop("path", None)
     return {**identity, "measurement": measurement}
 
 

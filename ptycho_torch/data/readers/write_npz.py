@@ -7,26 +7,27 @@ file appears whole or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.files.atomic_write import atomic_zip, write_stored
-from ptycho_torch.data.scan import Scan
+from ptycho_torch.data.frames import FrameStack
+from ptycho_torch.data.scan import AnyArray, Scan
 
-BLOCK_BYTES = 16 * 2**20
-SMALL = "xcoords ycoords xcoords_start ycoords_start probeGuess scan_index objectGuess Y"
+SMALL = "xcoords ycoords xcoords_start ycoords_start probeGuess scan_index objectGuess"
 
 
 def write_scan(scan: Scan, path: Path, *, replace: bool = True) -> Path:
     """Write the scan, its frames as amplitude under ``diff3d``; give the path back.
 
-    A ScanError or ScanFileError says that the name does not end in ``.npz`` or cannot be written,
-    or, with ``replace`` False, that it is there by the time the scan is written.
+    A ScanError or ScanFileError says that the name does not end in ``.npz`` or cannot be written;
+    that the scan's own file is damaged or was written to since it was opened; or, with ``replace``
+    False, that the name is there by the time the scan is written.
     """
     if path.suffix != ".npz":
         raise ScanError("the file name", repr(path.name), "a name ending in .npz", file=path)
@@ -39,20 +40,27 @@ def write_scan(scan: Scan, path: Path, *, replace: bool = True) -> Path:
             array = getattr(scan, key)
             if array is not None:
                 write_stored(archive, key, array.dtype, array.shape, [np.ascontiguousarray(array)])
-        dtype = scan.frames.take([0]).dtype
-        shape = (len(scan), scan.N, scan.N)
-        write_stored(archive, "diff3d", dtype, shape, _blocks(scan, dtype))
+        if scan.patches is not None:
+            _write_stack(archive, "Y", scan, scan.patches, np.asarray)
+        _write_stack(archive, "diff3d", scan, scan.frames, scan.frames.amplitude)
         if metadata:
             text = np.array(json.dumps(metadata, sort_keys=True, default=_plain_number))
             write_stored(archive, "_metadata", text.dtype, (), [text])
     return path
 
 
-def _blocks(scan: Scan, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    numbers = scan.file_indices(np.arange(len(scan)))
-    step = max(1, BLOCK_BYTES // (scan.N**2 * dtype.itemsize))
-    for start in range(0, len(numbers), step):
-        yield scan.frames.take(numbers[start : start + step])
+def _write_stack(
+    archive: zipfile.ZipFile,
+    key: str,
+    scan: Scan,
+    stack: FrameStack,
+    as_written: Callable[[AnyArray], AnyArray],
+) -> None:
+    # The copy gets a fresh checksum, so what the old one tells has to be known first.
+    chunks = stack.chunks(check=True, chosen=scan.chosen)
+    dtype = as_written(np.empty(0, stack.dtype)).dtype
+    blocks = (as_written(block) for _, _, block in chunks)
+    write_stored(archive, key, dtype, (len(scan), scan.N, scan.N), blocks)
 
 
 def _plain_number(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import FRAMES, assert_one_line, at_once, listing, make_irregular
+from builders import FRAMES, assert_one_line, at_once, flip, listing, make_irregular
 
 from ptycho_torch import RawData, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
@@ -116,7 +116,9 @@ def test_prepare_groups_once(folder, capsys):
     assert "groups cache written" in capsys.readouterr().err
     first, stamp = listing(folder), Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns
     assert main(["prepare", "scan.npz"]) == DONE
-    assert "groups cache reused: scan.g2k6.groups_cache.npz" in capsys.readouterr().err
+    assert (
+        f"groups cache reused: {folder / 'scan.g2k6.groups_cache.npz'}" in capsys.readouterr().err
+    )
     assert listing(folder) == first
     assert Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns == stamp
 
@@ -229,3 +231,13 @@ def test_what_appears_while_a_command_runs_is_not_replaced(
     assert main([*command, "out.npz"]) == DONE
     assert len(RawData.from_file("out.npz")) > 0
     assert sorted(os.listdir(folder)) == ["out.npz", "scan.npz"]
+
+
+def test_convert_refuses_damaged_patches(folder, fields, capsys):
+    patches = np.ones(fields["diff3d"].shape, np.complex64)
+    np.savez("damaged.npz", **fields, Y=patches)
+    flip(folder / "damaged.npz", Path("damaged.npz").read_bytes().find(patches.tobytes()) + 9)
+    before = listing(folder)
+    assert main(["convert", "damaged.npz", "copy.npz"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "damaged.npz: Y checksum is wrong")
+    assert listing(folder) == before

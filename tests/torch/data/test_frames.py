@@ -452,3 +452,18 @@ def test_a_sample_is_read_without_its_neighbours(tmp_path: Path) -> None:
     assert " rr" not in advice_on(path)
     with read_here_and_there(np.ones(3)):
         pass
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_frames_of_a_relative_path_survive_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = np.ones((3, 4, 4), np.float32)
+    np.save("frames.npy", frames)
+    np.savez("frames.npz", diff3d=frames)
+    stack = (
+        Frames.from_npy("frames.npy") if kind == "npy" else Frames.from_npz("frames.npz", "diff3d")
+    )
+    monkeypatch.chdir("/")
+    assert sum(stop - start for start, stop, _ in stack.chunks()) == 3

@@ -238,3 +238,53 @@ def test_one_file_read_with_either_axis_as_frames_shares_no_energies(tmp_path: P
 def test_a_cache_written_before_axis_orders_were_told_apart_is_still_used(tmp_path: Path) -> None:
     scan = OLD.to_file(tmp_path / "scan.npz")
     assert "axes" not in RawData.from_file(scan).frames.identity().as_dict()
+
+
+def test_a_copy_of_a_file_replaced_meanwhile_is_refused(files: Files, replace: Replace) -> None:
+    scan, new = files
+    raw = RawData.from_file(scan)
+    _ = raw.frames.stored
+    replace(scan, new)
+    copy = scan.with_name("copy.npz")
+    with pytest.raises(ScanFileError, match=r"scan\.npz.*Open the scan again"):
+        raw.to_file(copy)
+    assert not copy.exists()
+
+
+def test_a_rewrite_within_one_tick_leaves_no_cache_of_a_chosen_part(files: Files) -> None:
+    scan, new = files
+    os.utime(scan)
+    status = scan.stat()
+    raw = RawData.from_file(scan).subsample(40, 3)
+    before = set(os.listdir(scan.parent))
+    rewrite(scan, new)
+    os.utime(scan, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ScanFileError, match=r"scan\.npz"):
+        raw.group(GROUPING)
+    assert set(os.listdir(scan.parent)) == before
+
+
+def test_grouped_arrays_of_an_altered_sidecar_are_gathered_again(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.npz"
+    np.savez_compressed(scan, **content_of(OLD))
+    raw = RawData.from_file(scan)
+    asked: dict[str, Any] = {"seed": 0, "gridsize": 2, "patch_positions": "scan"}
+    before = raw.generate_grouped_data(16, 5, 20, scan, **asked)
+    sidecar = scan.with_name("scan.diff3d.sidecar.npz")
+    with sidecar.open("r+b") as stream:
+        stream.seek(sidecar.stat().st_size // 4)
+        stream.write(np.ones(5000, np.float32).tobytes())
+    after = raw.generate_grouped_data(16, 5, 20, scan, **asked)  # its energies are in the cache
+    np.testing.assert_array_equal(after["X_full"], before["X_full"])
+
+
+def test_frames_in_two_npy_files_of_one_size_and_time_share_no_energies(tmp_path: Path) -> None:
+    for number in (1, 2):
+        file = tmp_path / f"{number}.npy"
+        np.save(file, OLD.diff3d * np.float32(number))
+        os.utime(file, (1e9, 1e9))
+        places = OLD.xcoords, OLD.ycoords
+        raw = RawData.from_coords_without_pc(*places, Frames.from_npy(file), OLD.probeGuess)
+        grouped = raw.generate_grouped_data(16, 5, 20, tmp_path / "scan.npz", 0, gridsize=2)
+        energies = np.square(grouped["X_full"]).sum(axis=(1, 2)).mean()
+        np.testing.assert_allclose(energies, (16 / 2) ** 2, rtol=1e-5)
