@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.files.mapping import require_regular
@@ -53,6 +55,9 @@ def prepare(options: argparse.Namespace) -> None:
     config = grouping_config(options)
     with logging_redirect_tqdm(loggers=[logging.getLogger("ptycho_torch")]):
         for path in options.scans:
+            if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
+                print(f"{shown(path)}: a cache, left out")
+                continue
             raw = read_scan(path, measurement=options.measurement)
             with _byte_bar(f"{path.name}: frames") as progress:
                 groups = prepare_scan(raw, config, progress=progress)
@@ -108,7 +113,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
             # Making it would hide a misspelt name.
             found = "no directory" if out.parent.exists() else "missing"
             raise OptionError("folder of OUT", found, "a directory", file=out.parent)
-        if out.exists():
+        if os.path.exists(out):  # no for a name too long, which then cannot be written
             require_regular(out.stat())
             if not overwrite:
                 action = "Add --overwrite to replace it"

@@ -77,5 +77,9 @@ def _forget_energies(raw: RawData, cache: CachePolicy) -> None:
         found = read_cache(path, key)
         of_part = found.state == "other" and name.of_part(raw.path.stem)
         if found.replaceable and (found.state == "usable" or of_part):
-            path.unlink(missing_ok=True)
-            logger.warning("%s: removed, its energies may be those of damaged frames", path)
+            done = "removed"
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # another user's, in a folder that keeps it
+                done = f"not removed ({error.strerror}), do it"
+            logger.warning("%s: %s, its energies may be those of damaged frames", path, done)

@@ -53,7 +53,9 @@ def built_at_first(
                 return build(place, "; ".join(map(str, refusals)))
             except PlaceRefusedError as error:
                 refusals.append(error)
-    raise PlaceRefusedError("; ".join(map(str, refusals))) from refusals[-1]
+    refused = " ".join(map(str, refusals))
+    advice = "Set XDG_CACHE_HOME to a directory to write in, or choose 'off'"
+    raise PlaceRefusedError(f"{refused} {advice}.") from refusals[-1]
 
 
 @contextlib.contextmanager

@@ -160,8 +160,8 @@ def check_policy(policy: SidecarPolicy | str, name: str = "sidecar") -> SidecarP
 
 
 def _groups_folders(scan: Path, policy: str | os.PathLike[str]) -> list[Path]:
-    if not os.fspath(policy):
-        raise OptionError("cache", repr(policy), "'auto', 'readonly', 'off' or a directory")
+    if isinstance(policy, str):
+        policy = check_policy(policy, "cache")
     beside = scan.parent
     if policy in ("auto", "readonly"):
         return [beside, *(_user_caches(beside) if beside.is_dir() else [])]

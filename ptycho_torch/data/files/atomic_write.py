@@ -23,7 +23,7 @@ from ptycho_torch.data.files.build_lock import (
     cannot_write,
     part_of,
 )
-from ptycho_torch.data.files.mapping import require_regular
+from ptycho_torch.data.files.mapping import require_name, require_regular
 from ptycho_torch.data.files.npy_header import encode_npy_header
 
 ALIGNMENT = 64
@@ -56,6 +56,7 @@ def atomic_write(
 
     ScanFileError: it cannot be written. CacheLockTimeoutError: another process writes too long.
     """
+    require_name(path)
     target = Path(os.path.realpath(path))
     temporary, alone = part_of(target), True
     with naming(path), contextlib.ExitStack() as held:

@@ -79,8 +79,7 @@ def opened(path: Path, expected: FileState | None = None) -> Iterator[BinaryIO]:
 
 
 def _open(path: Path) -> BinaryIO:
-    if "\0" in str(path):
-        raise ScanFileNotFoundError("name", "text with a NUL in it", "a name of a file")
+    require_name(path)
     require_regular(os.stat(path))  # opening a device may set it going, a socket cannot be opened
     # A FIFO that took the name meanwhile would wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | _BINARY | NO_WAIT)
@@ -90,6 +89,14 @@ def _open(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "rb")
+
+
+def require_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that can lead to no file: the system takes it for a wrong argument."""
+    if "\0" in os.fspath(path):
+        raise ScanFileNotFoundError(
+            "name", "text with a NUL in it", "a name of a file", action="Check the path", file=path
+        )
 
 
 def require_regular(status: os.stat_result) -> None:
@@ -118,6 +125,7 @@ def _reading() -> Iterator[None]:
 
 def state_of(path: Path) -> FileState:
     """The state of a file now; ScanFileNotFoundError or ScanFileError where it is out of reach."""
+    require_name(path)
     with naming(path), _reading():
         return FileState.of(os.stat(path))
 

@@ -241,3 +241,10 @@ def test_convert_refuses_damaged_patches(folder, fields, capsys):
     assert main(["convert", "damaged.npz", "copy.npz"]) == DATA_AT_FAULT
     assert_one_line(capsys.readouterr().err, "damaged.npz: Y checksum is wrong")
     assert listing(folder) == before
+
+
+def test_prepare_leaves_out_the_caches_that_a_pattern_of_the_shell_brings(folder, fields, capsys):
+    np.savez_compressed("packed.npz", **fields)
+    for caches in (0, 3):
+        assert main(["prepare", *sorted(os.listdir())]) == DONE
+        assert capsys.readouterr().out.count("a cache, left out") == caches

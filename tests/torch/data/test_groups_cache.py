@@ -401,7 +401,9 @@ class TestKey:
         [({}, True), ({"path": "b"}, False), ({"mtime_ns": 5}, False), ({"size": 7}, False)],
         ids=str,
     )
-    def test_frames_without_checksum_are_told_by_path_size_and_time(self, change, reused, scan_path):
+    def test_frames_without_checksum_are_told_by_path_size_and_time(
+        self, change, reused, scan_path
+    ):
         scan = Scan.of(9)
         scan.load(scan_path, frames_identity=Identity(crc32=None))
         scan.load(scan_path, frames_identity=Identity(**{"crc32": None, **change}))
@@ -511,9 +513,14 @@ class TestPolicy:
         assert len(scan.requests) == 1
         assert list(tmp_path.glob("*.groups_cache.npz"))
 
-    def test_empty_policy_is_refused(self, scan_path):
-        with pytest.raises(OptionError, match="'auto', 'readonly', 'off' or a directory"):
-            Scan.of(9).load(scan_path, policy="")
+    @pytest.mark.parametrize("policy", ["", "Off", "read-only"])
+    def test_word_that_is_no_policy_is_refused_and_makes_no_directory(
+        self, policy, scan_path, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(OptionError, match="auto, off, readonly or a directory"):
+            Scan.of(9).load(scan_path, policy=policy)
+        assert policy == "" or not Path(policy).exists()
 
     def test_missing_scan_directory_is_not_made(self, tmp_path, user_cache, caplog):
         scan = Scan.of(9)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import IRREGULAR, at_once, make_irregular, simulated_arrays
+from builders import IRREGULAR, assert_one_line, at_once, make_irregular, simulated_arrays
 
-from ptycho_torch import GroupingConfig, RawData
-from ptycho_torch.data.errors import ScanFileError
+from ptycho_torch import GroupingConfig, RawData, simulate_scan
+from ptycho_torch.cli import DATA_AT_FAULT, main
+from ptycho_torch.data.errors import PtychoTorchError, ScanFileError
 from ptycho_torch.data.files.atomic_write import atomic_write
 from ptycho_torch.data.frames import FrameStack
 from ptycho_torch.data.raw_data import read_scan
@@ -196,3 +197,17 @@ def test_note_at_the_name_of_the_temporary_outlives_a_killed_builder(
     assert part.read_bytes() == b"a note"
     assert (scan.parent / SIDECAR).is_file()
     assert not (scan.parent / f".{SIDECAR}.lock").exists()
+
+
+@pytest.mark.parametrize("name", ["a\0.npz", 256 * "x" + ".npz"], ids=["NUL", "long"])
+def test_names_that_no_file_can_have_are_one_line_wherever_they_are_given(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = simulate_scan(n_frames=20, N=16, seed=1).to_file(tmp_path / "scan.npz")
+    bad = str(tmp_path / name)
+    for command in (["verify", bad], ["prepare", bad], ["convert", str(scan), bad]):
+        assert main(command) == DATA_AT_FAULT
+        assert_one_line(capsys.readouterr().err.split(": ", 1)[1], "expected")
+    with pytest.raises(PtychoTorchError, match="expected"):
+        read_scan(scan).to_file(bad)
+    assert os.listdir(tmp_path) == ["scan.npz"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,3 +215,26 @@ def test_whole_frames_are_read_once_checked_and_grouped_as_ever(
         assert done.pop() == (raw.frames.nbytes, raw.frames.nbytes)
     # Once with the energies, then, as those are in the cache, only for the checksum.
     assert passes == [True, True]
+
+
+def test_damage_is_told_where_the_cache_that_may_vouch_for_it_cannot_be_removed(
+    folder: Path,
+    content: dict[str, np.ndarray],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a folder with the sticky bit, the cache of another user stays."""
+    np.savez("scan.npz", **content)
+    assert main(["prepare", "scan.npz"]) == DONE
+    flip(folder / "scan.npz", start_of(folder / "scan.npz", content["diff3d"]))
+    unlink = Path.unlink
+
+    def kept(path: Path, missing_ok: bool = False) -> None:
+        if path.name == CACHE:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", kept)
+    warning, fault = refusal(capsys, "scan.npz").splitlines()[-2:]
+    assert f"{CACHE}: not removed (Operation not permitted)" in warning
+    assert "scan.npz: diff3d checksum is wrong" in fault

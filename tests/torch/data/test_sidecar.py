@@ -426,3 +426,17 @@ def test_another_programs_file_under_the_name_is_left_alone(
     assert np.array_equal(frames_of(scan).stored, TRUTH)
     assert note.read_bytes() == content
     assert [path.name for path in user_cache.rglob("*.npz")] == [NAME]
+
+
+def test_where_no_place_takes_a_sidecar_the_line_says_what_to_do(
+    tmp_path: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = write_scan(tmp_path / "scans")
+    (user_cache / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache / "file"))
+    scan.parent.chmod(0o555)
+    try:
+        with pytest.raises(ScanFileError, match=r"Set XDG_CACHE_HOME .* or choose 'off'\.$"):
+            _ = frames_of(scan).stored
+    finally:
+        scan.parent.chmod(0o755)
