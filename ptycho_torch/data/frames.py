@@ -7,7 +7,6 @@ frames are used, so that integer frames stay integer on disk and in memory. Know
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -276,13 +275,23 @@ class Frames(FrameStack):
             return stored
         return np.sqrt(stored.astype(np.float32))
 
-    def verify(self, progress: Progress | None = None) -> None:
+    def verify(self, progress: Progress | None = None) -> NDArray[np.float64]:
         """Read everything: checksums, and that every value is finite and not negative.
 
-        Errors as for :meth:`verify_values`.
+        Gives the sum of amplitude ** 2 of each frame, (M,); errors as for :meth:`verify_values`.
         """
+        energies = np.zeros(len(self))
+
+        def check(block: NDArray[Any], *, start: int) -> None:
+            check_frame_values(block, start=start, field=self.field)
+            values = block.astype(np.float64)
+            with np.errstate(over="ignore"):
+                squares = values if self.measurement == "counts" else values * values
+                energies[start : start + len(block)] += squares.sum(axis=(1, 2))
+
         with naming(self.path):
-            self.verify_values(partial(check_frame_values, field=self.field), progress)
+            self.verify_values(check, progress)
+        return energies
 
 
 def check_frame_values(

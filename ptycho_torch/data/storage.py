@@ -208,9 +208,8 @@ class _Unpacked(_InFile):
         with super().anew() as frames:
             yield frames
         if sidecar is not None and not sidecar.unchanged():
-            raise ScanFileError(
-                "sidecar", "changed while it was read", "at rest", "Try again", sidecar.path
-            )
+            found = "sidecar", "changed while it was read", "at rest"
+            raise ScanFileError(*found, action="Try again", file=sidecar.path)
 
     def chunks(
         self, chunk_bytes: int, check: bool, chosen: NDArray[np.integer] | None = None

@@ -64,17 +64,19 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
     if faults:
         return faults
     scan = read_file(file, measurement=measurement)
-    for check in (
-        partial(scan.frames.verify, progress),
+    energies: list[NDArray[np.float64]] = []
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: energies.append(scan.frames.verify(progress)),
         partial(_check_patches, scan.patches),
-    ):
+    )
+    for check in checks:
         try:
             with naming(file):
                 check()
         except PtychoTorchError as error:
             faults.append(str(error))
     for cache, name in caches_of(file):
-        faults += _cache_faults(cache, scan if name.of_whole(file.stem) else None)
+        faults += _cache_faults(cache, scan if name.of_whole(file.stem) else None, *energies)
     return faults
 
 
@@ -90,10 +92,15 @@ def _check_finite(block: NDArray[Any], *, start: int) -> None:
         raise ScanError(f"Y frame {frame}", "NaN or infinite", "finite values")
 
 
-def _cache_faults(file: Path, scan: Scan | None) -> list[str]:
+def _cache_faults(
+    file: Path, scan: Scan | None, energies: NDArray[np.float64] | None = None
+) -> list[str]:
     if scan is None:
         return groups_cache.verify(file)
-    return groups_cache.verify(file, scan.xcoords, scan.ycoords)
+    frames, known = scan.frames, None
+    if energies is not None:
+        known = frames.identity(), frames.measurement, energies
+    return groups_cache.verify(file, scan.xcoords, scan.ycoords, known)
 
 
 def _check_sidecar(file: Path, measurement: str) -> None:

@@ -222,11 +222,12 @@ def verify(
     path: str | os.PathLike[str],
     xcoords: NDArray[Any] | None = None,
     ycoords: NDArray[Any] | None = None,
+    frames: tuple[FramesIdentity, str, NDArray[np.float64]] | None = None,
 ) -> list[str]:
     """Check a cache file in full, members that nothing here reads included; one line per fault.
 
     ``xcoords``, ``ycoords`` are the positions it should belong to, shape (M,); without them it is
-    checked against itself.
+    checked against itself. ``frames`` are identity, measurement and energies of the scan's frames.
     """
     file = Path(path)
     faults = broken_members(file)
@@ -243,6 +244,12 @@ def verify(
     judged = read_cache(file, key)
     if judged.state != "usable" and judged.fault not in faults:
         faults.append(judged.fault)
+    kept = judged.arrays.frame_energies
+    same = frames and _same_frames(judged.frames_identity, _identity(*frames[:2]))
+    if frames and same and kept is not None and not np.allclose(kept, frames[2], 1e-9, 0):
+        action = "Remove it: it is made again"
+        found = "frame_energies", "of damaged frames", "the scan's"
+        faults.append(str(ScanFileError(*found, action=action, file=file)))
     return faults
 
 

@@ -288,3 +288,15 @@ def test_frames_in_two_npy_files_of_one_size_and_time_share_no_energies(tmp_path
         grouped = raw.generate_grouped_data(16, 5, 20, tmp_path / "scan.npz", 0, gridsize=2)
         energies = np.square(grouped["X_full"]).sum(axis=(1, 2)).mean()
         np.testing.assert_allclose(energies, (16 / 2) ** 2, rtol=1e-5)
+
+
+def test_a_sidecar_that_changes_while_it_is_read_is_one_line(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.npz"
+    np.savez_compressed(scan, **content_of(OLD))
+    raw = RawData.from_file(scan)
+    raw.frames.prepare()
+    chunks = raw.frames.chunks()
+    next(chunks)
+    os.utime(scan.with_name("scan.diff3d.sidecar.npz"))
+    with pytest.raises(ScanFileError, match=r"sidecar is changed while it was read.*Try again"):
+        list(chunks)

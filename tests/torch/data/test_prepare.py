@@ -238,3 +238,27 @@ def test_damage_is_told_where_the_cache_that_may_vouch_for_it_cannot_be_removed(
     warning, fault = refusal(capsys, "scan.npz").splitlines()[-2:]
     assert f"{CACHE}: not removed (Operation not permitted)" in warning
     assert "scan.npz: diff3d checksum is wrong" in fault
+
+
+def test_energies_of_damage_do_not_outlive_it(
+    folder: Path, content: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A good copy has the checksum under which training kept energies of the damaged scan."""
+    np.savez("scan.npz", **content)
+    whole = (folder / "scan.npz").read_bytes()
+    frame = content["diff3d"][20]
+    flip(folder / "scan.npz", start_of(folder / "scan.npz", frame) + 4 * frame.argmax() + 2, 64)
+    os.utime("scan.npz", (1e9, 1e9))
+    config = GroupingConfig(gridsize=2, neighbor_count=6)
+    damaged = RawData.from_file("scan.npz").group(config).frame_energies
+    (folder / "scan.npz").write_bytes(whole)
+    os.utime("scan.npz", (1e9, 1e9))
+    wanted = RawData.from_file("scan.npz").frame_energies()
+    assert not np.allclose(damaged, wanted, rtol=1e-5)
+    assert main(["verify", "scan.npz"]) == DATA_AT_FAULT
+    assert f"{CACHE}: frame_energies is of damaged frames" in capsys.readouterr().err
+    assert main(["prepare", "scan.npz"]) == DONE
+    assert "may be those of damaged frames" in capsys.readouterr().err
+    kept = RawData.from_file("scan.npz").group(config).frame_energies
+    np.testing.assert_array_equal(kept, wanted)
+    assert main(["verify", "scan.npz"]) == DONE
