@@ -92,14 +92,10 @@ def _check_finite(block: NDArray[Any], *, start: int) -> None:
         raise ScanError(f"Y frame {frame}", "NaN or infinite", "finite values")
 
 
-def _cache_faults(
-    file: Path, scan: Scan | None, energies: NDArray[np.float64] | None = None
-) -> list[str]:
+def _cache_faults(file: Path, scan: Scan | None, *energies: NDArray[np.float64]) -> list[str]:
     if scan is None:
         return groups_cache.verify(file)
-    frames, known = scan.frames, None
-    if energies is not None:
-        known = frames.identity(), frames.measurement, energies
+    known = (scan.frames.identity(), scan.frames.measurement, energies[0]) if energies else None
     return groups_cache.verify(file, scan.xcoords, scan.ycoords, known)
 
 
