@@ -344,10 +344,10 @@ class PtychoDataModule(LightningDataModule):
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
         route = self._route(stage, dataset, device)
+        trainer, one = self.trainer, {"num_replicas": 1, "rank": 0}
         sampler = EpochSampler(
             dataset,
-            num_replicas=1 if self.trainer is None else self.trainer.world_size,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
+            **({} if trainer is None else trainer.distributed_sampler_kwargs or one),
             shuffle=self._shuffles() and stage == "train",
             seed=self.seed,
             even=stage == "train",

@@ -155,9 +155,11 @@ def _scales(
     """The X scale of every scan, float32, (S,)."""
     energies = [entry.frame_energies[entry.nn_indices] for entry in grouped]
     if normalization == "all":
-        return np.repeat(intensity_scale(energies, scans[0].N), len(scans))
+        return np.repeat(
+            intensity_scale(energies, scans[0].N, scans[0].frames.measurement), len(scans)
+        )
     scales = []
     for scan, of_scan in zip(scans, energies, strict=True):
         with naming(scan.path):
-            scales.append(intensity_scale([of_scan], scan.N))
+            scales.append(intensity_scale([of_scan], scan.N, scan.frames.measurement))
     return np.array(scales, dtype=np.float32)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch.distributed
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
@@ -34,7 +35,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
     dataset
         What is sampled; only its length is used.
     num_replicas, rank
-        Ranks, and which one this is.
+        Ranks, and which one this is; None: those of torch's process group, which may begin after
+        the sampler is made, and one rank without a group.
     shuffle
         Draw a new order every epoch; else the order of the dataset.
     seed
@@ -49,8 +51,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         self,
         dataset: Dataset[Any],
         *,
-        num_replicas: int = 1,
-        rank: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
         even: bool = True,
@@ -58,13 +60,14 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         check_integer("seed", seed, minimum=0)
         super().__init__(
             dataset,
-            num_replicas=num_replicas,
-            rank=rank,
+            num_replicas=num_replicas or 1,
+            rank=rank or 0,
             shuffle=shuffle,
             seed=seed,
             drop_last=even,
         )
         self.even = even
+        self._of_group = num_replicas is None
         self.consumed = 0
         self.begun: int | None = None
         """The epoch whose order was asked for last."""
@@ -93,8 +96,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         self.begun = self.epoch
         size = len(self.dataset)  # type: ignore[arg-type]
         order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle)[self.consumed :]
-        mine = order[self.rank :: self.num_replicas][: self._share(len(order))]
-        return iter(mine.tolist())
+        share = self._share(len(order))
+        return iter(order[self.rank :: self.num_replicas][:share].tolist())
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch, even of a resumed one.
@@ -104,6 +107,13 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         return self._share(len(self.dataset))  # type: ignore[arg-type]
 
     def _share(self, size: int) -> int:
+        if (
+            self._of_group
+            and torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+        ):
+            self.num_replicas = torch.distributed.get_world_size()
+            self.rank = torch.distributed.get_rank()
         if self.even:
             return size // self.num_replicas
         return (size - self.rank + self.num_replicas - 1) // self.num_replicas

@@ -40,7 +40,7 @@ def inspect(options: argparse.Namespace) -> None:
         **_scan_rows(raw),
         "groups": _groups(groups, config),
         **split_rows(raw.xcoords, raw.ycoords, groups, *shares),
-        "cache": _cache(raw, config),
+        "cache": _cache(options.scan, raw, config),
     }
     if raw.metadata:
         entries = (f"{shown(key)} {shown(value)}" for key, value in raw.metadata.items())
@@ -133,11 +133,9 @@ def _groups(groups: NDArray[np.integer] | None, config: GroupingConfig) -> str:
     return f"{len(groups)} of {config.channels} frames ({grid})"
 
 
-def _cache(raw: RawData, config: GroupingConfig) -> str:
-    if raw.path is None:
-        return "none"
+def _cache(scan: Path, raw: RawData, config: GroupingConfig) -> str:
     faults = []
-    for path in groups_places(raw.path, config.gridsize, config.neighbor_count, "auto"):
+    for path in groups_places(scan, config.gridsize, config.neighbor_count, "auto"):
         if path.is_file():
             fault = "; ".join(groups_cache.verify(path, raw.xcoords, raw.ycoords))
             if not fault:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionError, ScanError, naming
-from ptycho_torch.data.frames import Frames, Progress, check_frame_values
+from ptycho_torch.data.frames import Frames, Progress, StoredAs, check_frame_values
 
 CHUNK_BYTES = 2**20
 """Bytes of frames summed at a time: they and their float64 copy stay in the processor's cache."""
@@ -53,20 +53,22 @@ def frame_energies(
                     check_frame_values(frame[None], start=number, field=frames.field)
         if not part.max(initial=0) <= largest:
             with naming(frames.path):
-                raise _out_of_range(f"up to {block.max():g}")
+                raise _out_of_range(f"up to {block.max():g}", frames.measurement)
         if progress is not None:
             frame_bytes = frames.nbytes // len(frames)
             progress((start + len(block)) * frame_bytes, count * frame_bytes)
     return energies
 
 
-def intensity_scale(grouped_energies: Sequence[NDArray[np.float64]], N: int) -> np.float32:
+def intensity_scale(
+    grouped_energies: Sequence[NDArray[np.float64]], N: int, measurement: StoredAs = "amplitude"
+) -> np.float32:
     """The number that multiplies amplitudes to give X.
 
     sqrt((N / 2) ** 2 / mean over the grouped frames of their energy); a frame in two groups counts
     twice. ``grouped_energies`` are ``energies[nn_indices]``, float64, shape (B, C); several scans
-    share the scale of all. A ScanError where all grouped frames are zero, or float32 holds no scale
-    that is right.
+    share the scale of all. A ScanError where all grouped frames are zero, or float32 does not hold
+    the scale or what is stored, the ``measurement``.
     """
     one = len(grouped_energies) == 1
     energies = grouped_energies[0] if one else np.concatenate([e.ravel() for e in grouped_energies])
@@ -75,16 +77,16 @@ def intensity_scale(grouped_energies: Sequence[NDArray[np.float64]], N: int) -> 
         raise ScanError("diff3d", "zero in every grouped frame", "some signal")
     with np.errstate(over="ignore"):
         scale = np.sqrt((N / 2) ** 2 / mean)
-    if not SMALLEST <= scale <= LARGEST:
-        raise _out_of_range(f"about {np.sqrt(mean) / N:g} in every pixel")
+    stored = mean / N**2 if measurement == "counts" else np.sqrt(mean) / N
+    if not (SMALLEST <= scale <= LARGEST and stored >= SMALLEST):
+        raise _out_of_range(f"about {stored:g} in every pixel", measurement)
     return np.float32(scale)
 
 
-def _out_of_range(found: str) -> ScanError:
+def _out_of_range(found: str, measurement: StoredAs) -> ScanError:
+    expected = f"{measurement} between {SMALLEST:g} and {LARGEST:g} (float32)"
     action = "Multiply the frames by one number that brings them near 1"
-    return ScanError(
-        "diff3d", found, f"amplitudes between {SMALLEST:g} and {LARGEST:g} (float32)", action=action
-    )
+    return ScanError("diff3d", found, expected, action=action)
 
 
 def norm_Y_I(mean_energy_X: float, nphotons: float) -> np.float32:

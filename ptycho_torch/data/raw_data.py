@@ -331,7 +331,7 @@ class RawData(Scan):
                 used, inverse = np.unique(nn, return_inverse=True)
                 energies = normalization.frame_energies(self.frames, self.file_indices(used))
                 energies = energies[inverse].reshape(nn.shape)
-            scale = normalization.intensity_scale([energies], N)
+            scale = normalization.intensity_scale([energies], N, self.frames.measurement)
         grouped = grouped_arrays(self, nn, scale, patch_positions)
         if self.check_unchanged():  # the sidecar they were gathered from is not what it was
             grouped = grouped_arrays(self, nn, scale, patch_positions)

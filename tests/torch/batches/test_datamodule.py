@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -454,3 +455,15 @@ def test_prediction_of_many_batches_sees_every_group_once(tmp_path: Path) -> Non
     model = Recorder()
     quiet_trainer(tmp_path).predict(model, datamodule=data, return_predictions=False)
     assert [int(batch.nn_indices) for batch in model.seen["predict"]] == list(range(40))
+
+
+def test_loader_takes_ranks_as_the_strategy_counts_them_and_not_its_processes() -> None:
+    # Four processes, two by two parts of one model: FSDP with tensor parallelism.
+    data = PtychoDataModule(simulate_scan(n_frames=9, N=16), grouping=GroupingConfig(gridsize=1))
+    ranks = {"num_replicas": 2, "rank": 1}
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(
+        world_size=4, global_rank=3, distributed_sampler_kwargs=ranks, strategy=strategy
+    )
+    sampler = data.val_dataloader().sampler
+    assert (sampler.num_replicas, sampler.rank) == (2, 1)

@@ -14,10 +14,12 @@ from campaign import restarts
 pytestmark = pytest.mark.slow
 
 
-def test_two_ranks_cover_an_epoch_and_share_no_sample(tmp_path: Path) -> None:
-    outcome = restarts.coverage(tmp_path, 2, 1)
+def test_two_ranks_cover_an_epoch_and_share_no_sample_also_with_plain_loaders(
+    tmp_path: Path,
+) -> None:
+    outcome = restarts.coverage(tmp_path, 4, 1)
     assert not outcome.failures, outcome.failures
-    assert outcome.seen["train epochs"] == 4
+    assert outcome.seen["train epochs"] == 8
 
 
 def test_killed_run_resumes_with_other_workers_at_the_same_sample(tmp_path: Path) -> None:

@@ -71,3 +71,15 @@ def test_the_epoch_after_a_resumed_one_is_whole() -> None:
     assert len(sampler) == 12
     sampler.set_epoch(2)
     assert len(list(sampler)) == 12
+
+
+def test_sampler_that_is_told_no_ranks_takes_those_of_a_process_group_that_begins_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampler = EpochSampler(Sized(9), shuffle=False)
+    assert len(sampler) == 9
+    for name, value in (("is_initialized", True), ("get_world_size", 2), ("get_rank", 1)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert len(sampler) == sampler.remaining == 4
+    assert list(sampler) == [1, 3, 5, 7]
+    assert list(EpochSampler(Sized(9), num_replicas=1, rank=0, shuffle=False)) == list(range(9))

@@ -39,6 +39,8 @@ class Run:
         Checkpoint to start from.
     evaluate
         Also run test and predict.
+    plain
+        The Trainer gets loaders, and no data module.
     """
 
     scan: str
@@ -50,6 +52,7 @@ class Run:
     stop_after: int | None = None
     resume: str | None = None
     evaluate: bool = False
+    plain: bool = False
 
     @property
     def checkpoint(self) -> str:
@@ -155,10 +158,17 @@ def fit(run: Run) -> None:
         default_root_dir=run.folder,
     )
     model = Visitor(run)
-    trainer.fit(model, datamodule=data, ckpt_path=run.resume, weights_only=True)
+
+    def of(*stages: str) -> dict[str, Any]:
+        if not run.plain:
+            return {"datamodule": data}
+        names = {"train": "train_dataloaders", "val": "val_dataloaders"}
+        return {names.get(s, "dataloaders"): getattr(data, f"{s}_dataloader")() for s in stages}
+
+    trainer.fit(model, **of("train", "val"), ckpt_path=run.resume, weights_only=True)
     if run.evaluate:
-        trainer.test(model, datamodule=data, verbose=False)
-        trainer.predict(model, datamodule=data, return_predictions=False)
+        trainer.test(model, **of("test"), verbose=False)
+        trainer.predict(model, **of("predict"), return_predictions=False)
 
 
 def read_visits(run: Run) -> list[Visits]:

@@ -91,7 +91,18 @@ def test_amplitudes_that_float32_cannot_scale_are_refused(value: float, dtype: s
     scan = simulate_scan(n_frames=20, N=8, object_size=40, seed=3)
     fields = {"diff3d": np.full((20, 8, 8), value, dtype), "objectGuess": None}
     scan = RawData(**{**fields_of(scan), **fields})
-    with pytest.raises(ScanError, match=r"diff3d is (about|up to) .*; expected amplitudes between"):
+    with pytest.raises(ScanError, match=r"diff3d is (about|up to) .*; expected amplitude between"):
+        scan.generate_grouped_data(8, K=4, nsamples=10, gridsize=2, seed=0)
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-60])
+def test_counts_that_float32_cannot_hold_are_refused_though_it_holds_their_scale(
+    value: float,
+) -> None:
+    scan = simulate_scan(n_frames=20, N=8, object_size=40, seed=3)
+    counts = Frames.from_array(np.full((20, 8, 8), value), measurement="counts")
+    scan = RawData(**{**fields_of(scan), "diff3d": counts, "objectGuess": None})
+    with pytest.raises(ScanError, match=r"diff3d is about .*; expected counts between"):
         scan.generate_grouped_data(8, K=4, nsamples=10, gridsize=2, seed=0)
 
 
