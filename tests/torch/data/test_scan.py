@@ -221,3 +221,10 @@ def test_a_mask_that_would_be_lost_is_refused(name: str) -> None:
     masked = np.ma.masked_array(fields()[name], mask=False)
     with pytest.raises(OptionTypeError, match=rf"{name} is MaskedArray.*filled\(0\)"):
         raw_data(**{name: masked})
+
+
+@pytest.mark.parametrize("name", ["probeGuess", "objectGuess"])
+def test_numbers_that_complex64_makes_zero_are_refused(name: str) -> None:
+    tiny = fields()[name].astype(np.complex128) * 1e-300
+    with pytest.raises(ScanError, match=f"{name} is zero once it is complex64"):
+        raw_data(**{name: tiny})
