@@ -73,7 +73,7 @@ class GroupLoader(DataLoader[Any]):
             self._builder = None
         if self.check_files is not None:
             self.check_files()
-        builder = Builder(self._epoch)
+        builder = Builder(lambda: self._looked_at(self.finish(self._items())))
         if self.num_workers:
             self._builder = builder
         return BuiltAhead(builder)
@@ -97,11 +97,12 @@ class GroupLoader(DataLoader[Any]):
                 stacklevel=2,
             )
 
-    def _epoch(self) -> Iterator[Any]:
+    def _looked_at(self, items: Iterator[Any]) -> Iterator[Any]:
+        """The items; where files changed meanwhile, an error in place of the last."""
         # The sampler's length is that of a whole epoch, even where a resumed one has less.
         samples = getattr(self.sampler, "remaining", len(self.sampler))  # type: ignore[arg-type]
         last = -(-samples // (self.batch_size or 1))
-        for number, item in enumerate(self.finish(self._items()), start=1):
+        for number, item in enumerate(items, start=1):
             if number == last and self.check_files is not None and self.check_files():
                 raise ScanFileError(
                     "sidecar",

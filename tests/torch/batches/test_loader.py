@@ -277,3 +277,19 @@ def test_a_child_forked_in_the_middle_of_an_iteration_says_so(
         os.waitpid(child, 0)
     assert (tmp_path / "said").read_text(encoding="utf-8").startswith("10 this iteration belongs")
     assert len(list(items)) == 7
+
+
+class ThreadNames(Counted):
+    """Says in which thread of its process a batch is made."""
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return threading.current_thread().name
+
+
+@pytest.mark.usefixtures("computing_loop")
+def test_workers_start_in_the_thread_of_the_loop() -> None:
+    """One that the building thread forks takes it for its own, and fails when it ends."""
+    batches = GroupLoader(
+        ThreadNames(8), batch_size=4, num_workers=1, multiprocessing_context="fork"
+    )
+    assert list(batches) == ["MainThread"] * 2
