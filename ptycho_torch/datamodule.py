@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -34,6 +35,7 @@ from ptycho_torch.batches.routes import (
 from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape
 from ptycho_torch.batches.selection import FrameSelection
+from ptycho_torch.batches.sending import Parcel, require_float64, sent
 from ptycho_torch.data.caches.names import check_policy
 from ptycho_torch.data.config import (
     GroundTruth,
@@ -299,27 +301,29 @@ class PtychoDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Copy a batch to the device, and the probe of each scan only once."""
-        if isinstance(batch, FrameSelection):
-            return batch.to(device, non_blocking=True)
+        """Open a parcel; copy anything else to the device, as Lightning does."""
+        if isinstance(batch, Parcel):
+            stage, batch = cast("Stage", batch.stage), batch.opened()
+            if isinstance(batch, PtychoBatch) and device.type == "cuda":
+                tables = self._copies.tables(self.dataset(stage), device, resident=False)
+                batch.probe = probe_of_groups(tables.probes, batch.scan_id)
         if isinstance(batch, PtychoBatch) and batch.X.device == device:
             return batch
-        if isinstance(batch, PtychoBatch) and device.type != "cpu" and self.trainer is not None:
-            probes = self._copies.tables(self.dataset(self._stage()), device, resident=False).probes
-            moved = batch.exclude("probe").to(device, non_blocking=True)
-            moved.probe = probe_of_groups(probes, moved.scan_id)
-            return moved
+        if isinstance(batch, FrameSelection | PtychoBatch):
+            return batch.to(device, non_blocking=device.type == "cuda")
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Assemble on its device what the loader handed over unassembled."""
-        if not isinstance(batch, FrameSelection):
+        """Assemble on its device what the loader handed over unassembled; then X gets its dtype."""
+        if isinstance(batch, FrameSelection):
+            resident = batch.frames is None
+            dataset = self.dataset(cast("Stage", batch.stage))
+            tables = self._copies.tables(dataset, batch.inverse.device, resident=resident)
+            batch = assemble(batch, tables)
+        dtype = self._dtype()
+        if dtype == torch.float32 or not isinstance(batch, PtychoBatch):
             return batch
-        resident = batch.frames is None
-        dataset = self.dataset(cast("Stage", batch.stage))
-        return assemble(
-            batch, self._copies.tables(dataset, batch.inverse.device, resident=resident)
-        )
+        return batch.to(dtype)
 
     def _open(self, scans: Scans) -> PtychoDataset:
         return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
@@ -348,6 +352,8 @@ class PtychoDataModule(LightningDataModule):
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
         route = self._route(stage, dataset, device)
+        if device.type == "cuda" or self._dtype() != torch.float32:
+            route = route.then(partial(sent, stage=stage, device=device))
         sampler = EpochSampler(
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
@@ -364,7 +370,7 @@ class PtychoDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda" and not route.passes_indices,
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
@@ -372,7 +378,7 @@ class PtychoDataModule(LightningDataModule):
     def _route(self, stage: Stage, dataset: PtychoDataset, device: torch.device) -> Route:
         workers = self.num_workers > 0
         if self.assemble_on == "worker":
-            return finished_by_workers(dataset)
+            return finished_by_workers(dataset, probes=device.type != "cuda")
         if self.assemble_on == "auto" and device.type == "cpu":
             return gathered_here(dataset, workers=workers)
         gather = not self._copies.holds(dataset, device, self.residency)
@@ -387,15 +393,16 @@ class PtychoDataModule(LightningDataModule):
     def _device(self) -> torch.device:
         if self.trainer is None:
             return torch.device("cpu")
-        return self.trainer.strategy.root_device
+        device = self.trainer.strategy.root_device
+        require_float64(device)
+        return device
 
-    def _stage(self) -> Stage:
-        trainer = self.trainer
-        if trainer is None or trainer.training:
-            return "train"
-        if trainer.testing:
-            return "test"
-        return "predict" if trainer.predicting else "val"
+    def _dtype(self) -> torch.dtype:
+        """What the Trainer's precision makes of X."""
+        if self.trainer is None:
+            return torch.float32
+        one = torch.empty((), dtype=torch.float32)
+        return cast("Tensor", self.trainer.precision_plugin.convert_input(one)).dtype
 
 
 def _shown(scans: Scans) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.selection import FrameSelection
 
@@ -37,6 +38,23 @@ class Route:
     def passes_indices(self) -> bool:
         """The source only gives back the indices it is asked for."""
         return isinstance(self.source, Indices)
+
+    def then(self, last: Callable[[Iterator[Any]], Iterator[Any]]) -> Route:
+        """The same way with one more step, in this process."""
+        return replace(self, finish=lambda items: last(self.finish(items)))
+
+
+class Probeless(Dataset[PtychoBatch]):
+    """A dataset's batches without their probes, which live on the device once a scan."""
+
+    def __init__(self, dataset: PtychoDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> PtychoBatch:
+        return self.dataset.__getitems__(indices).exclude("probe")
 
 
 class Selections(Dataset[FrameSelection]):
@@ -74,9 +92,9 @@ class Indices(Dataset[Sequence[int]]):
         return indices
 
 
-def finished_by_workers(dataset: PtychoDataset) -> Route:
+def finished_by_workers(dataset: PtychoDataset, *, probes: bool) -> Route:
     """Workers hand over finished batches."""
-    return Route(dataset)
+    return Route(dataset if probes else Probeless(dataset))
 
 
 def gathered_here(dataset: PtychoDataset, *, workers: bool) -> Route:

@@ -5,7 +5,7 @@ Owns how groups become tensors of indices, positions and frames, on the CPU. Kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -80,6 +80,10 @@ class FrameSelection:
             FrameSelection(frames=None, stage=self.stage, **dict(zip(parts, values, strict=True)))
             for values in zip(*parts.values(), strict=True)
         ]
+
+    def values(self) -> Iterable[Tensor]:
+        """Every tensor."""
+        return self._tensors().values()
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> FrameSelection:
         changed = {name: change(tensor) for name, tensor in self._tensors().items()}
