@@ -16,7 +16,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from ptycho_torch.batches.assembly import assemble, probe_of_groups
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
@@ -35,7 +34,7 @@ from ptycho_torch.batches.routes import (
 from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape
 from ptycho_torch.batches.selection import FrameSelection
-from ptycho_torch.batches.sending import Parcel, require_float64, sent
+from ptycho_torch.batches.sending import Parcel, dtype_of_X, require_float64, sent
 from ptycho_torch.data.caches.names import check_policy
 from ptycho_torch.data.config import (
     GroundTruth,
@@ -99,8 +98,8 @@ class PtychoDataModule(LightningDataModule):
         ``"auto"``: on the device where a Trainer runs on a GPU, else by a thread of this process,
         one batch ahead, while workers read frames from disk. The numbers are the same.
     residency
-        ``"device"`` keeps all frames in GPU memory, ``"host"`` sends those of each batch,
-        ``"auto"`` keeps them where they fit in half of the free memory.
+        Under a Trainer on a GPU: ``"device"`` keeps all frames in its memory, ``"host"`` sends
+        those of each batch, ``"auto"`` keeps them where they fit in half of the free memory.
     prepare_data_per_node
         Lightning's switch: group and cache once per node, or once for all nodes.
     shuffle
@@ -301,29 +300,25 @@ class PtychoDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Open a parcel; copy anything else to the device, as Lightning does."""
+        """Open a parcel and finish what is in it; copy anything else, as Lightning does."""
         if isinstance(batch, Parcel):
-            stage, batch = cast("Stage", batch.stage), batch.opened()
-            if isinstance(batch, PtychoBatch) and device.type == "cuda":
-                tables = self._copies.tables(self.dataset(stage), device, resident=False)
-                batch.probe = probe_of_groups(tables.probes, batch.scan_id)
+            dataset, dtype = self.dataset(cast("Stage", batch.stage)), dtype_of_X(self.trainer)
+            finished = self._copies.finished(batch.opened(), dataset, device)
+            return finished if dtype == torch.float32 else finished.to(dtype)
         if isinstance(batch, PtychoBatch) and batch.X.device == device:
             return batch
-        if isinstance(batch, FrameSelection | PtychoBatch):
-            return batch.to(device, non_blocking=device.type == "cuda")
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Assemble on its device what the loader handed over unassembled; then X gets its dtype."""
-        if isinstance(batch, FrameSelection):
-            resident = batch.frames is None
-            dataset = self.dataset(cast("Stage", batch.stage))
-            tables = self._copies.tables(dataset, batch.inverse.device, resident=resident)
-            batch = assemble(batch, tables)
-        dtype = self._dtype()
-        if dtype == torch.float32 or not isinstance(batch, PtychoBatch):
+        """Assemble on its device what a loader without a Trainer handed over unassembled."""
+        if not isinstance(batch, FrameSelection):
             return batch
-        return batch.to(dtype)
+        dataset = self.dataset(cast("Stage", batch.stage))
+        return self._copies.finished(batch, dataset, batch.inverse.device)
+
+    def teardown(self, stage: str) -> None:
+        """Give the memory of devices back."""
+        self._copies.release()
 
     def _open(self, scans: Scans) -> PtychoDataset:
         return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
@@ -352,7 +347,7 @@ class PtychoDataModule(LightningDataModule):
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
         route = self._route(stage, dataset, device)
-        if device.type == "cuda" or self._dtype() != torch.float32:
+        if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
             route = route.then(partial(sent, stage=stage, device=device))
         sampler = EpochSampler(
             dataset,
@@ -396,13 +391,6 @@ class PtychoDataModule(LightningDataModule):
         device = self.trainer.strategy.root_device
         require_float64(device)
         return device
-
-    def _dtype(self) -> torch.dtype:
-        """What the Trainer's precision makes of X."""
-        if self.trainer is None:
-            return torch.float32
-        one = torch.empty((), dtype=torch.float32)
-        return cast("Tensor", self.trainer.precision_plugin.convert_input(one)).dtype
 
 
 def _shown(scans: Scans) -> str:

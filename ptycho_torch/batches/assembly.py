@@ -56,8 +56,8 @@ def assemble(
         "probe": probe_of_groups(tables.probes, selection.scan_id),
         "scale": selection.scale,
     }
-    if selection.patches is not None:
-        content["Y"] = gather_patches(selection.patches, selection.inverse)
+    if selection.patches is not None and selection.patch_rows is not None:
+        content["Y"] = gather_patches(selection.patches, selection.patch_rows)
     elif selection.origins is not None:
         N = frames.shape[-1]
         content["Y"] = cut_patches(
@@ -85,18 +85,18 @@ def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
     return probes[scan_id]
 
 
-def gather_patches(patches: Tensor, inverse: Tensor) -> Tensor:
+def gather_patches(patches: Tensor, rows: Tensor) -> Tensor:
     """Y of every group from ready-made patches, (B, N, N, C), in their dtype.
 
     Parameters
     ----------
     patches
         complex64, (U, N, N).
-    inverse
+    rows
         int64, (B, C): rows of ``patches``.
     """
-    chosen = patches.index_select(0, inverse.flatten())
-    return chosen.view(*inverse.shape, *patches.shape[1:]).permute(0, 2, 3, 1)
+    chosen = patches.index_select(0, rows.flatten())
+    return chosen.view(*rows.shape, *patches.shape[1:]).permute(0, 2, 3, 1)
 
 
 def gather_scaled(

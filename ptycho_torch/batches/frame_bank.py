@@ -5,7 +5,7 @@ Owns where a frame lies; frames stay mapped files until they are asked for. Know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -51,6 +51,11 @@ class FrameBank:
     def nbytes(self) -> int:
         """Bytes of all frames as stored."""
         return int(self.starts[-1]) * self.N**2 * self.dtype.itemsize
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for banks of the same frames, while one of them lives: the same files or arrays."""
+        return str(self.dtype), *map(_identity, self._frames)
 
     def whole(self) -> Tensor | None:
         """All frames as one tensor over the map, (M, N, N), where there is one scan; else None."""
@@ -119,6 +124,13 @@ class FrameBank:
             for first, stop, block in frames.chunks():
                 whole[start + first : start + stop].copy_(tensor_over(block))
         return whole
+
+
+def _identity(frames: Frames) -> Hashable:
+    if frames.path is None:
+        stored = frames.stored
+        return stored.__array_interface__["data"][0], stored.shape, stored.strides
+    return frames.field, frames.identity()
 
 
 def _refuse_unlike(other: Frames, first: Frames) -> None:

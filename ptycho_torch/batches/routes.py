@@ -119,4 +119,4 @@ def selected_here(
         selection = select(indices)
         return selection.pin_memory() if device.type == "cuda" else selection
 
-    return Route(Indices(dataset, read=workers), partial(map, pinned))
+    return Route(Indices(dataset, read=workers and gather), partial(map, pinned))

@@ -35,8 +35,9 @@ class FrameSelection:
         As in :class:`~ptycho_torch.batches.batch.PtychoBatch`.
     origins
         Where object patches are cut, (x, y), float32, (B, C, 2), object pixels; None: nowhere.
-    patches
-        Ready-made ground-truth patches, each once like ``frames``, complex64, (U, N, N), or None.
+    patches, patch_rows
+        Ready-made ground-truth patches, each once, complex64, (U, N, N), and where those of every
+        group lie in them, int64, (B, C); or None.
     stage
         The data module's stage that the groups belong to.
     """
@@ -51,6 +52,7 @@ class FrameSelection:
     scale: Tensor
     origins: Tensor | None = None
     patches: Tensor | None = None
+    patch_rows: Tensor | None = None
     stage: str = ""
 
     def __len__(self) -> int:
@@ -116,21 +118,22 @@ def select(
     patch_positions
         Where object patches are cut; None: nowhere.
     ready_patches
-        Copy each ready-made patch once too; each scan must have them. Implies ``gather``.
+        Copy each ready-made patch once too; each scan must have them.
     """
     numbers = groups.frame_numbers(bank.starts)
     coords = groups.coords()
-    origins = frames = patches = None
+    origins = frames = patches = patch_rows = None
     if patch_positions is not None:
         centres, relative = coords["coords_offsets"], coords["coords_relative"]
         origins = torch.from_numpy(patch_origins(centres, relative, patch_positions))
     inverse = numbers
     if gather or ready_patches:
         unique, rows = np.unique(numbers, return_inverse=True)
-        inverse = rows.reshape(numbers.shape)
-        frames = bank.fetch(unique)
+        rows = rows.reshape(numbers.shape)
+        if gather:
+            inverse, frames = rows, bank.fetch(unique)
         if ready_patches:
-            patches = _ready_patches(groups, bank, unique)
+            patches, patch_rows = _ready_patches(groups, bank, unique), torch.from_numpy(rows)
     return FrameSelection(
         frames=frames,
         inverse=torch.from_numpy(np.ascontiguousarray(inverse, dtype=np.int64)),
@@ -142,6 +145,7 @@ def select(
         scale=torch.from_numpy(groups.scales[groups.scan_id]),
         origins=origins,
         patches=patches,
+        patch_rows=patch_rows,
     )
 
 

@@ -6,11 +6,14 @@ Owns the stream of copies, the wait for them, and which devices can hold a batch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ptycho_torch.data.errors import OptionError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class Parcel:
@@ -55,6 +58,14 @@ def sent(batches: Iterator[Any], stage: str, device: torch.device) -> Iterator[P
             there = batch.to(device, non_blocking=True)
             arrival = stream.record_event()
         yield Parcel(there, stage, arrival)
+
+
+def dtype_of_X(trainer: Trainer | None) -> torch.dtype:
+    """What a Trainer's precision makes of X."""
+    X = torch.empty((), dtype=torch.float32)
+    if trainer is not None:
+        X = trainer.precision_plugin.convert_input(X)
+    return X.dtype
 
 
 def require_float64(device: torch.device | str) -> None:

@@ -40,13 +40,14 @@ def missing() -> str:
 
 def run_test(file: Path, name: str, arguments: dict[str, Any]) -> str:
     """Run a test function of this folder beside the stand-in; the answer is its traceback."""
-    pipe, _ = _process()
-    try:
-        pipe.send((file.stem, name, arguments))
-        return str(pipe.recv())
-    except (EOFError, OSError):
-        _process.cache_clear()
-        return "the process with the stand-in died; what it said stands above"
+    pipe, process = _process()
+    pipe.send((file.stem, name, arguments))
+    while process.poll() is None:
+        # Its own children hold the pipe open too, so that its end need not show there.
+        if pipe.poll(1):
+            return str(pipe.recv())
+    _process.cache_clear()
+    return "the process with the stand-in died; its last words are below"
 
 
 def stop() -> None:

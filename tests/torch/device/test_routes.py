@@ -73,7 +73,7 @@ def on_the_cpu(**case: Any) -> list[PtychoBatch]:
         return fitted(data_of(Path(folder), **case), "cpu").seen["train"]
 
 
-@pytest.mark.parametrize("truth", ["none", "object"])
+@pytest.mark.parametrize("truth", ["none", "object", "file"])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("assemble_on", ["auto", "device"])
 def test_frames_that_live_on_the_gpu_are_sent_once(
