@@ -15,7 +15,7 @@ from benchmarks.measure import in_turns, quotient
 from benchmarks.trainer import fit
 from ptycho_torch import ObjectFit
 from ptycho_torch.batches.assembly import gather_scaled
-from ptycho_torch.batches.patch_windows import cut_patches, padded_object
+from ptycho_torch.batches.patch_windows import cut_patches, stack_objects
 
 COPY = "device-to-device copy"
 
@@ -97,12 +97,12 @@ def _patches(bench: Bench, part: Part, device: torch.device) -> None:
     N, count = bench.pick((64, 4096), (16, 32))
     generator = torch.Generator().manual_seed(0)
     obj = torch.rand((600 + N, 600 + N, 2), generator=generator)
-    padded, margin = padded_object(torch.view_as_complex(obj).to(device), N)
+    stack = stack_objects({0: torch.view_as_complex(obj)}, N).to(device)
     origins = (torch.rand((count // 4, 4, 2), generator=generator) * 598 + N // 2).to(device)
     scan_id = torch.zeros(len(origins), dtype=torch.int64, device=device)
 
     def cut() -> Tensor:
-        return cut_patches((padded,), margin, scan_id, origins, N)
+        return cut_patches((stack,), scan_id, origins, N)
 
     seconds = in_turns({"patches": _finished(cut)}, bench.repetitions(11), warm_ups=3)
     part.rate("patches", f"N = {N}, {count} at a time", seconds["patches"], count, "patches/s")

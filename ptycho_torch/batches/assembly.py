@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ptycho_torch.batches.batch import PtychoBatch
-from ptycho_torch.batches.buffers import BufferPool, uninitialised
+from ptycho_torch.batches.buffers import BufferPool, block_length, uninitialised
 from ptycho_torch.batches.patch_windows import cut_patches
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.tables import DeviceTables
@@ -60,9 +60,7 @@ def assemble(
         content["Y"] = gather_patches(selection.patches, selection.patch_rows)
     elif selection.origins is not None:
         N = frames.shape[-1]
-        content["Y"] = cut_patches(
-            tables.objects, tables.margin, selection.scan_id, selection.origins, N, pool
-        )
+        content["Y"] = cut_patches(tables.objects, selection.scan_id, selection.origins, N, pool)
     # The class's own constructor checks field by field, which takes three times as long.
     return PtychoBatch.from_tensordict(TensorDict(content, batch_size=[len(selection)]))
 
@@ -130,9 +128,7 @@ def gather_scaled(
     groups, channels = inverse.shape
     X = uninitialised((groups, channels, *frames.shape[1:]), frames.device, pool)
     weights = scale.view(-1, 1, 1, 1)
-    step = groups
-    if frames.device.type == "cpu":
-        step = max(1, BLOCK_BYTES // (4 * math.prod(X.shape[1:])))
+    step = block_length(groups, 4 * math.prod(X.shape[1:]), frames.device, BLOCK_BYTES)
     blocks = [(inverse, weights, X)]
     if step < groups:
         parts = (torch.split(tensor, step) for tensor in (inverse, weights, X))

@@ -58,7 +58,7 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_and_travel_beside_the_step(
 
 def assert_nothing_waits(case: dict[str, object]) -> None:
     waited = pretended_cuda.synchronisations()
-    assert not waited or case == {"scans": 3, "truth": "object"}, (case, waited)
+    assert not waited, (case, waited)
     sent = [copy for copy in pretended_cuda.COPIES if copy.of_batches]
     assert sent
     for copy in sent:
