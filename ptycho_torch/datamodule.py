@@ -377,7 +377,7 @@ class PtychoDataModule(LightningDataModule):
         if self.assemble_on == "auto" and device.type == "cpu":
             return gathered_here(dataset, workers=workers)
         gather = not self._copies.holds(dataset, device, self.residency)
-        if self.assemble_on == "device":
+        if self.assemble_on == "device" and workers:
             return selected_by_workers(dataset, stage, gather=gather)
         return selected_here(dataset, stage, gather=gather, workers=workers, device=device)
 

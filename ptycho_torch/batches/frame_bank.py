@@ -78,20 +78,23 @@ class FrameBank:
             if start != stop:
                 yield scan, slice(start, stop), numbers[start:stop] - self.starts[scan]
 
-    def fetch(self, numbers: NDArray[np.integer]) -> Tensor:
+    def fetch(self, numbers: NDArray[np.integer], *, pin: bool = False) -> Tensor:
         """Copy frames by number, as stored.
 
         Parameters
         ----------
         numbers
             Frame numbers, sorted, shape (U,).
+        pin
+            Into page-locked memory, from which copies to a GPU run beside everything else.
 
         Returns
         -------
         frames
             (U, N, N), in this bank's dtype.
         """
-        out = torch.empty((len(numbers), self.N, self.N), dtype=torch_dtype(self.dtype))
+        shape, dtype = (len(numbers), self.N, self.N), torch_dtype(self.dtype)
+        out = torch.empty(shape, dtype=dtype, pin_memory=pin)
         for scan, part, rows in self.of_scans(numbers):
             stored = tensor_over(self._frames[scan].stored)
             if stored.dtype == out.dtype:

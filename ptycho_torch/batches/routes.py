@@ -60,16 +60,21 @@ class Probeless(Dataset[PtychoBatch]):
 class Selections(Dataset[FrameSelection]):
     """A dataset before its assembly: indices, and each frame once."""
 
-    def __init__(self, dataset: PtychoDataset, stage: str, *, gather: bool) -> None:
+    def __init__(
+        self, dataset: PtychoDataset, stage: str, *, gather: bool, pin: bool = False
+    ) -> None:
         self.dataset = dataset
         self.stage = stage
         self.gather = gather
+        self.pin = pin
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, indices: Sequence[int]) -> FrameSelection:
-        return replace(self.dataset.select(indices, gather=self.gather), stage=self.stage)
+        selection = self.dataset.select(indices, gather=self.gather, pin=self.pin)
+        selection = replace(selection, stage=self.stage)
+        return selection.pin_memory() if self.pin else selection
 
 
 class Indices(Dataset[Sequence[int]]):
@@ -113,10 +118,5 @@ def selected_here(
     dataset: PtychoDataset, stage: str, *, gather: bool, workers: bool, device: torch.device
 ) -> Route:
     """Workers read frames from disk; this process copies each once, ready for the device."""
-    select = Selections(dataset, stage, gather=gather).__getitems__
-
-    def pinned(indices: Sequence[int]) -> FrameSelection:
-        selection = select(indices)
-        return selection.pin_memory() if device.type == "cuda" else selection
-
-    return Route(Indices(dataset, read=workers and gather), partial(map, pinned))
+    here = Selections(dataset, stage, gather=gather, pin=device.type == "cuda")
+    return Route(Indices(dataset, read=workers and gather), partial(map, here.__getitems__))

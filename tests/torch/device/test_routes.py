@@ -25,6 +25,7 @@ from device_cases import (  # noqa: E402
     fitted,
     pretending,
     scan_of,
+    trainer_on,
 )
 
 from ptycho_torch import PtychoBatch, PtychoDataModule  # noqa: E402
@@ -48,19 +49,21 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_and_travel_beside_the_step(
         if pretending():
             pretended_cuda.forget()
             waits = pretended_cuda.waits_of_streams()
-        found = fitted(data).seen["train"]
+        seen = fitted(data).seen
+        found, batches = seen["train"], sum(map(len, seen.values()))
         assert {batch.X.device for batch in found} == {device()}, case
         if pretending():
-            assert pretended_cuda.waits_of_streams() - waits >= len(found), case
-            assert_nothing_waits(case)
+            assert pretended_cuda.waits_of_streams() - waits >= batches, case
+            # What is small together, frames, ready-made patches; or a finished batch.
+            assert_nothing_waits(case, (8 if assemble_on == "worker" else 3) * batches)
         assert_same(found, wanted)
 
 
-def assert_nothing_waits(case: dict[str, object]) -> None:
+def assert_nothing_waits(case: dict[str, object], copies: int) -> None:
     waited = pretended_cuda.synchronisations()
     assert not waited, (case, waited)
     sent = [copy for copy in pretended_cuda.COPIES if copy.of_batches]
-    assert sent
+    assert 0 < len(sent) <= copies, (case, len(sent), copies, sent)
     for copy in sent:
         assert copy.pinned, copy
         assert copy.non_blocking, copy
@@ -120,3 +123,29 @@ def test_a_broadcast_probe_is_pinned_and_sent_once(tmp_path: Path) -> None:
         probes = [copy for copy in pretended_cuda.COPIES if copy.dtype == torch.complex64]
         assert sum(copy.nbytes for copy in probes) == 8 * SIDE**2 * (1 + BATCH * 4)  # and Y
         assert all(copy.pinned and copy.non_blocking for copy in probes)
+
+
+@pytest.mark.parametrize("truth", ["object", "file"])
+@pytest.mark.parametrize("assemble_on", ["auto", "device"])
+def test_frames_are_gathered_straight_into_pinned_memory(
+    assemble_on: str, truth: str, tmp_path: Path
+) -> None:
+    if not pretending():
+        pytest.skip("a GPU keeps no record of copies")
+    data = data_of(tmp_path, truth=truth, assemble_on=assemble_on, residency="host")
+    data.trainer = trainer_on("gpu")
+    again: list[torch.Tensor] = []
+    pin = torch.Tensor.pin_memory
+
+    def recorded(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_pinned():
+            again.append(tensor)
+        return pin(tensor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "pin_memory", recorded)
+        next(iter(data.train_dataloader()))
+    assert {tensor.dtype for tensor in again} == {torch.uint8}  # what is small together
+    copies = [copy for copy in pretended_cuda.COPIES if copy.shape[1:] == (SIDE, SIDE)]
+    assert copies
+    assert all(copy.pinned for copy in copies)
