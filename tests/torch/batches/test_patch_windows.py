@@ -47,6 +47,21 @@ def test_patches_equal_the_numpy_truth_for_several_objects(
         )
 
 
+@pytest.mark.parametrize("modulus", [1e-3, 1.0, 100.0])
+def test_rounding_of_patches_is_relative_to_the_largest_modulus(
+    device: str, modulus: float
+) -> None:
+    rng = np.random.default_rng(0)
+    obj = (modulus * np.exp(2j * np.pi * rng.random((200, 200)))).astype(np.complex64)
+    origins = rng.uniform(40, 150, (200, 4, 2)).astype(np.float32)
+    stack = stack_objects({0: torch.from_numpy(obj)}, 64).to(device)
+    scan_id = torch.zeros(len(origins), dtype=torch.int64, device=device)
+    Y = cut_patches((stack,), scan_id, torch.from_numpy(origins).to(device), 64).cpu().numpy()
+    expected = np.stack([reference_patches(obj, x, y, 64) for x, y in origins.transpose(0, 2, 1)])
+    error = np.abs(Y.transpose(0, 3, 1, 2) - expected).max()
+    assert error <= 4e-7 * np.abs(obj).max()
+
+
 @pytest.mark.parametrize("double", [False, True])
 def test_patches_cut_in_blocks_equal_patches_cut_at_once(
     double: bool, device: str, monkeypatch: pytest.MonkeyPatch
