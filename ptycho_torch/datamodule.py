@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -15,7 +16,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from ptycho_torch.batches.assembly import assemble, probe_of_groups
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
@@ -34,6 +34,7 @@ from ptycho_torch.batches.routes import (
 from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape
 from ptycho_torch.batches.selection import FrameSelection
+from ptycho_torch.batches.sending import Parcel, dtype_of_X, require_float64, sent
 from ptycho_torch.data.caches.names import check_policy
 from ptycho_torch.data.config import (
     GroundTruth,
@@ -97,8 +98,8 @@ class PtychoDataModule(LightningDataModule):
         ``"auto"``: on the device where a Trainer runs on a GPU, else by a thread of this process,
         one batch ahead, while workers read frames from disk. The numbers are the same.
     residency
-        ``"device"`` keeps all frames in GPU memory, ``"host"`` sends those of each batch,
-        ``"auto"`` keeps them where they fit in half of the free memory.
+        Under a Trainer on a GPU: ``"device"`` keeps all frames in its memory, ``"host"`` sends
+        those of each batch, ``"auto"`` keeps them where they fit in half of the free memory.
     prepare_data_per_node
         Lightning's switch: group and cache once per node, or once for all nodes.
     shuffle
@@ -296,26 +297,25 @@ class PtychoDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Copy a batch to the device, and the probe of each scan only once."""
-        if isinstance(batch, FrameSelection):
-            return batch.to(device, non_blocking=True)
+        """Open a parcel and finish what is in it; copy anything else, as Lightning does."""
+        if isinstance(batch, Parcel):
+            dataset, dtype = self.dataset(cast("Stage", batch.stage)), dtype_of_X(self.trainer)
+            finished = self._copies.finished(batch.opened(), dataset, device)
+            return finished if dtype == torch.float32 else finished.to(dtype)
         if isinstance(batch, PtychoBatch) and batch.X.device == device:
             return batch
-        if isinstance(batch, PtychoBatch) and device.type != "cpu" and self.trainer is not None:
-            probes = self._copies.tables(self.dataset(self._stage()), device, resident=False).probes
-            moved = batch.exclude("probe").to(device, non_blocking=True)
-            moved.probe = probe_of_groups(probes, moved.scan_id)
-            return moved
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Assemble on its device what the loader handed over unassembled."""
+        """Assemble on its device what a loader without a Trainer handed over unassembled."""
         if not isinstance(batch, FrameSelection):
             return batch
-        resident = batch.frames is None
         dataset = self.dataset(cast("Stage", batch.stage))
-        tables = self._copies.tables(dataset, batch.inverse.device, resident=resident)
-        return assemble(batch, tables)
+        return self._copies.finished(batch, dataset, batch.inverse.device)
+
+    def teardown(self, stage: str) -> None:
+        """Give the memory of devices back."""
+        self._copies.release()
 
     def _open(self, scans: Scans) -> PtychoDataset:
         return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
@@ -344,6 +344,8 @@ class PtychoDataModule(LightningDataModule):
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
         route = self._route(stage, dataset, device)
+        if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
+            route = route.then(partial(sent, stage=stage, device=device))
         trainer, one = self.trainer, {"num_replicas": 1, "rank": 0}
         sampler = EpochSampler(
             dataset,
@@ -360,7 +362,7 @@ class PtychoDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda" and not route.passes_indices,
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
@@ -368,11 +370,11 @@ class PtychoDataModule(LightningDataModule):
     def _route(self, stage: Stage, dataset: PtychoDataset, device: torch.device) -> Route:
         workers = self.num_workers > 0
         if self.assemble_on == "worker":
-            return finished_by_workers(dataset)
+            return finished_by_workers(dataset, probes=device.type != "cuda")
         if self.assemble_on == "auto" and device.type == "cpu":
             return gathered_here(dataset, workers=workers)
         gather = not self._copies.holds(dataset, device, self.residency)
-        if self.assemble_on == "device":
+        if self.assemble_on == "device" and workers:
             return selected_by_workers(dataset, stage, gather=gather)
         return selected_here(dataset, stage, gather=gather, workers=workers, device=device)
 
@@ -383,15 +385,9 @@ class PtychoDataModule(LightningDataModule):
     def _device(self) -> torch.device:
         if self.trainer is None:
             return torch.device("cpu")
-        return self.trainer.strategy.root_device
-
-    def _stage(self) -> Stage:
-        trainer = self.trainer
-        if trainer is None or trainer.training:
-            return "train"
-        if trainer.testing:
-            return "test"
-        return "predict" if trainer.predicting else "val"
+        device = self.trainer.strategy.root_device
+        require_float64(device)
+        return device
 
 
 def _shown(scans: Scans) -> str:

@@ -15,7 +15,7 @@ from benchmarks.measure import in_turns, quotient
 from benchmarks.trainer import fit
 from ptycho_torch import ObjectFit
 from ptycho_torch.batches.assembly import gather_scaled
-from ptycho_torch.batches.patch_windows import cut_patches, padded_object
+from ptycho_torch.batches.patch_windows import cut_patches, stack_objects
 
 COPY = "device-to-device copy"
 
@@ -50,12 +50,14 @@ def _assembly(
     frames = dataset.bank.copy_to(device)
     generator = torch.Generator().manual_seed(0)
     nn = torch.from_numpy(dataset.index.nn_indices).long()
-    chosen = nn[torch.randint(len(nn), (batch_size,), generator=generator)].to(device)
-    scale = torch.full((batch_size,), 0.5, device=device)
     count = bench.pick(100, 3)
-    rows = chosen.flatten()
+    # Other groups and another place every time: what stays in the device's cache proves nothing.
+    drawn = torch.randint(len(nn), (count, batch_size), generator=generator)
+    chosen = [nn[groups].to(device) for groups in drawn]
+    every = [groups.flatten() for groups in chosen]
+    rows = every[0]
+    scale = torch.full((batch_size,), 0.5, device=device)
     out = torch.empty((len(rows), N, N), device=device)
-    # Another place for every copy: a batch that stays in the device's cache proves nothing.
     places = (
         torch.randint(len(frames) - len(rows) + 1, (count,), generator=generator).tolist()
         if (len(frames) > len(rows))
@@ -68,12 +70,12 @@ def _assembly(
             out.copy_(source[place : place + len(rows)])
 
     def gathers() -> None:
-        for _ in range(count):
-            torch.index_select(frames, 0, rows, out=out)
+        for numbers in every:
+            torch.index_select(frames, 0, numbers, out=out)
 
     def assembled() -> None:
-        for _ in range(count):
-            gather_scaled(frames, chosen, scale, counts=False)
+        for groups in chosen:
+            gather_scaled(frames, groups, scale, counts=False)
 
     works = {COPY: copies, "index_select(out=)": gathers, "X assembly": assembled}
     seconds = in_turns(
@@ -97,12 +99,12 @@ def _patches(bench: Bench, part: Part, device: torch.device) -> None:
     N, count = bench.pick((64, 4096), (16, 32))
     generator = torch.Generator().manual_seed(0)
     obj = torch.rand((600 + N, 600 + N, 2), generator=generator)
-    padded, margin = padded_object(torch.view_as_complex(obj).to(device), N)
+    stack = stack_objects({0: torch.view_as_complex(obj)}, N).to(device)
     origins = (torch.rand((count // 4, 4, 2), generator=generator) * 598 + N // 2).to(device)
     scan_id = torch.zeros(len(origins), dtype=torch.int64, device=device)
 
     def cut() -> Tensor:
-        return cut_patches((padded,), margin, scan_id, origins, N)
+        return cut_patches((stack,), scan_id, origins, N)
 
     seconds = in_turns({"patches": _finished(cut)}, bench.repetitions(11), warm_ups=3)
     part.rate("patches", f"N = {N}, {count} at a time", seconds["patches"], count, "patches/s")

@@ -14,7 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Part, Target
 from benchmarks.measure import in_turns
 from ptycho_torch.batches.buffers import BufferPool
-from ptycho_torch.batches.patch_windows import cut_patches, padded_object
+from ptycho_torch.batches.patch_windows import cut_patches, stack_objects
 from ptycho_torch.data.patches import reference_patches
 
 CHANNELS = 4
@@ -37,7 +37,7 @@ def _one(bench: Bench, part: Part, N: int, count: int) -> None:
     positions = random.uniform(N // 2, side - N // 2 - 2, (count, 2)).astype(np.float32)
     x, y = np.ascontiguousarray(positions.T)
     obj_tensor = torch.from_numpy(obj)
-    padded, margin = padded_object(obj_tensor, N)
+    stack = stack_objects({0: obj_tensor}, N)
     origins = torch.from_numpy(positions).view(-1, CHANNELS, 2)
     scan_id = torch.zeros(len(origins), dtype=torch.int64)
     planes = torch.view_as_real(obj_tensor).permute(2, 0, 1)[None].contiguous()
@@ -46,7 +46,7 @@ def _one(bench: Bench, part: Part, N: int, count: int) -> None:
     pool = BufferPool()  # as a dataset has it
 
     def ours() -> Tensor:
-        return cut_patches((padded,), margin, scan_id, origins, N, pool)
+        return cut_patches((stack,), scan_id, origins, N, pool)
 
     def sampled() -> Tensor:
         found = _sample(planes, _grid(torch.from_numpy(positions), N, side))

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ptycho_torch.batches.batch import PtychoBatch
-from ptycho_torch.batches.buffers import BufferPool, uninitialised
+from ptycho_torch.batches.buffers import BufferPool, block_length, uninitialised
 from ptycho_torch.batches.patch_windows import cut_patches
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.tables import DeviceTables
@@ -56,13 +56,11 @@ def assemble(
         "probe": probe_of_groups(tables.probes, selection.scan_id),
         "scale": selection.scale,
     }
-    if selection.patches is not None:
-        content["Y"] = gather_patches(selection.patches, selection.inverse)
+    if selection.patches is not None and selection.patch_rows is not None:
+        content["Y"] = gather_patches(selection.patches, selection.patch_rows)
     elif selection.origins is not None:
         N = frames.shape[-1]
-        content["Y"] = cut_patches(
-            tables.objects, tables.margin, selection.scan_id, selection.origins, N, pool
-        )
+        content["Y"] = cut_patches(tables.objects, selection.scan_id, selection.origins, N, pool)
     # The class's own constructor checks field by field, which takes three times as long.
     return PtychoBatch.from_tensordict(TensorDict(content, batch_size=[len(selection)]))
 
@@ -85,18 +83,18 @@ def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
     return probes[scan_id]
 
 
-def gather_patches(patches: Tensor, inverse: Tensor) -> Tensor:
+def gather_patches(patches: Tensor, rows: Tensor) -> Tensor:
     """Y of every group from ready-made patches, (B, N, N, C), in their dtype.
 
     Parameters
     ----------
     patches
         complex64, (U, N, N).
-    inverse
+    rows
         int64, (B, C): rows of ``patches``.
     """
-    chosen = patches.index_select(0, inverse.flatten())
-    return chosen.view(*inverse.shape, *patches.shape[1:]).permute(0, 2, 3, 1)
+    chosen = patches.index_select(0, rows.flatten())
+    return chosen.view(*rows.shape, *patches.shape[1:]).permute(0, 2, 3, 1)
 
 
 def gather_scaled(
@@ -130,9 +128,7 @@ def gather_scaled(
     groups, channels = inverse.shape
     X = uninitialised((groups, channels, *frames.shape[1:]), frames.device, pool)
     weights = scale.view(-1, 1, 1, 1)
-    step = groups
-    if frames.device.type == "cpu":
-        step = max(1, BLOCK_BYTES // (4 * math.prod(X.shape[1:])))
+    step = block_length(groups, 4 * math.prod(X.shape[1:]), frames.device, BLOCK_BYTES)
     blocks = [(inverse, weights, X)]
     if step < groups:
         parts = (torch.split(tensor, step) for tensor in (inverse, weights, X))

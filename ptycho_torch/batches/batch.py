@@ -5,12 +5,14 @@ Owns the names, shapes and dtypes of a batch. Knows nothing of files, scans or l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
+
+from ptycho_torch.batches.sending import require_float64
 
 _Photons = float  # within the class, float is a method
 
@@ -95,12 +97,32 @@ class PtychoBatch(TensorClass):
         dtype = kwargs.pop("dtype", None)
         dtypes = [arg for arg in args if isinstance(arg, torch.dtype)]
         others = [arg for arg in args if not isinstance(arg, torch.dtype)]
+        device = kwargs.get("device", others[0] if others else None)
+        if isinstance(device, str | torch.device):
+            require_float64(device)
+            if torch.device(device).type != "cuda":
+                # Elsewhere nothing waits for such a copy, and its values are read too early.
+                kwargs.pop("non_blocking", None)
         moved = self
         if others or kwargs:
-            content = self._tensordict.to(*others, **kwargs)  # type: ignore[attr-defined]
-            moved = type(self).from_tensordict(content)
+            moved = self._moved(lambda content: content.to(*others, **kwargs))
         dtype = dtypes[0] if dtypes else dtype
         return moved if dtype is None else _cast(moved, dtype)
+
+    def pin_memory(self, *args: Any, **kwargs: Any) -> PtychoBatch:
+        """Copy to page-locked memory, as a tensordict does."""
+        return self._moved(lambda content: content.pin_memory(*args, **kwargs))
+
+    def _moved(self, move: Callable[[TensorDict], TensorDict]) -> PtychoBatch:
+        """Move all tensors; a probe that is broadcast over the groups travels once."""
+        content, probe = self._tensordict, self._tensordict.get("probe", None)  # type: ignore[attr-defined]
+        if probe is None or not probe.ndim or len(probe) < 2 or probe.stride(0):
+            return type(self).from_tensordict(move(content))
+        parts = TensorDict({"others": content.exclude("probe"), "probe": probe[:1]}, [])
+        moved = move(parts)
+        others = moved["others"]
+        others["probe"] = moved["probe"].expand(probe.shape)
+        return type(self).from_tensordict(others)
 
     def float(self) -> PtychoBatch:  # type: ignore[override]
         """X as float32 and Y as complex64."""

@@ -24,6 +24,9 @@ KEPT_BYTES = 512 * 2**20
 """Bytes of all free buffers together; beyond them the sizes that came
 back the longest time ago go."""
 
+GPU_BLOCK_BYTES = 16 * 2**20
+"""Bytes of a block on a GPU: its second-level cache holds one, and one that is made of it."""
+
 
 class BufferPool:
     """Tensors whose memory returns here once nothing refers to it any more.
@@ -81,3 +84,12 @@ def uninitialised(shape: tuple[int, ...], device: torch.device, pool: BufferPool
     if pool is not None and device.type == "cpu":
         return pool.take(shape)
     return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+def block_length(count: int, nbytes: int, device: torch.device, cpu_bytes: int) -> int:
+    """How many of ``count`` items of so many bytes to work on at a time, to keep them in cache.
+
+    ``cpu_bytes`` fit in that of a CPU, :data:`GPU_BLOCK_BYTES` in that of a GPU.
+    """
+    block_bytes = cpu_bytes if device.type == "cpu" else GPU_BLOCK_BYTES
+    return max(1, min(count, block_bytes // nbytes))

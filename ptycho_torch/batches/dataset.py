@@ -285,7 +285,11 @@ class PtychoDataset(Dataset[PtychoBatch]):
                 yield assemble(part, self.tables, self._pool)
 
     def select(
-        self, indices: Sequence[int] | NDArray[np.integer], *, gather: bool = True
+        self,
+        indices: Sequence[int] | NDArray[np.integer],
+        *,
+        gather: bool = True,
+        pin: bool = False,
     ) -> FrameSelection:
         """What :func:`~ptycho_torch.batches.assembly.assemble` needs for a batch.
 
@@ -296,6 +300,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
         gather
             Copy each frame (and ready-made patch) once into the selection; else ``inverse`` holds
             frame numbers of :attr:`bank`, for tables that hold all frames.
+        pin
+            Copy them straight into page-locked memory.
         """
         return select(
             self._take(indices),
@@ -303,6 +309,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
             gather=gather,
             patch_positions=self._patch_positions,
             ready_patches=self.ground_truth == "file",
+            pin=pin,
         )
 
     def read_ahead(self, indices: Sequence[int] | NDArray[np.integer]) -> None:

@@ -5,7 +5,7 @@ Owns where a frame lies; frames stay mapped files until they are asked for. Know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -57,6 +57,11 @@ class FrameBank:
         """Bytes of all frames as stored."""
         return int(self.starts[-1]) * self.N**2 * self.dtype.itemsize
 
+    @property
+    def identity(self) -> Hashable:
+        """Equal for banks of the same frames, while one of them lives: the same files or arrays."""
+        return str(self.dtype), *map(_identity, self._frames)
+
     def whole(self) -> Tensor | None:
         """All frames as one tensor over the map, (M, N, N), where there is one scan; else None.
 
@@ -84,20 +89,23 @@ class FrameBank:
             if start != stop:
                 yield scan, slice(start, stop), numbers[start:stop] - self.starts[scan]
 
-    def fetch(self, numbers: NDArray[np.integer]) -> Tensor:
+    def fetch(self, numbers: NDArray[np.integer], *, pin: bool = False) -> Tensor:
         """Copy frames by number, as stored.
 
         Parameters
         ----------
         numbers
             Frame numbers, sorted, shape (U,).
+        pin
+            Into page-locked memory, from which copies to a GPU run beside everything else.
 
         Returns
         -------
         frames
             (U, N, N), in this bank's dtype.
         """
-        out = torch.empty((len(numbers), self.N, self.N), dtype=torch_dtype(self.dtype))
+        shape, dtype = (len(numbers), self.N, self.N), torch_dtype(self.dtype)
+        out = torch.empty(shape, dtype=dtype, pin_memory=pin)
         for scan, part, rows in self.of_scans(numbers):
             stored = tensor_over(self._frames[scan].stored)
             if stored.dtype == out.dtype:
@@ -130,6 +138,13 @@ class FrameBank:
             for first, stop, block in frames.chunks():
                 whole[start + first : start + stop].copy_(tensor_over(block))
         return whole
+
+
+def _identity(frames: Frames) -> Hashable:
+    if frames.path is None:
+        stored = frames.stored
+        return stored.__array_interface__["data"][0], stored.shape, stored.strides
+    return frames.field, frames.identity()
 
 
 def _refuse_unlike(other: Frames, first: Frames) -> None:

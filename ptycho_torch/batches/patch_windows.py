@@ -6,41 +6,76 @@ only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
-from ptycho_torch.batches.buffers import BufferPool, uninitialised
+from ptycho_torch.batches.buffers import BufferPool, block_length, uninitialised
 
 WINDOW_BYTES = 2 * 2**20
 """Bytes of windows gathered at a time, so that interpolation finds them in the CPU's cache."""
 
 
-def padded_object(obj: Tensor, N: int) -> tuple[Tensor, int]:
-    """Surround an object with zeros, wide enough for every patch of N x N pixels.
+@dataclass(frozen=True)
+class ObjectStack:
+    """Objects of one precision below each other in one tensor: patches of all are one gather.
+
+    Attributes
+    ----------
+    pixels
+        complex64 or complex128, (H, W); around every object lie zeros, wide enough for each patch.
+    tops, heights
+        First row and rows of every scan's object with its margin, int64, (S,).
+    own
+        Whether a scan's object is in this stack, bool, (S,).
+    margin
+        Zeros on every side of an object, in pixels.
+    """
+
+    pixels: Tensor
+    tops: Tensor
+    heights: Tensor
+    own: Tensor
+    margin: int
+
+    def to(self, device: torch.device | str) -> ObjectStack:
+        """Copy to ``device``."""
+        names = ("pixels", "tops", "heights", "own")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def stack_objects(objects: Mapping[int, Tensor], N: int, scans: int | None = None) -> ObjectStack:
+    """Stack objects for patches of N x N pixels.
 
     Parameters
     ----------
-    obj
-        complex, (H, W).
+    objects
+        By the number of their scan, complex, (H, W), all of one dtype.
     N
         Pixels along a patch's side.
-
-    Returns
-    -------
-    padded
-        (H + 2 * margin, W + 2 * margin), the dtype of ``obj``.
-    margin
-        Zeros on every side, in pixels.
+    scans
+        How many scans there are; None: those that have an object here.
     """
     margin = N + 1 + N // 2
-    padded = obj.new_zeros((obj.shape[0] + 2 * margin, obj.shape[1] + 2 * margin))
-    padded[margin:-margin, margin:-margin] = obj
-    return padded, margin
+    scans = len(objects) if scans is None else scans
+    width = max(obj.shape[1] for obj in objects.values()) + 2 * margin
+    height = sum(obj.shape[0] + 2 * margin for obj in objects.values())
+    pixels = next(iter(objects.values())).new_zeros((height, width))
+    tops = torch.zeros(scans, dtype=torch.int64)
+    heights, own = torch.full_like(tops, height), torch.zeros(scans, dtype=torch.bool)
+    top = 0
+    for scan, obj in objects.items():
+        rows, columns = obj.shape
+        pixels[top + margin : top + margin + rows, margin : margin + columns] = obj
+        tops[scan], heights[scan], own[scan] = top, rows + 2 * margin, True
+        top += rows + 2 * margin
+    return ObjectStack(pixels, tops, heights, own, margin)
 
 
 def cut_patches(
-    objects: tuple[Tensor, ...],
-    margin: int,
+    stacks: tuple[ObjectStack, ...],
     scan_id: Tensor,
     origins: Tensor,
     N: int,
@@ -50,10 +85,8 @@ def cut_patches(
 
     Parameters
     ----------
-    objects
-        One padded object per scan, complex64 or complex128, (H', W').
-    margin
-        Zeros on every side of the objects, in pixels: see :func:`padded_object`.
+    stacks
+        The objects of all scans, one stack for each precision.
     scan_id
         int64, (B,): which object.
     origins
@@ -69,35 +102,28 @@ def cut_patches(
     Y
         complex64, (B, N, N, C), a view of contiguous (B, C, N, N).
     """
-    groups, channels = origins.shape[:2]
-    if len(objects) == 1:
-        patches = _cut_one(objects[0], margin, origins.reshape(-1, 2), N, pool)
-        return patches.view(groups, channels, N, N).permute(0, 2, 3, 1)
-    patches = origins.new_empty((groups, channels, N, N), dtype=torch.complex64)
-    for index, obj in enumerate(objects):
-        rows = (scan_id == index).nonzero().squeeze(1)
-        if len(rows):
-            cut = _cut_one(obj, margin, origins[rows].reshape(-1, 2), N)
-            patches[rows] = cut.view(len(rows), channels, N, N)
-    return patches.permute(0, 2, 3, 1)
+    Y = _cut(stacks[0], scan_id, origins, N, pool)
+    for stack in stacks[1:]:
+        own = stack.own[scan_id][:, None, None, None]
+        Y = torch.where(own, _cut(stack, scan_id, origins, N, pool), Y)
+    return Y.permute(0, 2, 3, 1)
 
 
-def _cut_one(
-    obj: Tensor, margin: int, origins: Tensor, N: int, pool: BufferPool | None = None
+def _cut(
+    stack: ObjectStack, scan_id: Tensor, origins: Tensor, N: int, pool: BufferPool | None
 ) -> Tensor:
-    """Patches of one object, complex64, (L, N, N), at origins (L, 2)."""
-    windows = _windows(obj, N)
+    """Patches from one stack, complex64, (B, C, N, N)."""
+    groups, channels = origins.shape[:2]
+    windows = _windows(stack.pixels, N)
     # The sample coordinate j + origin is rounded to the object's precision: see data.patches.
-    origins = origins.to(windows.dtype)
+    origins = origins.reshape(-1, 2).to(windows.dtype)
     corners = origins.floor()
     x_weights, y_weights = _weights(origins, corners, N)
-    numbers = _window_numbers(corners.long() + (margin - N // 2), obj.shape, N)
-    patches = uninitialised((len(origins), N, 2 * N), obj.device, pool)
-    step = max(1, len(origins))
-    if obj.device.type == "cpu":
-        step = max(1, WINDOW_BYTES // (8 * (N + 1) ** 2))
+    numbers = _window_numbers(stack, scan_id, corners.long(), N)
+    patches = uninitialised((len(origins), N, 2 * N), windows.device, pool)
+    step = block_length(len(origins), 8 * (N + 1) ** 2, windows.device, WINDOW_BYTES)
     window_memory, line_memory = (
-        windows.new_empty((min(step, len(origins)), side, 2 * (N + 1))) for side in (N + 1, N)
+        windows.new_empty((step, side, 2 * (N + 1))) for side in (N + 1, N)
     )
     for start in range(0, len(origins), step):
         block = slice(start, start + step)
@@ -111,7 +137,7 @@ def _cut_one(
             torch.lerp(left, right, x_weights[block], out=out)
         else:
             out.copy_(torch.lerp(left, right, x_weights[block]))
-    return torch.view_as_complex(patches.view(len(origins), N, N, 2))
+    return torch.view_as_complex(patches.view(groups, channels, N, N, 2))
 
 
 def _windows(obj: Tensor, N: int) -> Tensor:
@@ -127,12 +153,22 @@ def _windows(obj: Tensor, N: int) -> Tensor:
     return rows_of_pairs.as_strided(shape, (2, 2 * width, 1))
 
 
-def _window_numbers(corners: Tensor, shape: torch.Size, N: int) -> Tensor:
+def _window_numbers(stack: ObjectStack, scan_id: Tensor, corners: Tensor, N: int) -> Tensor:
     """Which window has its corner at (x, y), int64, (L,); patches far outside use the margin."""
-    height, width = shape
-    columns = corners[:, 0].clamp(0, width - N - 1)
-    rows = corners[:, 1].clamp(0, height - N - 1)
-    return rows * width + columns
+    height, width = stack.pixels.shape
+    columns, rows = (corners + (stack.margin - N // 2)).clamp_min(0).t()
+    columns = columns.clamp_max(width - N - 1)
+    if len(stack.tops) == 1:
+        rows = rows.clamp_max(height - N - 1)
+    else:
+        channels = len(corners) // max(1, len(scan_id))
+        tops, last = (
+            of_scan[scan_id][:, None].expand(-1, channels).flatten()
+            for of_scan in (stack.tops, stack.heights - (N + 1))
+        )
+        rows = tops + rows.clamp_max(last)
+    numbers: Tensor = rows * width + columns
+    return numbers
 
 
 def _weights(origins: Tensor, corners: Tensor, N: int) -> tuple[Tensor, Tensor]:

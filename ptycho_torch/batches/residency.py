@@ -1,20 +1,25 @@
 """What lives on a device: the tables of every dataset, and its frames where they fit.
 
-Owns what was copied where, once, and whether frames stay there. Knows datasets and devices, no
-batches and no trainers.
+Owns what was copied where, once, whether frames stay there, and the batches that are made of it.
+Knows datasets and devices, no trainers.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from ptycho_torch.batches.assembly import assemble, probe_of_groups
+from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.frame_bank import FrameBank
+from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.tables import DeviceTables
 
 logger = logging.getLogger(__name__)
@@ -26,10 +31,12 @@ DEVICE_SHARE = 0.5
 
 
 class DeviceCopies:
-    """Copies of tables and frames on devices; datasets that share frames share the copies."""
+    """What devices hold; datasets of the same frames share one copy of them."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[FrameBank, torch.device], DeviceTables] = {}
+        # With the bank, which keeps alive what tells frames in memory apart; None: they do not fit.
+        self._frames: dict[tuple[Hashable, torch.device], tuple[FrameBank, Tensor | None]] = {}
 
     def holds(self, dataset: PtychoDataset, device: torch.device, residency: Residency) -> bool:
         """Decide whether the frames live on the device, and copy them there if they do.
@@ -39,44 +46,51 @@ class DeviceCopies:
         dataset
             Whose frames.
         device
-            Where to.
+            Where to; frames live on GPUs only.
         residency
-            ``"device"``: they do where memory lasts; ``"host"``: never; ``"auto"``: on a GPU, where
-            they fit in :data:`DEVICE_SHARE` of its free memory.
+            ``"device"``: they do where memory lasts; ``"host"``: never; ``"auto"``: where they fit
+            in :data:`DEVICE_SHARE` of free memory. Memory changes: the first answer stays, until
+            :meth:`release`.
         """
-        held = self._tables.get((dataset.bank, device))
-        if held is not None and held.frames is not None:
-            return True
-        if residency == "host" or (residency == "auto" and not _fits(dataset.bank.nbytes, device)):
+        if residency == "host" or device.type != "cuda":
             return False
-        try:
-            self.tables(dataset, device, resident=True)
-        except torch.OutOfMemoryError:
-            warnings.warn(
-                f"frames of {dataset.bank.nbytes / 2**30:.2f} GiB do not fit on {device}: they are "
-                "sent batch by batch; residency='host' chooses that from the start",
-                stacklevel=2,
-            )
-            return False
-        return True
+        bank, key = dataset.bank, (dataset.bank.identity, device)
+        if key not in self._frames:
+            self._frames[key] = bank, None
+            if residency == "device" or _fits(bank.nbytes, device):
+                try:
+                    self._frames[key] = bank, bank.copy_to(device)
+                except torch.OutOfMemoryError:
+                    warnings.warn(
+                        f"frames of {bank.nbytes / 2**30:.2f} GiB do not fit on {device}: they are "
+                        "sent batch by batch; residency='host' chooses that from the start",
+                        stacklevel=2,
+                    )
+        return self._frames[key][1] is not None
 
-    def tables(
-        self, dataset: PtychoDataset, device: torch.device, *, resident: bool
-    ) -> DeviceTables:
-        """Probes and objects on the device, and with ``resident`` all frames."""
-        # The parts of a scan share its frames, so they share the tables.
+    def finished(
+        self, batch: FrameSelection | PtychoBatch, dataset: PtychoDataset, device: torch.device
+    ) -> PtychoBatch:
+        """Assemble a batch on its device, or give a finished one the probes that it lacks."""
         key = (dataset.bank, device)
         if key not in self._tables:
             self._tables[key] = dataset.frameless_tables.to(device)
-        if resident and self._tables[key].frames is None:
-            frames = dataset.bank.copy_to(device)
-            self._tables[key] = replace(self._tables[key], frames=frames)
-        return self._tables[key]
+        tables = self._tables[key]
+        if isinstance(batch, PtychoBatch):
+            if "probe" not in batch.keys():  # noqa: SIM118
+                batch.probe = probe_of_groups(tables.probes, batch.scan_id)
+            return batch
+        if batch.frames is None and self.holds(dataset, device, "device"):
+            tables = replace(tables, frames=self._frames[dataset.bank.identity, device][1])
+        return assemble(batch, tables)
+
+    def release(self) -> None:
+        """Give all memory back."""
+        self._tables.clear()
+        self._frames.clear()
 
 
 def _fits(nbytes: int, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
     free, _ = torch.cuda.mem_get_info(device)
     fits = nbytes <= DEVICE_SHARE * free
     logger.info(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.selection import FrameSelection
 
@@ -38,14 +39,34 @@ class Route:
         """The source only gives back the indices it is asked for."""
         return isinstance(self.source, Indices)
 
+    def then(self, last: Callable[[Iterator[Any]], Iterator[Any]]) -> Route:
+        """The same way with one more step, in this process."""
+        return replace(self, finish=lambda items: last(self.finish(items)))
+
+
+class Probeless(Dataset[PtychoBatch]):
+    """A dataset's batches without their probes, which live on the device once a scan."""
+
+    def __init__(self, dataset: PtychoDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> PtychoBatch:
+        return self.dataset.__getitems__(indices).exclude("probe")
+
 
 class Selections(Dataset[FrameSelection]):
     """A dataset before its assembly: indices, and each frame once."""
 
-    def __init__(self, dataset: PtychoDataset, stage: str, *, gather: bool) -> None:
+    def __init__(
+        self, dataset: PtychoDataset, stage: str, *, gather: bool, pin: bool = False
+    ) -> None:
         self.dataset = dataset
         self.stage = stage
         self.gather = gather
+        self.pin = pin
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -57,7 +78,9 @@ class Selections(Dataset[FrameSelection]):
 
     def select(self, indices: Sequence[int]) -> FrameSelection:
         """Indices and frames of some groups; whether files changed is not asked."""
-        return replace(self.dataset.select(indices, gather=self.gather), stage=self.stage)
+        selection = self.dataset.select(indices, gather=self.gather, pin=self.pin)
+        selection = replace(selection, stage=self.stage)
+        return selection.pin_memory() if self.pin else selection
 
 
 class Indices(Dataset[Sequence[int]]):
@@ -81,9 +104,9 @@ class Indices(Dataset[Sequence[int]]):
         return indices
 
 
-def finished_by_workers(dataset: PtychoDataset) -> Route:
+def finished_by_workers(dataset: PtychoDataset, *, probes: bool) -> Route:
     """Workers hand over finished batches."""
-    return Route(dataset)
+    return Route(dataset if probes else Probeless(dataset))
 
 
 def gathered_here(dataset: PtychoDataset, *, workers: bool) -> Route:
@@ -102,10 +125,5 @@ def selected_here(
     dataset: PtychoDataset, stage: str, *, gather: bool, workers: bool, device: torch.device
 ) -> Route:
     """Workers read frames from disk; this process copies each once, ready for the device."""
-    select = Selections(dataset, stage, gather=gather).select
-
-    def pinned(indices: Sequence[int]) -> FrameSelection:
-        selection = select(indices)
-        return selection.pin_memory() if device.type == "cuda" else selection
-
-    return Route(Indices(dataset, read=workers), partial(map, pinned))
+    here = Selections(dataset, stage, gather=gather, pin=device.type == "cuda")
+    return Route(Indices(dataset, read=workers and gather), partial(map, here.select))

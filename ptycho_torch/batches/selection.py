@@ -5,8 +5,9 @@ Owns how groups become tensors of indices, positions and frames, on the CPU. Kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
+from ptycho_torch.batches.packing import packed, unpacked
 from ptycho_torch.data.config import PatchPositions
 from ptycho_torch.data.contract import check_complex64
 from ptycho_torch.data.errors import naming
@@ -37,10 +39,13 @@ class FrameSelection:
         As in :class:`~ptycho_torch.batches.batch.PtychoBatch`.
     origins
         Where object patches are cut, (x, y), float32, (B, C, 2), object pixels; None: nowhere.
-    patches
-        Ready-made ground-truth patches, each once like ``frames``, complex64, (U, N, N), or None.
+    patches, patch_rows
+        Ready-made ground-truth patches, each once, complex64, (U, N, N), and where those of every
+        group lie in them, int64, (B, C); or None.
     stage
         The data module's stage that the groups belong to.
+    buffer
+        The memory of everything but frames and patches, once they have travelled; else None.
     """
 
     frames: Tensor | None
@@ -53,18 +58,20 @@ class FrameSelection:
     scale: Tensor
     origins: Tensor | None = None
     patches: Tensor | None = None
+    patch_rows: Tensor | None = None
     stage: str = ""
+    buffer: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inverse)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameSelection:
-        """Copy every tensor to ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """Copy every tensor to ``device``, what is small in one piece."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> FrameSelection:
         """Copy every tensor to page-locked memory, so that copies to a GPU overlap its work."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._moved(lambda tensor: tensor.pin_memory())
 
     def split(self, sizes: list[int]) -> list[FrameSelection]:
         """Cut into consecutive selections of so many groups each.
@@ -83,13 +90,26 @@ class FrameSelection:
             for values in zip(*parts.values(), strict=True)
         ]
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> FrameSelection:
-        changed = {name: change(tensor) for name, tensor in self._tensors().items()}
-        return replace(self, **changed)  # type: ignore[arg-type]
+    def values(self) -> Iterable[Tensor]:
+        """Every tensor."""
+        return self._tensors().values()
 
-    def _tensors(self) -> Mapping[str, Tensor]:
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> FrameSelection:
+        small = self._tensors()
+        large = {name: small.pop(name) for name in ("frames", "patches") if name in small}
+        buffer = self.buffer
+        if buffer is None:
+            buffer, small = packed(small)
+        buffer = move(buffer)
+        moved: dict[str, Any] = {name: move(tensor) for name, tensor in large.items()}
+        moved.update(unpacked(buffer, small))
+        return replace(self, buffer=buffer, **moved)
+
+    def _tensors(self) -> dict[str, Tensor]:
         named = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: value for name, value in named if isinstance(value, Tensor)}
+        return {
+            name: value for name, value in named if isinstance(value, Tensor) and name != "buffer"
+        }
 
 
 def select(
@@ -99,6 +119,7 @@ def select(
     gather: bool,
     patch_positions: PatchPositions | None,
     ready_patches: bool,
+    pin: bool = False,
 ) -> FrameSelection:
     """Look up what the assembly of a batch needs.
 
@@ -114,21 +135,24 @@ def select(
     patch_positions
         Where object patches are cut; None: nowhere.
     ready_patches
-        Copy each ready-made patch once too; each scan must have them. Implies ``gather``.
+        Copy each ready-made patch once too; each scan must have them.
+    pin
+        Copy both straight into page-locked memory, which torch uses again.
     """
     numbers = groups.frame_numbers(bank.starts)
     coords = groups.coords()
-    origins = frames = patches = None
+    origins = frames = patches = patch_rows = None
     if patch_positions is not None:
         centres, relative = coords["coords_offsets"], coords["coords_relative"]
         origins = torch.from_numpy(patch_origins(centres, relative, patch_positions))
     inverse = numbers
     if gather or ready_patches:
         unique, rows = np.unique(numbers, return_inverse=True)
-        inverse = rows.reshape(numbers.shape)
-        frames = bank.fetch(unique)
+        rows = rows.reshape(numbers.shape)
+        if gather:
+            inverse, frames = rows, bank.fetch(unique, pin=pin)
         if ready_patches:
-            patches = _ready_patches(groups, bank, unique)
+            patches, patch_rows = _ready_patches(groups, bank, unique, pin), torch.from_numpy(rows)
     return FrameSelection(
         frames=frames,
         inverse=torch.from_numpy(np.ascontiguousarray(inverse, dtype=np.int64)),
@@ -140,6 +164,7 @@ def select(
         scale=torch.from_numpy(groups.scales[groups.scan_id]),
         origins=origins,
         patches=patches,
+        patch_rows=patch_rows,
     )
 
 
@@ -147,14 +172,16 @@ def _tensor(array: NDArray[np.floating], dtype: type[np.floating]) -> Tensor:
     return torch.from_numpy(array.astype(dtype, copy=False))
 
 
-def _ready_patches(groups: GroupIndex, bank: FrameBank, numbers: NDArray[np.integer]) -> Tensor:
+def _ready_patches(
+    groups: GroupIndex, bank: FrameBank, numbers: NDArray[np.integer], pin: bool
+) -> Tensor:
     """Ready-made patches by frame number, complex64, (U, N, N)."""
-    out = np.empty((len(numbers), bank.N, bank.N), dtype=np.complex64)
+    out = torch.empty((len(numbers), bank.N, bank.N), dtype=torch.complex64, pin_memory=pin)
     for scan, part, rows in bank.of_scans(numbers):
         ready = groups.scans[scan].patches
         assert ready is not None
         values = ready.stored[rows]
         with naming(ready.path):
             check_complex64(values, "Y")
-        out[part] = values
-    return torch.from_numpy(out)
+        out.numpy()[part] = values
+    return out

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptycho_torch.batches.patch_windows import padded_object
+from ptycho_torch.batches.patch_windows import ObjectStack, stack_objects
 from ptycho_torch.data.raw_data import RawData
 
 
@@ -26,10 +26,7 @@ class DeviceTables:
         Probe modes of every scan, complex64, (S, P, N, N); where scans differ in P, the missing
         modes are zero.
     objects
-        One whole object per scan with its margin, complex64 or complex128, (H', W'); empty where
-        no patches are cut from them.
-    margin
-        Zeros on every side of an object, in pixels.
+        The objects of all scans, one stack for each precision; empty where no patches are cut.
     counts
         Stored frames are counts: the amplitude is their square root.
     frames
@@ -37,8 +34,7 @@ class DeviceTables:
     """
 
     probes: Tensor
-    objects: tuple[Tensor, ...] = ()
-    margin: int = 0
+    objects: tuple[ObjectStack, ...] = ()
     counts: bool = False
     frames: Tensor | None = None
 
@@ -53,11 +49,15 @@ class DeviceTables:
         objects
             Keep their objects too, to cut patches from; every scan must have one.
         """
-        padded = [padded_object(_object_of(scan), scan.N) for scan in scans if objects]
+        whole = {number: _object_of(scan) for number, scan in enumerate(scans) if objects}
+        precisions = dict.fromkeys(obj.dtype for obj in whole.values())
+        stacks = (
+            {number: obj for number, obj in whole.items() if obj.dtype == precision}
+            for precision in precisions
+        )
         return cls(
             probes=_stacked_probes(scans),
-            objects=tuple(obj for obj, _ in padded),
-            margin=padded[0][1] if padded else 0,
+            objects=tuple(stack_objects(stack, scans[0].N, len(scans)) for stack in stacks),
             counts=scans[0].frames.measurement == "counts",
         )
 
@@ -66,7 +66,7 @@ class DeviceTables:
         return replace(
             self,
             probes=self.probes.to(device),
-            objects=tuple(obj.to(device) for obj in self.objects),
+            objects=tuple(stack.to(device) for stack in self.objects),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from builders import quiet_trainer
 torch = pytest.importorskip("torch", reason="torch is not installed: batches are its")
 
 from lightning.pytorch import LightningModule  # noqa: E402
+from tensordict import TensorDict  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from ptycho_torch import PtychoBatch, PtychoDataModule, PtychoDataset, simulate_scan  # noqa: E402
+from ptycho_torch.data.errors import OptionError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +135,31 @@ def test_what_a_batch_cannot_do_is_said_in_one_line(batch: PtychoBatch) -> None:
         with pytest.raises((ValueError, AttributeError, RuntimeError), match=said) as caught:
             do()
         assert "\n" not in str(caught.value)
+
+
+def test_a_device_without_float64_is_refused_in_one_line(batch: PtychoBatch, scan: Any) -> None:
+    said = r"^device is mps; expected one with float64.*accelerator=cpu\.$"
+    with pytest.raises(OptionError, match=said):
+        batch.to("mps")
+    data = PtychoDataModule(scan, ground_truth="none", split="none")
+    strategy = SimpleNamespace(root_device=torch.device("mps"))
+    data.trainer = SimpleNamespace(strategy=strategy)  # type: ignore[assignment]
+    with pytest.raises(OptionError, match=said):
+        data.val_dataloader()
+
+
+def test_only_a_copy_to_cuda_goes_on_behind_the_loop(
+    batch: PtychoBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+    to = TensorDict.to
+
+    def recorded(self: TensorDict, *args: object, **options: object) -> TensorDict:
+        asked.append(options)
+        return to(self, *args, **options)
+
+    monkeypatch.setattr(TensorDict, "to", recorded)
+    batch.to("cpu", non_blocking=True)
+    batch.to(torch.device("meta"), non_blocking=True)
+    assert asked
+    assert not any(options.get("non_blocking") for options in asked)

@@ -24,6 +24,7 @@ from ptycho_torch import (  # noqa: E402
     simulate_scan,
 )
 from ptycho_torch.batches.batch import PtychoBatch  # noqa: E402
+from ptycho_torch.batches.frame_bank import FrameBank  # noqa: E402
 from ptycho_torch.data.errors import (  # noqa: E402
     OptionError,
     OptionTypeError,
@@ -226,54 +227,6 @@ def test_contradictory_options_are_refused_by_name(options: dict[str, Any], mess
         PtychoDataModule("scan.npz", **options)
 
 
-def test_frames_that_do_not_fit_on_the_device_are_sent_batch_by_batch(
-    scan_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def options(residency: str) -> dict[str, Any]:
-        return {
-            "assemble_on": "device", "residency": residency, "split": "none", "shuffle": False,
-            "patch_positions": "scan",
-        }  # fmt: skip
-
-    wanted = next(iter(PtychoDataModule(str(scan_file), **options("host")).train_dataloader()))
-    data = PtychoDataModule(str(scan_file), **options("device"))
-
-    def full(self: object, device: torch.device) -> None:
-        raise torch.OutOfMemoryError("no memory left")
-
-    monkeypatch.setattr("ptycho_torch.batches.frame_bank.FrameBank.copy_to", full)
-    with pytest.warns(UserWarning, match=r"do not fit on cpu.*residency='host'"):
-        loader = data.train_dataloader()
-    selection = next(iter(loader))
-    assert torch.equal(selection.frames, wanted.frames)
-    assert torch.equal(
-        data.on_after_batch_transfer(selection, 0).X, data.on_after_batch_transfer(wanted, 0).X
-    )
-
-
-def test_frames_that_live_on_the_device_are_copied_once_and_only_indices_travel(
-    scan_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ptycho_torch.batches.frame_bank import FrameBank
-
-    copies: list[object] = []
-    copy_to = FrameBank.copy_to
-
-    def counted(self: FrameBank, device: torch.device) -> torch.Tensor:
-        copies.append(device)
-        return copy_to(self, device)
-
-    monkeypatch.setattr(FrameBank, "copy_to", counted)
-    data = PtychoDataModule(
-        str(scan_file), assemble_on="device", residency="device", patch_positions="scan"
-    )
-    for loader in (data.train_dataloader(), data.val_dataloader(), data.train_dataloader()):
-        for selection in loader:
-            assert selection.frames is None
-            assert torch.isfinite(data.on_after_batch_transfer(selection, 0).X).all()
-    assert len(copies) == 1
-
-
 @pytest.mark.parametrize("residency", ["host", "device"])
 def test_batches_of_another_scan_get_its_probe_and_object_without_a_trainer(
     scan_file: Path, tmp_path: Path, residency: str
@@ -427,24 +380,19 @@ def test_setup_of_no_stage_opens_every_stage_that_has_scans(
     assert set(data._datasets) == stages
 
 
-def test_parts_of_frames_share_the_frames_on_a_device(
-    scan_file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("assemble_on", ["auto", "device"])
+def test_frames_live_on_gpus_only(
+    scan_file: Path, tmp_path: Path, assemble_on: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = PtychoDataModule(
-        str(scan_file), assemble_on="device", residency="device", split="frames",
-        ground_truth="none",
-    )  # fmt: skip
-    plain = PtychoDataModule(str(scan_file), split="frames", ground_truth="none")
-    copied = []
-    for stage in ("train", "val"):
-        for selection, wanted in zip(
-            getattr(data, f"{stage}_dataloader")(),
-            getattr(plain, f"{stage}_dataloader")(),
-            strict=True,
-        ):
-            assert torch.equal(data.on_after_batch_transfer(selection, 0).X, wanted.X)
-        copied.append(data._copies.tables(data.dataset(stage), torch.device("cpu"), resident=True))
-    assert copied[0] is copied[1]
+    def copied(self: FrameBank, device: torch.device) -> None:
+        raise AssertionError("all frames are copied into the memory of the CPU")
+
+    monkeypatch.setattr(FrameBank, "copy_to", copied)
+    options: dict[str, Any] = {"patch_positions": "scan", "split": "none", "shuffle": False}
+    data = PtychoDataModule(str(scan_file), assemble_on=assemble_on, residency="device", **options)
+    for batch in data.train_dataloader():
+        assert torch.isfinite(data.on_after_batch_transfer(batch, 0).X).all()
+    trainer(tmp_path).predict(Recorder(), datamodule=data, return_predictions=False)
 
 
 def test_prediction_of_many_batches_sees_every_group_once(tmp_path: Path) -> None:

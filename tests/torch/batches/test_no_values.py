@@ -1,0 +1,70 @@
+"""Assembly of tensors without values: what a GPU would wait for or need memory for shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: assembly needs it")
+
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
+
+from ptycho_torch import PtychoDataset, simulate_scan  # noqa: E402
+from ptycho_torch.batches.assembly import assemble, gather_scaled  # noqa: E402
+from ptycho_torch.batches.patch_windows import cut_patches, stack_objects  # noqa: E402
+
+
+@pytest.mark.parametrize("scans", [1, 3])
+def test_no_value_decides_how_a_batch_is_assembled(scans: int) -> None:
+    sides = range(60, 60 + 4 * scans, 4)
+    dataset = PtychoDataset(
+        [simulate_scan(n_frames=30, N=8, object_size=side, seed=side) for side in sides],
+        patch_positions="scan",
+    )
+    selection, tables = dataset.select(range(0, len(dataset), 7)), dataset.frameless_tables
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = {name: mode.from_tensor(value) for name, value in selection._tensors().items()}
+        batch = assemble(type(selection)(**fakes), tables)
+    assert batch.X.shape == (len(selection), 8, 8, 4)
+    assert batch.Y is not None
+    assert batch.Y.shape == batch.X.shape
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the bytes of what operations make anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {leaf.untyped_storage()._cdata for leaf in tensors_in((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tensors_in(result):
+            if leaf.untyped_storage()._cdata not in known:
+                self.made.append(leaf.untyped_storage().nbytes())
+        return result
+
+
+def tensors_in(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint16])
+def test_scratch_memory_on_a_device_does_not_grow_with_the_batch(dtype: torch.dtype) -> None:
+    B, N, most = 1024, 256, 40 * 2**20
+    meta: dict[str, Any] = {"device": "meta"}
+    stack = stack_objects({0: torch.empty((600, 600), dtype=torch.complex64)}, N).to("meta")
+    scan_id = torch.zeros(B, dtype=torch.int64, **meta)
+    frames = torch.empty((5000, N, N), dtype=dtype, **meta)
+    inverse = torch.zeros((B, 4), dtype=torch.int64, **meta)
+    with Largest() as patches:
+        cut_patches((stack,), scan_id, torch.zeros((B, 4, 2), **meta), N)
+    with Largest() as gathered:
+        gather_scaled(frames, inverse, torch.zeros(B, **meta), counts=True)
+    for made, result in ((patches.made, 8 * B * 4 * N**2), (gathered.made, 4 * B * 4 * N**2)):
+        assert made.count(result) == 1
+        assert max(size for size in made if size != result) < most
