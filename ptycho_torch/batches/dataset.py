@@ -276,13 +276,14 @@ class PtychoDataset(Dataset[PtychoBatch]):
         check_integer("planned", planned, minimum=1)
         waiting = iter(groups)
         while several := list(islice(waiting, planned)):
-            if self.tables.frames is None or len(several) == 1:
+            tables = self.tables
+            if tables.frames is None or len(several) == 1:
                 yield from map(self._assembled, several)
                 continue
             every = np.concatenate([np.asarray(batch, dtype=np.int64) for batch in several])
             selection = self.select(every, gather=False)
             for part in selection.split([len(batch) for batch in several]):
-                yield assemble(part, self.tables, self._pool)
+                yield assemble(part, tables, self._pool)
 
     def select(
         self, indices: Sequence[int] | NDArray[np.integer], *, gather: bool = True
@@ -338,8 +339,11 @@ class PtychoDataset(Dataset[PtychoBatch]):
 
     @property
     def tables(self) -> DeviceTables:
-        """What all batches share, on the CPU; the frames of a single scan are the map itself."""
-        frames = self.bank.whole() if self.ground_truth != "file" else None
+        """What all batches share, on the CPU; the frames are the maps themselves."""
+        frames: Tensor | FrameBank | None = None
+        if self.ground_truth != "file":
+            whole = self.bank.whole()
+            frames = self.bank if whole is None else whole
         if self._tables is None or self._tables.frames is not frames:
             self._tables = replace(self.frameless_tables, frames=frames)
         return self._tables

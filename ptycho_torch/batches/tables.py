@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.patch_windows import padded_object
 from ptycho_torch.data.raw_data import RawData
 
@@ -33,14 +34,15 @@ class DeviceTables:
     counts
         Stored frames are counts: the amplitude is their square root.
     frames
-        All frames of all scans, (M, N, N), where they live on the device; else None.
+        All frames of all scans, (M, N, N), where they live on the device; else None. On the CPU, a
+        bank of several scans' frames.
     """
 
     probes: Tensor
     objects: tuple[Tensor, ...] = ()
     margin: int = 0
     counts: bool = False
-    frames: Tensor | None = None
+    frames: Tensor | FrameBank | None = None
 
     @classmethod
     def of_scans(cls, scans: Sequence[RawData], *, objects: bool) -> DeviceTables:
