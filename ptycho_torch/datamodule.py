@@ -6,8 +6,6 @@ below.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -31,8 +29,8 @@ from ptycho_torch.batches.routes import (
     selected_by_workers,
     selected_here,
 )
-from ptycho_torch.batches.sampler import EpochSampler
-from ptycho_torch.batches.scans import ScanOption, Scans, object_shape
+from ptycho_torch.batches.sampler import EpochSampler, Order
+from ptycho_torch.batches.scans import ScanOption, Scans, object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.data.caches.names import check_policy
 from ptycho_torch.data.config import (
@@ -103,6 +101,8 @@ class PtychoDataModule(LightningDataModule):
         Lightning's switch: group and cache once per node, or once for all nodes.
     shuffle
         Visit training samples in a new order every epoch.
+    order
+        What an order draws: ``"samples"``, or ``"blocks"`` of neighbours, for large scans.
     multiprocessing_context
         Start method of the workers; None: the system's default.
 
@@ -146,6 +146,7 @@ class PtychoDataModule(LightningDataModule):
         residency: Residency = "auto",
         prepare_data_per_node: bool = True,
         shuffle: bool = True,
+        order: Order = "samples",
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
         given = locals()
@@ -159,6 +160,7 @@ class PtychoDataModule(LightningDataModule):
         check_choice("split", split, Split)
         check_choice("assemble_on", assemble_on, AssembleOn)
         check_choice("residency", residency, Residency)
+        check_choice("order", order, Order)
         check_policy(cache, "cache")
         if train is None:
             raise OptionTypeError("train", None, "a path, a pattern, a RawData or a list")
@@ -188,6 +190,7 @@ class PtychoDataModule(LightningDataModule):
         self.residency: Residency = residency
         self.prepare_data_per_node = prepare_data_per_node
         self.shuffle = shuffle
+        self.order: Order = order
         self.multiprocessing_context = multiprocessing_context
         self._dataset_options: dict[str, Any] = {
             "N": N,
@@ -217,7 +220,7 @@ class PtychoDataModule(LightningDataModule):
         return self.dataset("train").tables.probes[0].clone()
 
     def __repr__(self) -> str:
-        scans = [f"{stage}={_shown(s)}" for stage, s in self.scans.items() if s is not None]
+        scans = [f"{stage}={scans_text(s)}" for stage, s in self.scans.items() if s is not None]
         groups = [f"{len(d)} {stage}" for stage, d in self._datasets.items() if d.is_grouped]
         return (
             f"PtychoDataModule({', '.join(scans)}, groups={' + '.join(groups) or 'not made yet'}, "
@@ -278,7 +281,7 @@ class PtychoDataModule(LightningDataModule):
         """Say where training stands: which order, epoch, and samples all ranks consumed in it."""
         if self._progress.restored is not None or "train" not in self._datasets:
             return dict(self._progress.restored or {})
-        order = {"seed": self.seed, "shuffle": self._shuffles()}
+        order = {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
         groups = groups_of(self.dataset("train").index)
         return {**order, **groups, **self._progress.state(self.trainer)}
 
@@ -288,9 +291,10 @@ class PtychoDataModule(LightningDataModule):
         Raises
         ------
         OptionError
-            Seed or shuffling differ. :meth:`train_dataloader` refuses other training groups.
+            Seed, shuffling or order differ. :meth:`train_dataloader` refuses other training groups.
         """
-        require_same_order(state_dict, seed=self.seed, shuffle=self._shuffles())
+        shuffles = self._shuffles()
+        require_same_order(state_dict, seed=self.seed, shuffle=shuffles, order=self.order)
         self._progress.restored = state_dict
 
     def transfer_batch_to_device(
@@ -344,13 +348,15 @@ class PtychoDataModule(LightningDataModule):
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
         route = self._route(stage, dataset, device)
+        shuffle = self._shuffles() and stage == "train"
         sampler = EpochSampler(
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
             rank=0 if self.trainer is None else self.trainer.global_rank,
-            shuffle=self._shuffles() and stage == "train",
+            shuffle=shuffle,
             seed=self.seed,
             even=stage == "train",
+            blocks=dataset.blocks() if shuffle and self.order == "blocks" else None,
         )
         return GroupLoader(
             route.source,
@@ -392,9 +398,3 @@ class PtychoDataModule(LightningDataModule):
         if trainer.testing:
             return "test"
         return "predict" if trainer.predicting else "val"
-
-
-def _shown(scans: Scans) -> str:
-    if isinstance(scans, (str, os.PathLike)):
-        return repr(os.fspath(scans))
-    return f"{len(scans)} scans" if isinstance(scans, Sequence) else repr(scans)

@@ -26,6 +26,7 @@ from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.buffers import BufferPool
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
+from ptycho_torch.batches.sampler import Blocks
 from ptycho_torch.batches.scans import Scans, expand_scans, open_scan, resolve_ground_truth
 from ptycho_torch.batches.selection import FrameSelection, select
 from ptycho_torch.batches.tables import DeviceTables
@@ -41,7 +42,11 @@ from ptycho_torch.data.config import (
 )
 from ptycho_torch.data.errors import OptionTypeError, ScanError, naming
 from ptycho_torch.data.patches import warn_mirrored
+from ptycho_torch.data.prepare import each_in_a_thread
 from ptycho_torch.data.raw_data import RawData
+
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of frames in a block of groups: disks and networks read so much at once at full speed."""
 
 PLANNED = 16
 """Batches looked up together: Python spends as long on several as on one."""
@@ -169,8 +174,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
     def prepare(self) -> None:
         """Group now and write the caches, instead of on first access."""
         _ = self.index
-        for scan in self.scans:
-            _ = scan.frames.stored
+        for _ in each_in_a_thread(lambda scan: scan.frames.prepare(), self.scans):
+            pass
 
     def subset(self, groups: NDArray[np.integer]) -> PtychoDataset:
         """A dataset of some of the groups, which shares scans, frames and scales with this one.
@@ -305,6 +310,12 @@ class PtychoDataset(Dataset[PtychoBatch]):
             patch_positions=self._patch_positions,
             ready_patches=self.ground_truth == "file",
         )
+
+    def blocks(self) -> Blocks:
+        """The groups as their frames lie on disk, in blocks of some megabytes of frames."""
+        first = self.index.frame_numbers(self.bank.starts).min(axis=1)
+        frame_bytes = max(1, self.bank.nbytes // max(1, self.bank.shape[0]))
+        return Blocks(np.argsort(first, kind="stable"), max(1, BLOCK_BYTES // frame_bytes))
 
     def read_ahead(self, indices: Sequence[int] | NDArray[np.integer]) -> None:
         """Bring the frames of a batch from disk into the page cache, copying nothing."""

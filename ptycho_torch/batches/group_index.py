@@ -20,6 +20,7 @@ from ptycho_torch.data.config import GroupingConfig, Normalization
 from ptycho_torch.data.errors import naming
 from ptycho_torch.data.grouped import grouped_coords
 from ptycho_torch.data.normalization import intensity_scale
+from ptycho_torch.data.prepare import each_in_a_thread
 from ptycho_torch.data.raw_data import RawData
 
 IntArray = NDArray[np.integer]
@@ -72,7 +73,7 @@ class GroupIndex:
         OptionError, ScanError
             A scan cannot be grouped like this, or holds no signal.
         """
-        grouped = [scan.group(grouping, cache) for scan in scans]
+        grouped = list(each_in_a_thread(lambda scan: scan.group(grouping, cache), scans))
         return cls(
             JoinedScans(scans, labels),
             np.concatenate([entry.nn_indices for entry in grouped]),
