@@ -6,7 +6,7 @@ indices; neither frames nor tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.batches.joined_scans import JoinedScans
-from ptycho_torch.data.caches.names import CachePolicy
+from ptycho_torch.data.caches.names import CachePolicy, groups_places
 from ptycho_torch.data.caches.scan_groups import ScanGroups
 from ptycho_torch.data.config import GroupingConfig, Normalization
 from ptycho_torch.data.errors import naming
@@ -73,7 +73,7 @@ class GroupIndex:
         OptionError, ScanError
             A scan cannot be grouped like this, or holds no signal.
         """
-        grouped = list(each_in_a_thread(lambda scan: scan.group(grouping, cache), scans))
+        grouped = list(_each(lambda scan: scan.group(grouping, cache), scans, grouping, cache))
         return cls(
             JoinedScans(scans, labels),
             np.concatenate([entry.nn_indices for entry in grouped]),
@@ -144,6 +144,26 @@ class GroupIndex:
             return self.nn_indices
         rows: IntArray = self.nn_indices + self.joined.starts[self.scan_id][:, None]
         return rows
+
+
+def _each(
+    group: Callable[[RawData], ScanGroups],
+    scans: Sequence[RawData],
+    grouping: GroupingConfig,
+    cache: CachePolicy,
+) -> Iterator[ScanGroups]:
+    """Group every scan, in threads where there is something to compute.
+
+    Threads that only read caches wait for each other. Caches are made in order: where the last
+    scan has one, all have.
+    """
+    path = scans[-1].path
+    if cache == "off" or path is None:
+        return each_in_a_thread(group, scans)
+    places = groups_places(path, grouping.gridsize, grouping.neighbor_count, cache)
+    if any(place.exists() for place in places):
+        return map(group, scans)
+    return each_in_a_thread(group, scans)
 
 
 def _scales(
