@@ -85,10 +85,7 @@ def verify(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; the function it yields takes (bytes done, bytes in all).
-
-    It ends the work it is called from once that is ``stopped``.
-    """
+    """A progress bar for (bytes done, bytes in all); once ``stopped``, it ends the work."""
     with tqdm(
         desc=shown(label), unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
     ) as bar:
