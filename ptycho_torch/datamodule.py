@@ -6,8 +6,6 @@ below.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -31,8 +29,8 @@ from ptycho_torch.batches.routes import (
     selected_by_workers,
     selected_here,
 )
-from ptycho_torch.batches.sampler import EpochSampler
-from ptycho_torch.batches.scans import ScanOption, Scans, object_shape
+from ptycho_torch.batches.sampler import EpochSampler, Order
+from ptycho_torch.batches.scans import ScanOption, Scans, object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.sending import Parcel, dtype_of_X, require_float64, sent
 from ptycho_torch.data.caches.names import check_policy
@@ -104,6 +102,8 @@ class PtychoDataModule(LightningDataModule):
         Lightning's switch: group and cache once per node, or once for all nodes.
     shuffle
         Visit training samples in a new order every epoch.
+    order
+        What an order draws: ``"samples"``, or ``"blocks"`` of neighbours, for large scans.
     multiprocessing_context
         Start method of the workers; None: the system's default.
 
@@ -147,6 +147,7 @@ class PtychoDataModule(LightningDataModule):
         residency: Residency = "auto",
         prepare_data_per_node: bool = True,
         shuffle: bool = True,
+        order: Order = "samples",
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
         given = locals()
@@ -160,6 +161,7 @@ class PtychoDataModule(LightningDataModule):
         check_choice("split", split, Split)
         check_choice("assemble_on", assemble_on, AssembleOn)
         check_choice("residency", residency, Residency)
+        check_choice("order", order, Order)
         check_policy(cache, "cache")
         if train is None:
             raise OptionTypeError("train", None, "a path, a pattern, a RawData or a list")
@@ -189,6 +191,7 @@ class PtychoDataModule(LightningDataModule):
         self.residency: Residency = residency
         self.prepare_data_per_node = prepare_data_per_node
         self.shuffle = shuffle
+        self.order: Order = order
         self.multiprocessing_context = multiprocessing_context
         self._dataset_options: dict[str, Any] = {
             "N": N,
@@ -218,7 +221,7 @@ class PtychoDataModule(LightningDataModule):
         return self.dataset("train").tables.probes[0].clone()
 
     def __repr__(self) -> str:
-        scans = [f"{stage}={_shown(s)}" for stage, s in self.scans.items() if s is not None]
+        scans = [f"{stage}={scans_text(s)}" for stage, s in self.scans.items() if s is not None]
         groups = [f"{len(d)} {stage}" for stage, d in self._datasets.items() if d.is_grouped]
         return (
             f"PtychoDataModule({', '.join(scans)}, groups={' + '.join(groups) or 'not made yet'}, "
@@ -279,7 +282,7 @@ class PtychoDataModule(LightningDataModule):
         """Say where training stands: which order, epoch, and samples all ranks consumed in it."""
         if self._progress.restored is not None or "train" not in self._datasets:
             return dict(self._progress.restored or {})
-        order = {"seed": self.seed, "shuffle": self._shuffles()}
+        order = {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
         groups = groups_of(self.dataset("train").index)
         return {**order, **groups, **self._progress.state(self.trainer)}
 
@@ -289,9 +292,10 @@ class PtychoDataModule(LightningDataModule):
         Raises
         ------
         OptionError
-            Seed or shuffling differ. :meth:`train_dataloader` refuses other training groups.
+            Seed, shuffling or order differ. :meth:`train_dataloader` refuses other training groups.
         """
-        require_same_order(state_dict, seed=self.seed, shuffle=self._shuffles())
+        shuffles = self._shuffles()
+        require_same_order(state_dict, seed=self.seed, shuffle=shuffles, order=self.order)
         self._progress.restored = state_dict
 
     def transfer_batch_to_device(
@@ -347,12 +351,14 @@ class PtychoDataModule(LightningDataModule):
         if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
             route = route.then(partial(sent, stage=stage, device=device))
         trainer, one = self.trainer, {"num_replicas": 1, "rank": 0}
+        shuffle = self._shuffles() and stage == "train"
         sampler = EpochSampler(
             dataset,
             **({} if trainer is None else trainer.distributed_sampler_kwargs or one),
-            shuffle=self._shuffles() and stage == "train",
+            shuffle=shuffle,
             seed=self.seed,
             even=stage == "train",
+            blocks=dataset.blocks() if shuffle and self.order == "blocks" else None,
         )
         return GroupLoader(
             route.source,
@@ -388,9 +394,3 @@ class PtychoDataModule(LightningDataModule):
         device = self.trainer.strategy.root_device
         require_float64(device)
         return device
-
-
-def _shown(scans: Scans) -> str:
-    if isinstance(scans, (str, os.PathLike)):
-        return repr(os.fspath(scans))
-    return f"{len(scans)} scans" if isinstance(scans, Sequence) else repr(scans)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.buffers import BufferPool, block_length, uninitialised
+from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.patch_windows import cut_patches
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.tables import DeviceTables
@@ -53,7 +54,7 @@ def assemble(
         "local_offsets": selection.local_offsets,
         "nn_indices": selection.nn_indices,
         "scan_id": selection.scan_id,
-        "probe": probe_of_groups(tables.probes, selection.scan_id),
+        "probe": probe_of_groups(tables.probes, selection.scan_id, pool),
         "scale": selection.scale,
     }
     if selection.patches is not None and selection.patch_rows is not None:
@@ -65,7 +66,7 @@ def assemble(
     return PtychoBatch.from_tensordict(TensorDict(content, batch_size=[len(selection)]))
 
 
-def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
+def probe_of_groups(probes: Tensor, scan_id: Tensor, pool: BufferPool | None = None) -> Tensor:
     """The probe of every group, complex64, (B, P, N, N).
 
     With one scan, the probe is copied once per batch and broadcast, so a model that writes to it
@@ -77,10 +78,14 @@ def probe_of_groups(probes: Tensor, scan_id: Tensor) -> Tensor:
         complex64, (S, P, N, N).
     scan_id
         int64, (B,).
+    pool
+        Lends the memory of the probes of several scans on the CPU.
     """
     if len(probes) == 1:
         return probes.clone().expand(len(scan_id), *probes.shape[1:])
-    return probes[scan_id]
+    shape = (len(scan_id), *probes.shape[1:], 2)
+    out = torch.view_as_complex(uninitialised(shape, probes.device, pool))
+    return torch.index_select(probes, 0, scan_id, out=out)
 
 
 def gather_patches(patches: Tensor, rows: Tensor) -> Tensor:
@@ -98,7 +103,7 @@ def gather_patches(patches: Tensor, rows: Tensor) -> Tensor:
 
 
 def gather_scaled(
-    frames: Tensor,
+    frames: Tensor | FrameBank,
     inverse: Tensor,
     scale: Tensor,
     *,
@@ -110,7 +115,7 @@ def gather_scaled(
     Parameters
     ----------
     frames
-        Stored frames, (U, N, N), any real dtype.
+        Stored frames, (U, N, N), any real dtype; a bank where they lie apart.
     inverse
         int64, (B, C): rows of ``frames``.
     scale
@@ -138,16 +143,17 @@ def gather_scaled(
     return X.permute(0, 2, 3, 1)
 
 
-def _gather_block(frames: Tensor, rows: Tensor, weights: Tensor, counts: bool, out: Tensor) -> None:
+def _gather_block(
+    frames: Tensor | FrameBank, rows: Tensor, weights: Tensor, counts: bool, out: Tensor
+) -> None:
     """Weight * float32(amplitude) of stored frames, into ``out`` (b, C, N, N)."""
-    if frames.dtype == torch.float32:
-        amplitude = out.view(-1, *frames.shape[1:])
-        torch.index_select(frames, 0, rows, out=amplitude)
-        if counts:
-            _sqrt_(amplitude)
-        out.mul_(weights)
-        return
-    gathered = frames.index_select(0, rows).view(out.shape)
+    direct = frames.dtype == torch.float32
+    gathered = out if direct else torch.empty(out.shape, dtype=frames.dtype, device=out.device)
+    stored = gathered.view(-1, *frames.shape[1:])
+    if isinstance(frames, Tensor):
+        torch.index_select(frames, 0, rows, out=stored)
+    else:
+        frames.gather(rows, stored)
     if counts or gathered.dtype == torch.float64:
         gathered = gathered.to(torch.float32)
     if counts:

@@ -26,6 +26,7 @@ from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.buffers import BufferPool
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
+from ptycho_torch.batches.sampler import Blocks
 from ptycho_torch.batches.scans import Scans, expand_scans, open_scan, resolve_ground_truth
 from ptycho_torch.batches.selection import FrameSelection, select
 from ptycho_torch.batches.tables import DeviceTables
@@ -41,7 +42,11 @@ from ptycho_torch.data.config import (
 )
 from ptycho_torch.data.errors import OptionTypeError, ScanError, naming
 from ptycho_torch.data.patches import warn_mirrored
+from ptycho_torch.data.prepare import each_in_a_thread
 from ptycho_torch.data.raw_data import RawData
+
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of frames in a block of groups: disks and networks read so much at once at full speed."""
 
 PLANNED = 16
 """Batches looked up together: Python spends as long on several as on one."""
@@ -169,8 +174,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
     def prepare(self) -> None:
         """Group now and write the caches, instead of on first access."""
         _ = self.index
-        for scan in self.scans:
-            _ = scan.frames.stored
+        for _ in each_in_a_thread(lambda scan: scan.frames.prepare(), self.scans):
+            pass
 
     def subset(self, groups: NDArray[np.integer]) -> PtychoDataset:
         """A dataset of some of the groups, which shares scans, frames and scales with this one.
@@ -276,13 +281,14 @@ class PtychoDataset(Dataset[PtychoBatch]):
         check_integer("planned", planned, minimum=1)
         waiting = iter(groups)
         while several := list(islice(waiting, planned)):
-            if self.tables.frames is None or len(several) == 1:
+            tables = self.tables
+            if tables.frames is None or len(several) == 1:
                 yield from map(self._assembled, several)
                 continue
             every = np.concatenate([np.asarray(batch, dtype=np.int64) for batch in several])
             selection = self.select(every, gather=False)
             for part in selection.split([len(batch) for batch in several]):
-                yield assemble(part, self.tables, self._pool)
+                yield assemble(part, tables, self._pool)
 
     def select(
         self,
@@ -311,6 +317,12 @@ class PtychoDataset(Dataset[PtychoBatch]):
             ready_patches=self.ground_truth == "file",
             pin=pin,
         )
+
+    def blocks(self) -> Blocks:
+        """The groups as their frames lie on disk, in blocks of some megabytes of frames."""
+        first = self.index.frame_numbers(self.bank.starts).min(axis=1)
+        frame_bytes = max(1, self.bank.nbytes // max(1, self.bank.shape[0]))
+        return Blocks(np.argsort(first, kind="stable"), max(1, BLOCK_BYTES // frame_bytes))
 
     def read_ahead(self, indices: Sequence[int] | NDArray[np.integer]) -> None:
         """Bring the frames of a batch from disk into the page cache, copying nothing."""
@@ -345,8 +357,11 @@ class PtychoDataset(Dataset[PtychoBatch]):
 
     @property
     def tables(self) -> DeviceTables:
-        """What all batches share, on the CPU; the frames of a single scan are the map itself."""
-        frames = self.bank.whole() if self.ground_truth != "file" else None
+        """What all batches share, on the CPU; the frames are the maps themselves."""
+        frames: Tensor | FrameBank | None = None
+        if self.ground_truth != "file":
+            whole = self.bank.whole()
+            frames = self.bank if whole is None else whole
         if self._tables is None or self._tables.frames is not frames:
             self._tables = replace(self.frameless_tables, frames=frames)
         return self._tables

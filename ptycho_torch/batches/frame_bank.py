@@ -17,6 +17,9 @@ from torch import Tensor
 from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.frames import Frames
 
+MOST_BYTES = np.iinfo(np.int64).max
+"""Of a tensor, even of one whose rows overlap: torch counts them in 64 bits."""
+
 PAGE_BYTES = 4096
 """Bytes from one touch to the next: the smallest page that systems use."""
 
@@ -45,7 +48,10 @@ class FrameBank:
         self.starts = np.cumsum([0, *(entry.shape[0] for entry in frames)])
         kinds = {entry.dtype for entry in frames}
         # Frames of one batch share one tensor: scans of different dtypes meet in float32.
-        self.dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        self._stored_as = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        self.dtype = torch.from_numpy(np.empty(0, self._stored_as)).dtype
+        self.device = torch.device("cpu")
+        self.shape = (int(self.starts[-1]), self.N, self.N)
         self._whole: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,29 +96,42 @@ class FrameBank:
                 yield scan, slice(start, stop), numbers[start:stop] - self.starts[scan]
 
     def fetch(self, numbers: NDArray[np.integer], *, pin: bool = False) -> Tensor:
-        """Copy frames by number, as stored.
+        """Copy frames by number, (U,), sorted, as stored: (U, N, N), in this bank's dtype.
 
-        Parameters
-        ----------
-        numbers
-            Frame numbers, sorted, shape (U,).
-        pin
-            Into page-locked memory, from which copies to a GPU run beside everything else.
-
-        Returns
-        -------
-        frames
-            (U, N, N), in this bank's dtype.
+        ``pin``: into page-locked memory, from which copies to a GPU run beside everything else.
         """
-        shape, dtype = (len(numbers), self.N, self.N), torch_dtype(self.dtype)
-        out = torch.empty(shape, dtype=dtype, pin_memory=pin)
-        for scan, part, rows in self.of_scans(numbers):
-            stored = tensor_over(self._frames[scan].stored)
-            if stored.dtype == out.dtype:
-                torch.index_select(stored, 0, torch.from_numpy(rows), out=out[part])
-            else:
-                out[part] = stored.index_select(0, torch.from_numpy(rows)).to(out.dtype)
+        out = torch.empty((len(numbers), self.N, self.N), dtype=self.dtype, pin_memory=pin)
+        self.gather(torch.from_numpy(np.asarray(numbers, np.int64)), out)
         return out
+
+    def gather(self, numbers: Tensor, out: Tensor) -> None:
+        """Copy frames by number, int64, (L,), in any order, into ``out``, (L, N, N).
+
+        All scans are gathered by one call, as rows of one piece of memory that begins at the first
+        of their maps and ends with the last.
+        """
+        chosen = numbers.numpy()
+        scans = np.searchsorted(self.starts, chosen, side="right") - 1
+        used, which = np.unique(scans, return_inverse=True)
+        rows = chosen - self.starts[scans]
+        # These references keep every map while it is read, also where a sidecar is made anew.
+        arrays = [self._frames[scan].stored for scan in used]
+        addresses = np.array([array.__array_interface__["data"][0] for array in arrays])
+        frame_bytes = self.N**2 * self.dtype.itemsize
+        first = addresses.min()
+        last = max(int(at) + array.nbytes for at, array in zip(addresses, arrays, strict=True))
+        places = last - frame_bytes - first + 1
+        plain = all(a.dtype == self._stored_as and a.flags.c_contiguous for a in arrays)
+        if not plain or places * frame_bytes > MOST_BYTES:
+            for scan, array in enumerate(arrays):
+                where = torch.from_numpy(np.flatnonzero(which == scan))
+                part = tensor_over(array)[torch.from_numpy(rows)[where]]
+                out[where] = part.to(self.dtype)
+            return
+        memory = torch.from_numpy(np.asarray(_Rows(int(first), int(places), frame_bytes)))
+        at = addresses[which] - first + rows * frame_bytes
+        flat = out.view(torch.uint8).view(len(out), frame_bytes)
+        torch.index_select(memory, 0, torch.from_numpy(at), out=flat)
 
     def read_ahead(self, numbers: NDArray[np.integer]) -> None:
         """Touch every page of some frames, so that they are in memory when they are gathered.
@@ -132,8 +151,7 @@ class FrameBank:
 
     def copy_to(self, device: torch.device) -> Tensor:
         """Copy all frames to a device as one tensor, (M, N, N), block by block."""
-        shape = (int(self.starts[-1]), self.N, self.N)
-        whole = torch.empty(shape, dtype=torch_dtype(self.dtype), device=device)
+        whole = torch.empty(self.shape, dtype=self.dtype, device=device)
         for start, frames in zip(self.starts[:-1], self._frames, strict=True):
             for first, stop, block in frames.chunks():
                 whole[start + first : start + stop].copy_(tensor_over(block))
@@ -175,6 +193,14 @@ class _WritableView:
         self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
-def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    """The torch dtype of a NumPy dtype."""
-    return torch.from_numpy(np.empty(0, dtype)).dtype
+class _Rows:
+    """Offers memory to NumPy as rows of bytes, one at every address."""
+
+    def __init__(self, first: int, rows: int, row_bytes: int) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (rows, row_bytes),
+            "strides": (1, 1),
+            "data": (first, False),
+        }

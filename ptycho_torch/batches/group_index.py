@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.caches.names import CachePolicy
+from ptycho_torch.batches.joined_scans import JoinedScans
+from ptycho_torch.data.caches.names import CachePolicy, groups_places
 from ptycho_torch.data.caches.scan_groups import ScanGroups
 from ptycho_torch.data.config import GroupingConfig, Normalization
 from ptycho_torch.data.errors import naming
 from ptycho_torch.data.grouped import grouped_coords
 from ptycho_torch.data.normalization import intensity_scale
+from ptycho_torch.data.prepare import each_in_a_thread
 from ptycho_torch.data.raw_data import RawData
 
 IntArray = NDArray[np.integer]
@@ -30,23 +32,20 @@ class GroupIndex:
 
     Attributes
     ----------
-    scans
-        S scans.
+    joined
+        The frames of S scans.
     nn_indices
         Frame indices within each group's scan, shape (G, C).
     scan_id
         Which scan, int64, shape (G,).
     scales
         X = scale * amplitude, float32, one per scan, shape (S,).
-    labels
-        For each scan, the number that batches show for each of its frames; None: its index.
     """
 
-    scans: tuple[RawData, ...]
+    joined: JoinedScans
     nn_indices: IntArray
     scan_id: NDArray[np.int64]
     scales: NDArray[np.float32]
-    labels: tuple[IntArray, ...] | None = None
 
     @classmethod
     def of_scans(
@@ -67,24 +66,28 @@ class GroupIndex:
         grouping, cache, normalization
             As in :class:`~ptycho_torch.PtychoDataset`.
         labels
-            As the attribute.
+            For each scan, the number that batches show for each of its frames; None: its index.
 
         Raises
         ------
         OptionError, ScanError
             A scan cannot be grouped like this, or holds no signal.
         """
-        grouped = [scan.group(grouping, cache) for scan in scans]
+        grouped = list(_each(lambda scan: scan.group(grouping, cache), scans, grouping, cache))
         return cls(
-            scans,
+            JoinedScans(scans, labels),
             np.concatenate([entry.nn_indices for entry in grouped]),
             np.repeat(np.arange(len(grouped)), [len(entry.nn_indices) for entry in grouped]),
             _scales(scans, grouped, normalization),
-            labels,
         )
 
     def __len__(self) -> int:
         return len(self.nn_indices)
+
+    @property
+    def scans(self) -> tuple[RawData, ...]:
+        """The S scans."""
+        return self.joined.scans
 
     @property
     def scans_used(self) -> tuple[RawData, ...]:
@@ -94,9 +97,7 @@ class GroupIndex:
     def take(self, groups: IntArray) -> GroupIndex:
         """Some of the groups, by index, shape (B,)."""
         # dataclasses.replace would take longer than the rest of this.
-        return GroupIndex(
-            self.scans, self.nn_indices[groups], self.scan_id[groups], self.scales, self.labels
-        )
+        return GroupIndex(self.joined, self.nn_indices[groups], self.scan_id[groups], self.scales)
 
     def frame_numbers(self, starts: IntArray) -> IntArray:
         """Where the groups' frames lie, counted through the files of all scans.
@@ -111,9 +112,7 @@ class GroupIndex:
         numbers
             Shape (G, C).
         """
-        files = self.nn_indices
-        if any(scan.chosen is not None for scan in self.scans):
-            files = self._look_up([scan.file_indices for scan in self.scans])
+        files = self.nn_indices if self.joined.files is None else self.joined.files[self._rows()]
         if len(self.scans) == 1:
             return files
         numbers: IntArray = files + starts[self.scan_id][:, None]
@@ -121,32 +120,50 @@ class GroupIndex:
 
     def frame_labels(self) -> NDArray[np.int64]:
         """The numbers that batches show for the groups' frames, int64, (G, C)."""
-        if self.labels is None:
+        if self.joined.labels is None:
             return self.nn_indices.astype(np.int64, copy=False)
-        return self._look_up([labels.__getitem__ for labels in self.labels])
+        labels: NDArray[np.int64] = self.joined.labels[self._rows()]
+        return labels
 
     def coords(self) -> dict[str, NDArray[Any]]:
         """The six ``coords_*`` arrays of the groups, (G, 1, 2, C or 1), object pixels."""
-        if len(self.scans) == 1:
-            return grouped_coords(self.scans[0], self.nn_indices)
+        if self.joined.alike:
+            return grouped_coords(self.joined, self._rows())
+        # Each scan's positions are averaged in their own dtype.
         coords: dict[str, NDArray[Any]] = {}
-        for scan, rows in self._rows_of_scans():
+        for scan in np.unique(self.scan_id):
+            rows = np.flatnonzero(self.scan_id == scan)
             for name, part in grouped_coords(self.scans[scan], self.nn_indices[rows]).items():
                 whole = coords.setdefault(name, np.empty((len(self), *part.shape[1:])))
                 whole[rows] = part
         return coords
 
-    def _look_up(self, of_scan: Sequence[Callable[[IntArray], IntArray]]) -> NDArray[np.int64]:
-        """What each scan's own function answers for the frames of its groups, (G, C)."""
-        found = np.empty(self.nn_indices.shape, dtype=np.int64)
-        for scan, rows in self._rows_of_scans():
-            found[rows] = of_scan[scan](self.nn_indices[rows])
-        return found
+    def _rows(self) -> IntArray:
+        """The groups' frames, counted through the frames in use of all scans, (G, C)."""
+        if len(self.scans) == 1:
+            return self.nn_indices
+        rows: IntArray = self.nn_indices + self.joined.starts[self.scan_id][:, None]
+        return rows
 
-    def _rows_of_scans(self) -> Iterator[tuple[int, IntArray]]:
-        """Each scan that has groups here, with the rows they are in."""
-        for scan in np.unique(self.scan_id):
-            yield int(scan), np.flatnonzero(self.scan_id == scan)
+
+def _each(
+    group: Callable[[RawData], ScanGroups],
+    scans: Sequence[RawData],
+    grouping: GroupingConfig,
+    cache: CachePolicy,
+) -> Iterator[ScanGroups]:
+    """Group every scan, in threads where there is something to compute.
+
+    Threads that only read caches wait for each other. Caches are made in order: where the last
+    scan has one, all have.
+    """
+    path = scans[-1].path
+    if cache == "off" or path is None:
+        return each_in_a_thread(group, scans)
+    places = groups_places(path, grouping.gridsize, grouping.neighbor_count, cache)
+    if any(place.exists() for place in places):
+        return map(group, scans)
+    return each_in_a_thread(group, scans)
 
 
 def _scales(

@@ -47,15 +47,15 @@ def groups_of(index: GroupIndex) -> dict[str, Any]:
     }
 
 
-def require_same_order(state: Mapping[str, Any], *, seed: int, shuffle: bool) -> None:
+def require_same_order(state: Mapping[str, Any], *, seed: int, shuffle: bool, order: str) -> None:
     """Refuse a checkpoint made with another order of the groups.
 
     Raises
     ------
     OptionError
-        Seed or shuffling differ.
+        Seed, shuffling or the kind of order differ.
     """
-    for name, now in (("seed", seed), ("shuffle", shuffle)):
+    for name, now in (("seed", seed), ("shuffle", shuffle), ("order", order)):
         if state.get(name, now) != now:
             raise OptionError(
                 f"{name} of the data",

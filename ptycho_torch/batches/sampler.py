@@ -6,7 +6,8 @@ Owns the order, its division among ranks, and where a resumed epoch starts. Know
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch.distributed
@@ -15,12 +16,47 @@ from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
 from ptycho_torch.data.config import check_integer
 
+Order = Literal["samples", "blocks"]
 
-def epoch_order(size: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:
-    """Return the sample indices of one epoch in the order of their visit, int64, (size,)."""
+MIXED = 64
+"""Blocks whose samples are mixed with each other."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Samples as they lie on disk, cut into blocks.
+
+    Attributes
+    ----------
+    as_stored
+        All samples in the order of their first frames, (size,).
+    length
+        Samples in a block.
+    """
+
+    as_stored: NDArray[np.int64]
+    length: int
+
+
+def epoch_order(
+    size: int, seed: int, epoch: int, *, shuffle: bool, blocks: Blocks | None = None
+) -> NDArray[np.int64]:
+    """Return the sample indices of one epoch in the order of their visit, int64, (size,).
+
+    With ``blocks``, these are drawn at random, and the samples of :data:`MIXED` at a time mixed:
+    as many blocks, not the whole of the data, are read at a time.
+    """
     if not shuffle:
         return np.arange(size)
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)
+    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    if blocks is None:
+        return random.permutation(size)
+    starts = random.permutation(np.arange(0, size, blocks.length))
+    mixed = []
+    for first in range(0, len(starts), MIXED):
+        pool = [blocks.as_stored[at : at + blocks.length] for at in starts[first : first + MIXED]]
+        mixed.append(random.permutation(np.concatenate(pool)))
+    return np.concatenate(mixed) if mixed else np.arange(0)
 
 
 class EpochSampler(DistributedSampler[Any], SequentialSampler):
@@ -41,6 +77,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         Draw a new order every epoch; else the order of the dataset.
     seed
         Seed of the order.
+    blocks
+        Draw blocks of samples instead of samples; None: samples.
     even
         True (training): every rank visits equally many samples, each at most once, and up to W - 1
         samples at the end of the order are left out. False (evaluation): the ranks visit every
@@ -56,6 +94,7 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         shuffle: bool = True,
         seed: int = 0,
         even: bool = True,
+        blocks: Blocks | None = None,
     ) -> None:
         check_integer("seed", seed, minimum=0)
         super().__init__(
@@ -68,6 +107,7 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         )
         self.even = even
         self._of_group = num_replicas is None
+        self.blocks = blocks
         self.consumed = 0
         self.begun: int | None = None
         """The epoch whose order was asked for last."""
@@ -95,7 +135,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
     def __iter__(self) -> Iterator[int]:
         self.begun = self.epoch
         size = len(self.dataset)  # type: ignore[arg-type]
-        order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle)[self.consumed :]
+        order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle, blocks=self.blocks)
+        order = order[self.consumed :]
         share = self._share(len(order))
         return iter(order[self.rank :: self.num_replicas][:share].tolist())
 

@@ -120,3 +120,10 @@ def object_shape(scans: Sequence[RawData]) -> tuple[int, int]:
         for scan in scans
     ]
     return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+
+
+def scans_text(scans: Scans) -> str:
+    """Scans in a few words, for a repr."""
+    if isinstance(scans, (str, os.PathLike)):
+        return repr(os.fspath(scans))
+    return f"{len(scans)} scans" if isinstance(scans, Sequence) else repr(scans)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.patch_windows import ObjectStack, stack_objects
 from ptycho_torch.data.raw_data import RawData
 
@@ -30,13 +31,14 @@ class DeviceTables:
     counts
         Stored frames are counts: the amplitude is their square root.
     frames
-        All frames of all scans, (M, N, N), where they live on the device; else None.
+        All frames of all scans, (M, N, N), where they live on the device; else None. On the CPU, a
+        bank of several scans' frames.
     """
 
     probes: Tensor
     objects: tuple[ObjectStack, ...] = ()
     counts: bool = False
-    frames: Tensor | None = None
+    frames: Tensor | FrameBank | None = None
 
     @classmethod
     def of_scans(cls, scans: Sequence[RawData], *, objects: bool) -> DeviceTables:

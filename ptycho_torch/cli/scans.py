@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -17,7 +18,7 @@ from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.files.mapping import require_regular
-from ptycho_torch.data.prepare import prepare_scan
+from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.verify import verify_path
@@ -53,19 +54,22 @@ def convert(options: argparse.Namespace) -> None:
 def prepare(options: argparse.Namespace) -> None:
     """Map, check and group each scan, so that training starts at once."""
     config = grouping_config(options)
+    stopped = Event()
+
+    def prepared(path: Path) -> str:
+        if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
+            return f"{shown(path)}: a cache, left out"
+        raw = read_scan(path, measurement=options.measurement)
+        with _byte_bar(f"{path.name}: frames", stopped) as progress:
+            groups = prepare_scan(raw, config, progress=progress)
+        return (
+            f"{shown(path)}: {len(raw)} frames, {raw.frames.nbytes / 2**20:.1f} MiB; "
+            f"{len(groups.nn_indices)} groups of {config.channels} frames"
+        )
+
     with logging_redirect_tqdm(loggers=[logging.getLogger("ptycho_torch")]):
-        for path in options.scans:
-            if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
-                print(f"{shown(path)}: a cache, left out")
-                continue
-            raw = read_scan(path, measurement=options.measurement)
-            with _byte_bar(f"{path.name}: frames") as progress:
-                groups = prepare_scan(raw, config, progress=progress)
-            size = raw.frames.nbytes / 2**20
-            print(
-                f"{shown(path)}: {len(raw)} frames, {size:.1f} MiB; "
-                f"{len(groups.nn_indices)} groups of {config.channels} frames"
-            )
+        for line in each_in_a_thread(prepared, options.scans, stopped):
+            print(line)
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -84,13 +88,15 @@ def verify(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; the function it yields takes (bytes done, bytes in all)."""
+def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for (bytes done, bytes in all); once ``stopped``, it ends the work."""
     with tqdm(
         desc=shown(label), unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
     ) as bar:
 
         def progress(done: int, total: int) -> None:
+            if stopped is not None and stopped.is_set():
+                raise KeyboardInterrupt
             bar.total = total
             bar.update(done - bar.n)
 

@@ -5,7 +5,7 @@ Owns the formulas of the contract's grouped table. Knows neither draws nor cache
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,16 @@ def grouped_arrays(
     }
 
 
-def grouped_coords(scan: Scan, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
+class Positions(Protocol):
+    """What has positions: a scan, or several joined."""
+
+    xcoords: AnyArray
+    ycoords: AnyArray
+    xcoords_start: AnyArray
+    ycoords_start: AnyArray
+
+
+def grouped_coords(scan: Positions, nn_indices: NDArray[np.integer]) -> dict[str, AnyArray]:
     """Positions of groups (B, C), measured and nominal, in object pixels and the dtype of
     ``xcoords``.
 

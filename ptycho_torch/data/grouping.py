@@ -259,7 +259,7 @@ def _oversampled_groups(
 
 def draw_permutations(random: np.random.RandomState, length: int, count: int) -> NDArray[np.intp]:
     """``count`` calls of ``random.permutation(length)``, stacked: intp, shape (count, length)."""
-    out = np.empty((count, length), dtype=np.intp)
+    out = np.tile(np.arange(length, dtype=np.intp), (count, 1))
     for row in out:
-        row[:] = random.permutation(length)
+        random.shuffle(row)  # what permutation does to a range, without making one
     return out

@@ -7,6 +7,11 @@ use of a scan without preparation does the same, short of the check.
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +26,28 @@ from ptycho_torch.data.frames import Progress
 from ptycho_torch.data.raw_data import RawData
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each_in_a_thread(
+    work: Callable[[Item], Result], items: Sequence[Item], stopped: Event | None = None
+) -> Iterator[Result]:
+    """What ``work`` gives for each item, in order, done by as many threads as there are cores.
+
+    The first error in order is raised; what has not begun by then is not done, and ``stopped``
+    tells the rest. Reading, summing and searching leave the interpreter to other threads.
+    """
+    threads = min(os.cpu_count() or 1, len(items))
+    if threads < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            yield from pool.map(work, items)
+        finally:
+            if stopped is not None:
+                stopped.set()
 
 
 def prepare_scan(

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,19 +72,24 @@ def read_npy_header(read: Callable[[int], bytes], field: str) -> NpyHeader:
     if length > MAX_HEADER_BYTES:
         raise ScanFileError(f"{field} .npy header", f"{length} bytes long", "a short header")
     content = length_bytes + read(length)
-    parse = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
     try:
-        shape, fortran, dtype = parse(io.BytesIO(content), max_header_size=MAX_HEADER_BYTES)
+        header = _parsed(start + content, first)
     except Exception as error:
         # The parser runs on bytes nobody vouches for and fails in many ways, with RecursionError,
         # MemoryError and SyntaxError among them; all of them mean the same here.
         raise ScanFileError(
             f"{field} .npy header", "damaged", "an .npy header", action="Save it again"
         ) from error
-    whole = start + content
-    header = NpyHeader(tuple(shape), dtype, bool(fortran), len(whole), zlib.crc32(whole))
     _require_plain(header, field)
     return header
+
+
+@lru_cache(maxsize=64)
+def _parsed(whole: bytes, first: bool) -> NpyHeader:
+    """A header of version 1.0 or 2.0; arrays of many scans and caches have the same ones."""
+    parse = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
+    shape, fortran, dtype = parse(io.BytesIO(whole[8:]), max_header_size=MAX_HEADER_BYTES)
+    return NpyHeader(tuple(shape), dtype, bool(fortran), len(whole), zlib.crc32(whole))
 
 
 def encode_npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Reader:
     recognises: Callable[[ScanFile], bool]
     read: Callable[..., Scan]
 
-    @property
+    @cached_property
     def options(self) -> tuple[str, ...]:
         """Names of the options."""
         return tuple(inspect.signature(self.read).parameters)[1:]

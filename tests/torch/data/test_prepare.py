@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ptycho_torch import GroupingConfig, RawData
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, main
 from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.frames import FrameStack
-from ptycho_torch.data.prepare import prepare_scan
+from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 
 CACHE = "scan.g2k6.groups_cache.npz"
 SIDECAR = "scan.diff3d.sidecar.npz"
@@ -262,3 +263,67 @@ def test_energies_of_damage_do_not_outlive_it(
     kept = RawData.from_file("scan.npz").group(config).frame_energies
     np.testing.assert_array_equal(kept, wanted)
     assert main(["verify", "scan.npz"]) == DONE
+
+
+def test_several_items_are_worked_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    both = threading.Barrier(2)
+
+    def work(number: int) -> int:
+        both.wait(timeout=20)  # broken where one waits alone
+        return number * number
+
+    assert list(each_in_a_thread(work, [3, 1])) == [9, 1]
+
+
+def test_first_error_in_order_is_raised_and_tells_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    failed, stopped, begun = threading.Event(), threading.Event(), []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 1:
+            assert failed.wait(timeout=20)
+            raise ScanError("first", 1, 2)
+        if number == 2:
+            failed.set()
+            raise ScanError("second", 1, 2)
+        assert number == 0 or stopped.wait(timeout=20)
+        return number
+
+    with pytest.raises(ScanError, match="first"):
+        list(each_in_a_thread(work, range(100), stopped))
+    assert stopped.is_set()
+    assert len(begun) < 100
+
+
+def test_prepare_of_several_scans_keeps_their_order_and_the_caches_of_each_alone(
+    folder: Path,
+    content: dict[str, np.ndarray],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"scan{number}.npz" for number in range(6)]
+    for number, name in enumerate(names):
+        save = np.savez_compressed if number % 2 else np.savez
+        save(name, **{**content, "diff3d": content["diff3d"] * np.float32(1 + number)})
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert main(["prepare", *names]) == DONE
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == names
+    kept = {path.name: path.read_bytes() for path in folder.glob("*.groups_cache.npz")}
+    assert len(kept) == 6
+    for path in [*folder.glob("*.groups_cache.npz"), *folder.glob("*.sidecar.npz")]:
+        path.unlink()
+    for name in names:
+        assert main(["prepare", name]) == DONE
+    assert kept == {path.name: path.read_bytes() for path in folder.glob("*.groups_cache.npz")}
+    for name in (names[2], names[4]):
+        with Path(name).open("r+b") as file:
+            file.seek(start_of(Path(name), content["diff3d"] * np.float32(1 + int(name[4]))))
+            file.write(b"\x01\x02")
+    assert main(["prepare", *names]) == DATA_AT_FAULT
+    captured = capsys.readouterr()
+    refused = [line for line in captured.err.splitlines() if line.startswith("ptycho-torch:")]
+    assert len(refused) == 1 and names[2] in refused[0]

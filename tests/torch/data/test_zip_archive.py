@@ -302,3 +302,10 @@ def test_a_missing_key_is_refused_by_every_way_to_a_member() -> None:
     for reach in (found.header, found.read, found.open, found.data_offset):
         with pytest.raises(ScanKeyError, match=r"probe is missing.* It has the keys xcoords"):
             reach("probe")
+
+
+def test_header_that_was_parsed_before_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 41), }")
+    first = read_npy_header(io.BytesIO(content).read, "a")
+    monkeypatch.setattr("numpy.lib.format.read_array_header_1_0", None)
+    assert read_npy_header(io.BytesIO(content).read, "b") == first
