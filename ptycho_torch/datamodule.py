@@ -17,6 +17,7 @@ from ptycho_torch.batches.assembly import assemble, probe_of_groups
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
+from ptycho_torch.batches.epoch_order import Order
 from ptycho_torch.batches.hyperparameters import grouping_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.place import groups_of, require_same_groups, require_same_order
@@ -29,7 +30,7 @@ from ptycho_torch.batches.routes import (
     selected_by_workers,
     selected_here,
 )
-from ptycho_torch.batches.sampler import EpochSampler, Order
+from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.data.caches.names import check_policy
@@ -293,8 +294,8 @@ class PtychoDataModule(LightningDataModule):
         OptionError
             Seed, shuffling or order differ. :meth:`train_dataloader` refuses other training groups.
         """
-        shuffles = self._shuffles()
-        require_same_order(state_dict, seed=self.seed, shuffle=shuffles, order=self.order)
+        now = {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
+        require_same_order(state_dict, now)
         self._progress.restored = state_dict
 
     def transfer_batch_to_device(
@@ -348,15 +349,14 @@ class PtychoDataModule(LightningDataModule):
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
         route = self._route(stage, dataset, device)
-        shuffle = self._shuffles() and stage == "train"
         sampler = EpochSampler(
             dataset,
             num_replicas=1 if self.trainer is None else self.trainer.world_size,
             rank=0 if self.trainer is None else self.trainer.global_rank,
-            shuffle=shuffle,
+            shuffle=self._shuffles() and stage == "train",
             seed=self.seed,
             even=stage == "train",
-            blocks=dataset.blocks() if shuffle and self.order == "blocks" else None,
+            blocks=dataset.blocks() if self.order == "blocks" else None,
         )
         return GroupLoader(
             route.source,
