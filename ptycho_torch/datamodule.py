@@ -17,6 +17,7 @@ from torch import Tensor
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
+from ptycho_torch.batches.epoch_order import Order
 from ptycho_torch.batches.hyperparameters import grouping_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.place import groups_of, require_same_groups, require_same_order
@@ -29,7 +30,7 @@ from ptycho_torch.batches.routes import (
     selected_by_workers,
     selected_here,
 )
-from ptycho_torch.batches.sampler import EpochSampler, Order
+from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.sending import Parcel, dtype_of_X, require_float64, sent
@@ -294,8 +295,8 @@ class PtychoDataModule(LightningDataModule):
         OptionError
             Seed, shuffling or order differ. :meth:`train_dataloader` refuses other training groups.
         """
-        shuffles = self._shuffles()
-        require_same_order(state_dict, seed=self.seed, shuffle=shuffles, order=self.order)
+        now = {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
+        require_same_order(state_dict, now)
         self._progress.restored = state_dict
 
     def transfer_batch_to_device(
@@ -351,14 +352,13 @@ class PtychoDataModule(LightningDataModule):
         if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
             route = route.then(partial(sent, stage=stage, device=device))
         trainer, one = self.trainer, {"num_replicas": 1, "rank": 0}
-        shuffle = self._shuffles() and stage == "train"
         sampler = EpochSampler(
             dataset,
             **({} if trainer is None else trainer.distributed_sampler_kwargs or one),
-            shuffle=shuffle,
+            shuffle=self._shuffles() and stage == "train",
             seed=self.seed,
             even=stage == "train",
-            blocks=dataset.blocks() if shuffle and self.order == "blocks" else None,
+            blocks=dataset.blocks() if self.order == "blocks" else None,
         )
         return GroupLoader(
             route.source,

@@ -24,9 +24,9 @@ from torch.utils.data import Dataset, random_split
 from ptycho_torch.batches.assembly import assemble
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.buffers import BufferPool
+from ptycho_torch.batches.epoch_order import Blocks
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
-from ptycho_torch.batches.sampler import Blocks
 from ptycho_torch.batches.scans import Scans, expand_scans, open_scan, resolve_ground_truth
 from ptycho_torch.batches.selection import FrameSelection, select
 from ptycho_torch.batches.tables import DeviceTables

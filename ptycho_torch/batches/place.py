@@ -47,7 +47,7 @@ def groups_of(index: GroupIndex) -> dict[str, Any]:
     }
 
 
-def require_same_order(state: Mapping[str, Any], *, seed: int, shuffle: bool, order: str) -> None:
+def require_same_order(state: Mapping[str, Any], drawn: Mapping[str, Any]) -> None:
     """Refuse a checkpoint made with another order of the groups.
 
     Raises
@@ -55,7 +55,7 @@ def require_same_order(state: Mapping[str, Any], *, seed: int, shuffle: bool, or
     OptionError
         Seed, shuffling or the kind of order differ.
     """
-    for name, now in (("seed", seed), ("shuffle", shuffle), ("order", order)):
+    for name, now in drawn.items():
         if state.get(name, now) != now:
             raise OptionError(
                 f"{name} of the data",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,11 @@ MAX_HEADER_BYTES = 10_000
 # Far above any scan, far below where shape arithmetic of NumPy overflows.
 MAX_RANK = 8
 MAX_BYTES = 2**62
+_LENGTH = rb"(?:0|[1-9][0-9]{0,17})"
+_USUAL = re.compile(
+    rb"\{'descr': '([<>|][biufcSU][0-9]{1,4})', 'fortran_order': (True|False), "
+    rb"'shape': \((|%b,|%b(?:, %b)+)\), \} *\n" % (_LENGTH, _LENGTH, _LENGTH)
+)
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,15 @@ def read_npy_header(read: Callable[[int], bytes], field: str) -> NpyHeader:
     return header
 
 
-@lru_cache(maxsize=64)
 def _parsed(whole: bytes, first: bool) -> NpyHeader:
-    """A header of version 1.0 or 2.0; arrays of many scans and caches have the same ones."""
-    parse = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
-    shape, fortran, dtype = parse(io.BytesIO(whole[8:]), max_header_size=MAX_HEADER_BYTES)
+    """A header of version 1.0 or 2.0."""
+    usual = _USUAL.fullmatch(whole, 10 if first else 12)
+    if usual:  # as NumPy writes plain arrays; its parser evaluates Python, which takes as long
+        shape = tuple(int(length) for length in usual[3].split(b",") if length)
+        dtype, fortran = np.dtype(usual[1].decode()), usual[2] == b"True"
+    else:
+        parse = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
+        shape, fortran, dtype = parse(io.BytesIO(whole[8:]), max_header_size=MAX_HEADER_BYTES)
     return NpyHeader(tuple(shape), dtype, bool(fortran), len(whole), zlib.crc32(whole))
 
 

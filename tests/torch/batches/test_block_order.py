@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed: samplers ne
 from torch.utils.data import Dataset  # noqa: E402
 
 from ptycho_torch import PtychoDataModule, simulate_scan  # noqa: E402
-from ptycho_torch.batches.sampler import MIXED, Blocks, EpochSampler, epoch_order  # noqa: E402
+from ptycho_torch.batches.epoch_order import MIXED, Blocks, epoch_order  # noqa: E402
+from ptycho_torch.batches.sampler import EpochSampler  # noqa: E402
 from ptycho_torch.data.errors import OptionError  # noqa: E402
 
 SIZE, LENGTH = 3000, 7
@@ -78,7 +79,7 @@ def test_data_module_visits_blocks_of_neighbouring_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ptycho_torch.batches.dataset.BLOCK_BYTES", 4 * 16 * 16 * 4)
-    monkeypatch.setattr("ptycho_torch.batches.sampler.MIXED", 2)
+    monkeypatch.setattr("ptycho_torch.batches.epoch_order.MIXED", 2)
     path = simulate_scan(n_frames=400, N=16, seed=1).to_file(tmp_path / "scan.npz")
     options = {"split": "none", "ground_truth": "none", "batch_size": 8}
     drawn = {

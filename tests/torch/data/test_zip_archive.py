@@ -304,8 +304,29 @@ def test_a_missing_key_is_refused_by_every_way_to_a_member() -> None:
             reach("probe")
 
 
-def test_header_that_was_parsed_before_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 41), }")
-    first = read_npy_header(io.BytesIO(content).read, "a")
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "|u1", "<i8", "<c8", "<U64", "|b1", "|S3"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (3, 41), (2, 0, 7), (1, 2, 3, 4)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_header_as_numpy_writes_it_is_read_without_its_parser(
+    dtype: str, shape: tuple[int, ...], order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(shape, dtype, order=order))
+    content = stream.getvalue()
+    wanted = np.lib.format.read_array_header_1_0(io.BytesIO(content[8:]))
     monkeypatch.setattr("numpy.lib.format.read_array_header_1_0", None)
-    assert read_npy_header(io.BytesIO(content).read, "b") == first
+    header = read_npy_header(io.BytesIO(content).read, "a")
+    assert (header.shape, header.fortran_order, header.dtype) == wanted
+
+
+@pytest.mark.parametrize("shape", ["(5)", "(03,)", "(3,41,)", "(-1,)", "(3, 4,)"])
+def test_header_of_another_spelling_is_what_numpy_says(shape: str) -> None:
+    content = npy_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}")
+    try:
+        wanted = np.lib.format.read_array_header_1_0(io.BytesIO(content[8:]))[0]
+        assert min(wanted) >= 0
+    except (ValueError, AssertionError):
+        with pytest.raises(ScanFileError):
+            read_npy_header(io.BytesIO(content).read, "a")
+    else:
+        assert read_npy_header(io.BytesIO(content).read, "a").shape == wanted
