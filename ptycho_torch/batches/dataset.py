@@ -200,10 +200,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
     def regrouped(self, parts: Sequence[NDArray[np.integer]]) -> PtychoDataset:
         """A dataset of some frames of every scan, grouped anew, with no cache.
 
-        Parameters
-        ----------
-        parts
-            Frames of every scan, by index; batches show these numbers as ``nn_indices``.
+        ``parts`` are frames of every scan, by index, which batches show as ``nn_indices``.
         """
         scans = tuple(scan.choose(keep) for scan, keep in zip(self.scans, parts, strict=True))
         return self._but(scans=scans, cache="off", _labels=tuple(parts), _index=None)

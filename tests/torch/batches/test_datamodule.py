@@ -411,7 +411,11 @@ def test_loader_takes_ranks_as_the_strategy_counts_them_and_not_its_processes() 
     ranks = {"num_replicas": 2, "rank": 1}
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(
-        world_size=4, global_rank=3, distributed_sampler_kwargs=ranks, strategy=strategy
+        world_size=4,
+        global_rank=3,
+        distributed_sampler_kwargs=ranks,
+        strategy=strategy,
+        precision_plugin=SimpleNamespace(convert_input=lambda X: X),
     )
     sampler = data.val_dataloader().sampler
     assert (sampler.num_replicas, sampler.rank) == (2, 1)
