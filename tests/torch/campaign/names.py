@@ -49,7 +49,7 @@ def shared(folder: Path, rounds: int, seed: int) -> Outcome:
         return outcome
     rng = random.Random(seed)
     truth = ""
-    for number in range(rounds):
+    for _ in range(rounds):
         # Folders above ``folder`` may be closed to other users.
         place = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
         place.chmod(0o755)
