@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,12 +49,10 @@ def shared(folder: Path, rounds: int, seed: int) -> Outcome:
         return outcome
     rng = random.Random(seed)
     truth = ""
-    for number in range(rounds):
-        place = folder / str(number)
-        place.mkdir()
-        for above in (place, *place.parents):
-            if above.stat().st_uid == 0 and "campaign" in str(above):
-                above.chmod(above.stat().st_mode | 0o055)
+    for _ in range(rounds):
+        # Folders above ``folder`` may be closed to other users.
+        place = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
+        place.chmod(0o755)
         scan = write_scan(place / "scans", compressed=True)
         truth = truth or batches_digest(scan, cache="off")
         mode, umask = rng.choice((0o2775, 0o1777)), rng.choice((0o022, 0o077))
