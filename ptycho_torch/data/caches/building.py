@@ -68,10 +68,11 @@ def _building(place: Path, timeout_s: float, mode: int | None) -> Iterator[None]
         # The superuser could write; whoever took the permission away meant everybody.
         if not directory.stat().st_mode & 0o222:
             raise PermissionError(errno.EACCES, "read-only", str(directory))
+        nowhere = place.is_symlink() and not place.exists()
     except OSError as error:
         found = f"not usable ({error.strerror or error})"
         raise ScanFileError("directory", found, "one to write in", file=directory) from error
-    if place.is_symlink() and not place.exists():
+    if nowhere:
         raise ScanFileError("file", "a link that leads nowhere", "a cache or no file", file=place)
     with build_lock(place, timeout_s):
         yield
