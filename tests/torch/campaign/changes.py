@@ -33,31 +33,27 @@ def renamed_over(folder: Path, rounds: int, seed: int) -> Outcome:
         0,
         seed,
     )
-    outcome.merge(call(_replaced, folder, rounds, seed, "rename", timeout_s=3600))
-    return outcome
+    return _in_child(outcome, _replaced, folder, rounds, "rename")
 
 
 def rewritten(folder: Path, rounds: int, seed: int) -> Outcome:
     """Another scan is written into the file at moments of opening, grouping and batches."""
-    outcome = Outcome(
-        "another scan written into the file in place, at every open and read",
-        "batches of one of the two or a refusal, 0 wrong, 0 poisoned caches",
-        0,
-        seed,
-    )
-    outcome.merge(call(_replaced, folder, rounds, seed, "rewrite", timeout_s=3600))
-    return outcome
+    figure = "batches of one of the two or a refusal, 0 wrong, 0 poisoned caches"
+    fault = "another scan written into the file in place, at every open and read"
+    return _in_child(Outcome(fault, figure, 0, seed), _replaced, folder, rounds, "rewrite")
 
 
 def sidecar_altered(folder: Path, rounds: int, seed: int) -> Outcome:
     """Numbers of a sidecar are altered in place while epochs read it, by every route."""
-    outcome = Outcome(
-        "a sidecar altered in place during and between epochs, 0 and 2 workers",
-        "every epoch right or refused, 0 wrong",
-        0,
-        seed,
-    )
-    outcome.merge(call(_altered, folder, rounds, seed, timeout_s=3600))
+    fault = "a sidecar altered in place during and between epochs, 0 and 2 workers"
+    outcome = Outcome(fault, "every epoch right or refused, 0 wrong", 0, seed)
+    return _in_child(outcome, _altered, folder, rounds)
+
+
+def _in_child(
+    outcome: Outcome, experiment: Callable[..., Outcome], folder: Path, rounds: int, *how: str
+) -> Outcome:
+    outcome.merge(call(experiment, folder, rounds, outcome.seed, *how, timeout_s=3600))
     return outcome
 
 

