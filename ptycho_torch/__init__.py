@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ptycho_torch.batches.dataset import PtychoDataset
     from ptycho_torch.data.config import GroupingConfig
     from ptycho_torch.data.errors import PtychoTorchError
+    from ptycho_torch.data.geometry import Geometry
     from ptycho_torch.data.raw_data import RawData, read_scan
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Geometry",
     "GroupingConfig",
     "MemmapDatasetBridge",
     "ObjectFit",
@@ -57,6 +59,7 @@ _HOME = MappingProxyType(
         "PtychoDataModule": "ptycho_torch.datamodule",
         "PtychoDataset": "ptycho_torch.batches.dataset",
         "PtychoTorchError": "ptycho_torch.data.errors",
+        "Geometry": "ptycho_torch.data.geometry",
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
         "read_scan": "ptycho_torch.data.raw_data",

@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from ptycho_torch.batches.bad_pixels import spread
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.buffers import BufferPool, block_length, uninitialised
 from ptycho_torch.batches.frame_bank import FrameBank
@@ -46,7 +47,12 @@ def assemble(
     frames = tables.frames if selection.frames is None else selection.frames
     if frames is None:
         raise ValueError("the selection holds no frames; expected them there or in the tables")
-    X = gather_scaled(frames, selection.inverse, selection.scale, counts=tables.counts, pool=pool)
+    bad = selection.bad_pixels
+    if bad is None and tables.bad_pixels is not None:
+        bad = spread(tables.bad_pixels, selection.scan_id)
+    X = gather_scaled(
+        frames, selection.inverse, selection.scale, counts=tables.counts, pool=pool, bad_pixels=bad
+    )
     content = {
         "X": X,
         "coords_nominal": selection.coords_nominal,
@@ -57,6 +63,10 @@ def assemble(
         "probe": probe_of_groups(tables.probes, selection.scan_id, pool),
         "scale": selection.scale,
     }
+    if bad is not None:
+        content["bad_pixels"] = bad
+    if selection.frame_photons is not None:
+        content["frame_photons"] = selection.frame_photons
     if selection.patches is not None and selection.patch_rows is not None:
         content["Y"] = gather_patches(selection.patches, selection.patch_rows)
     elif selection.origins is not None:
@@ -109,6 +119,7 @@ def gather_scaled(
     *,
     counts: bool,
     pool: BufferPool | None = None,
+    bad_pixels: Tensor | None = None,
 ) -> Tensor:
     """X of every group: scale * float32(amplitude).
 
@@ -124,6 +135,8 @@ def gather_scaled(
         The frames are counts: take their square root.
     pool
         Lends the memory of X on the CPU.
+    bad_pixels
+        bool, (B, N, N): where X is 0 whatever the frames hold.
 
     Returns
     -------
@@ -134,17 +147,24 @@ def gather_scaled(
     X = uninitialised((groups, channels, *frames.shape[1:]), frames.device, pool)
     weights = scale.view(-1, 1, 1, 1)
     step = block_length(groups, 4 * math.prod(X.shape[1:]), frames.device, BLOCK_BYTES)
-    blocks = [(inverse, weights, X)]
+    bad = torch.empty(groups, 0) if bad_pixels is None else bad_pixels
+    blocks = [(inverse, weights, X, bad)]
     if step < groups:
-        parts = (torch.split(tensor, step) for tensor in (inverse, weights, X))
+        parts = (torch.split(tensor, step) for tensor in (inverse, weights, X, bad))
         blocks = list(zip(*parts, strict=True))
-    for rows, factors, out in blocks:
-        _gather_block(frames, rows.flatten(), factors, counts, out)
+    for rows, factors, out, mask in blocks:
+        masked = None if bad_pixels is None else mask.unsqueeze(1)
+        _gather_block(frames, rows.flatten(), factors, counts, out, masked)
     return X.permute(0, 2, 3, 1)
 
 
 def _gather_block(
-    frames: Tensor | FrameBank, rows: Tensor, weights: Tensor, counts: bool, out: Tensor
+    frames: Tensor | FrameBank,
+    rows: Tensor,
+    weights: Tensor,
+    counts: bool,
+    out: Tensor,
+    bad: Tensor | None,
 ) -> None:
     """Weight * float32(amplitude) of stored frames, into ``out`` (b, C, N, N)."""
     direct = frames.dtype == torch.float32
@@ -154,8 +174,10 @@ def _gather_block(
         torch.index_select(frames, 0, rows, out=stored)
     else:
         frames.gather(rows, stored)
-    if counts or gathered.dtype == torch.float64:
+    if counts or bad is not None or gathered.dtype == torch.float64:
         gathered = gathered.to(torch.float32)
+    if bad is not None:
+        gathered.masked_fill_(bad, 0)
     if counts:
         _sqrt_(gathered)
     torch.mul(gathered, weights, out=out)

@@ -45,6 +45,11 @@ class PtychoBatch(TensorClass):
         groups, so writing to it in place needs ``batch.probe = batch.probe.clone()`` first.
     scale
         X = scale * amplitude, float32, (B,).
+    bad_pixels
+        Detector pixels that are bad in a frame of the group, True = bad, bool, (B, N, N), where X
+        is 0; None where no scan has any. With one scan broadcast over the groups, as the probe.
+    frame_photons
+        Photons that met the object in each frame, as its scan has them, float32, (B, C), or None.
     Y
         Ground-truth patches, complex64, (B, N, N, C), or None.
     """
@@ -58,6 +63,8 @@ class PtychoBatch(TensorClass):
     probe: Tensor
     scale: Tensor
     Y: Tensor | None = None
+    bad_pixels: Tensor | None = None
+    frame_photons: Tensor | None = None
 
     @property
     def coords(self) -> Tensor:
@@ -114,14 +121,15 @@ class PtychoBatch(TensorClass):
         return self._moved(lambda content: content.pin_memory(*args, **kwargs))
 
     def _moved(self, move: Callable[[TensorDict], TensorDict]) -> PtychoBatch:
-        """Move all tensors; a probe that is broadcast over the groups travels once."""
-        content, probe = self._tensordict, self._tensordict.get("probe", None)  # type: ignore[attr-defined]
-        if probe is None or not probe.ndim or len(probe) < 2 or probe.stride(0):
+        """Move all tensors; what is broadcast over the groups, as the probe, travels once."""
+        content: TensorDict = self._tensordict  # type: ignore[attr-defined]
+        once = {name: tensor[:1] for name, tensor in content.items() if _is_broadcast(tensor)}
+        if not once:
             return type(self).from_tensordict(move(content))
-        parts = TensorDict({"others": content.exclude("probe"), "probe": probe[:1]}, [])
-        moved = move(parts)
+        moved = move(TensorDict({"others": content.exclude(*once), **once}, []))
         others = moved["others"]
-        others["probe"] = moved["probe"].expand(probe.shape)
+        for name in once:
+            others[name] = moved[name].expand(content[name].shape)
         return type(self).from_tensordict(others)
 
     def float(self) -> PtychoBatch:  # type: ignore[override]
@@ -199,6 +207,12 @@ class PtychoBatch(TensorClass):
             content["label_phase"] = self.Y_phi.movedim(-1, 1)
         probe = self.probe[:, None].expand(-1, self.X.shape[-1], -1, -1, -1)
         return TensorDict(content, batch_size=[len(rms)]), probe, rms
+
+
+def _is_broadcast(tensor: Any) -> bool:
+    return (
+        isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) > 1 and not tensor.stride(0)
+    )
 
 
 def _cast(batch: PtychoBatch, dtype: torch.dtype) -> PtychoBatch:

@@ -125,6 +125,11 @@ class GroupIndex:
         labels: NDArray[np.int64] = self.joined.labels[self._rows()]
         return labels
 
+    def frame_photons(self) -> NDArray[np.float64] | None:
+        """Photons of the groups' frames, (G, C), where every scan has them; else None."""
+        photons = self.joined.photons
+        return None if photons is None else photons[self._rows()]
+
     def coords(self) -> dict[str, NDArray[Any]]:
         """The six ``coords_*`` arrays of the groups, (G, 1, 2, C or 1), object pixels."""
         if self.joined.alike:

@@ -29,6 +29,8 @@ class JoinedScans:
     xcoords, ycoords, xcoords_start, ycoords_start
         Positions, object pixels, (M,); nominal ones that are the measured ones everywhere are the
         same array.
+    photons
+        Photons of each frame, float64, (M,); None where a scan does not have them.
     alike
         The positions of all scans have one dtype.
     files
@@ -55,6 +57,8 @@ class JoinedScans:
             self.xcoords_start = _joined([scan.xcoords_start for scan in scans])
         if any(scan.ycoords_start is not scan.ycoords for scan in scans):
             self.ycoords_start = _joined([scan.ycoords_start for scan in scans])
+        photons = [scan.frame_photons for scan in scans if scan.frame_photons is not None]
+        self.photons = _joined(photons) if len(photons) == len(scans) else None
         self.alike = len({getattr(scan, name).dtype for scan in scans for name in POSITIONS}) == 1
         self.files: AnyArray | None = None
         if any(scan.chosen is not None for scan in scans):

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_torch.batches.bad_pixels import masks_of_groups
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
 from ptycho_torch.batches.packing import packed, unpacked
@@ -21,6 +22,9 @@ from ptycho_torch.data.config import PatchPositions
 from ptycho_torch.data.contract import check_complex64
 from ptycho_torch.data.errors import naming
 from ptycho_torch.data.patches import patch_origins
+
+LARGE = ("frames", "patches", "bad_pixels")
+"""What travels by itself."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class FrameSelection:
     patches, patch_rows
         Ready-made ground-truth patches, each once, complex64, (U, N, N), and where those of every
         group lie in them, int64, (B, C); or None.
+    bad_pixels
+        Bad pixels of every group, bool, (B, N, N), where a scan has them per frame; else None.
+    frame_photons
+        Photons of every frame, float32, (B, C), or None.
     stage
         The data module's stage that the groups belong to.
     buffer
@@ -59,6 +67,8 @@ class FrameSelection:
     origins: Tensor | None = None
     patches: Tensor | None = None
     patch_rows: Tensor | None = None
+    bad_pixels: Tensor | None = None
+    frame_photons: Tensor | None = None
     stage: str = ""
     buffer: Tensor | None = None
 
@@ -96,7 +106,7 @@ class FrameSelection:
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> FrameSelection:
         small = self._tensors()
-        large = {name: small.pop(name) for name in ("frames", "patches") if name in small}
+        large = {name: small.pop(name) for name in LARGE if name in small}
         buffer = self.buffer
         if buffer is None:
             buffer, small = packed(small)
@@ -145,6 +155,7 @@ def select(
     if patch_positions is not None:
         centres, relative = coords["coords_offsets"], coords["coords_relative"]
         origins = torch.from_numpy(patch_origins(centres, relative, patch_positions))
+    photons = groups.frame_photons()
     inverse = numbers
     if gather or ready_patches:
         unique, rows = np.unique(numbers, return_inverse=True)
@@ -165,6 +176,8 @@ def select(
         origins=origins,
         patches=patches,
         patch_rows=patch_rows,
+        bad_pixels=masks_of_groups(groups),
+        frame_photons=None if photons is None else _tensor(photons, np.float32),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_torch.batches.bad_pixels import masks_of_scans
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.patch_windows import ObjectStack, stack_objects
 from ptycho_torch.data.raw_data import RawData
@@ -30,6 +31,9 @@ class DeviceTables:
         The objects of all scans, one stack for each precision; empty where no patches are cut.
     counts
         Stored frames are counts: the amplitude is their square root.
+    bad_pixels
+        Bad pixels of every scan, bool, (S, N, N); None where none has any, or one has them per
+        frame.
     frames
         All frames of all scans, (M, N, N), where they live on the device; else None. On the CPU, a
         bank of several scans' frames.
@@ -39,6 +43,7 @@ class DeviceTables:
     objects: tuple[ObjectStack, ...] = ()
     counts: bool = False
     frames: Tensor | FrameBank | None = None
+    bad_pixels: Tensor | None = None
 
     @classmethod
     def of_scans(cls, scans: Sequence[RawData], *, objects: bool) -> DeviceTables:
@@ -61,14 +66,16 @@ class DeviceTables:
             probes=_stacked_probes(scans),
             objects=tuple(stack_objects(stack, scans[0].N, len(scans)) for stack in stacks),
             counts=scans[0].frames.measurement == "counts",
+            bad_pixels=masks_of_scans(scans),
         )
 
     def to(self, device: torch.device | str) -> DeviceTables:
-        """Copy probes and objects to ``device``; the frames stay where they are."""
+        """Copy probes, objects and masks to ``device``; the frames stay where they are."""
         return replace(
             self,
             probes=self.probes.to(device),
             objects=tuple(stack.to(device) for stack in self.objects),
+            bad_pixels=None if self.bad_pixels is None else self.bad_pixels.to(device),
         )
 
 

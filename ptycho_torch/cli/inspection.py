@@ -20,6 +20,7 @@ from ptycho_torch.data.caches.names import groups_places
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.grouping import GroupingRequest, sample_then_group
 from ptycho_torch.data.raw_data import RawData, read_scan
 
@@ -89,6 +90,8 @@ def _scan_rows(raw: RawData) -> dict[str, str]:
     return {
         "contract": _contract(raw),
         "frames": _frames(raw),
+        **({} if raw.bad_pixels is None else {"bad pixels": _bad_pixels(raw.bad_pixels)}),
+        **({} if raw.geometry is None else {"geometry": _geometry(raw.geometry, raw.N)}),
         "positions": _positions(raw),
         "step": f"{step:.2f} px to the nearest neighbour, median",
         "probe": f"{_array(raw.probeGuess)}, {modes} mode{'s' if modes > 1 else ''}; "
@@ -117,6 +120,24 @@ def _frames(raw: RawData) -> str:
         f"{_array(frames)}, {frames.measurement}, {size:.1f} MiB; "
         f"about {counts.sum(axis=(1, 2)).mean():,.0f} counts per frame"
     )
+
+
+def _bad_pixels(bad: NDArray[np.bool_]) -> str:
+    where = "per frame; " if bad.ndim == 3 else ""
+    return f"{where}{bad.mean():.2%} of the detector, left out everywhere"
+
+
+def _geometry(geometry: Geometry, N: int) -> str:
+    energy, pixel = geometry.energy_ev, pair(geometry.object_pixel_m)
+    view = geometry.field_of_view_m(N)
+    parts = [
+        "" if energy is None else f"{energy / 1e3:.4g} keV",
+        "" if geometry.distance_m is None else f"{geometry.distance_m:.4g} m to the detector",
+        "" if pixel is None else f"object pixel {pixel[0] * 1e9:.4g} nm",
+        "" if view is None else f"frame {view[0] * 1e6:.4g} um wide",
+        "near field" if geometry.near_field else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _positions(raw: RawData) -> str:

@@ -84,6 +84,8 @@ ARRAYS: tuple[ArraySpec, ...] = (
     _scan("probeGuess", "N N", COMPLEX, "sqrt(counts)", "probe; or (P, N, N) incoherent modes"),
     _scan("scan_index", "M", INTEGER, "", "scan or object number; default zeros"),
     _scan("objectGuess", "H W", NUMBER, "", "whole object, optional"),
+    _scan("bad_pixels", "N N", "bool", "", "True = bad, optional; or per frame (M, N, N)"),
+    _scan("frame_photons", "M", REAL, "photons", "light on the object in each frame, optional"),
     _scan("Y", "M N N", COMPLEX, "", "ready-made patches, optional; (M, N, N, 1) accepted"),
     _grouped("nn_indices", "B C", INTEGER, "", "int32; int64 for C = 1 and for oversampling"),
     _grouped("diffraction", "B N N C", REAL, "sqrt(counts)", "diff3d[nn], frames on the last axis"),
@@ -125,6 +127,8 @@ ARRAYS: tuple[ArraySpec, ...] = (
         "modes; one copy per batch, broadcast over the groups",
     ),
     _batch("scale", "B", "float32", "1 / sqrt(counts)", "X = scale * amplitude"),
+    _batch("bad_pixels", "B N N", "bool", "", "True = bad in a frame of the group, where X is 0"),
+    _batch("frame_photons", "B C", "float32", "photons", "as the scan has them, or None"),
 )
 
 _FIXED = MappingProxyType({"1": 1, "xy": 2})

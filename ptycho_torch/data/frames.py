@@ -6,7 +6,9 @@ frames are used, so that integer frames stay integer on disk and in memory. Know
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.caches.names import SidecarPolicy, check_policy
 from ptycho_torch.data.config import check_choice
-from ptycho_torch.data.errors import ScanError, naming
+from ptycho_torch.data.errors import OptionTypeError, ScanError, naming
 from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.stored_stack import (
@@ -253,21 +255,82 @@ class Frames(FrameStack):
     allowed_kinds = "fiu"
     dtype_wish = "real numbers: an integer dtype, float16, float32 or float64"
 
-    def __init__(self, storage: Storage, measurement: StoredAs = "amplitude") -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        measurement: StoredAs = "amplitude",
+        bad_pixels: NDArray[np.bool_] | None = None,
+    ) -> None:
         check_choice("measurement", measurement, StoredAs)
         self.measurement: StoredAs = measurement
         super().__init__(storage)
+        self.bad_pixels = check_bad_pixels(bad_pixels, self.shape)
 
     def with_measurement(self, measurement: StoredAs) -> Frames:
         """The same frames, read as another quantity; a map is shared."""
-        return Frames(self._storage, measurement)
+        return Frames(self._storage, measurement, self.bad_pixels)
+
+    def with_bad_pixels(self, bad_pixels: NDArray[np.bool_] | None) -> Frames:
+        """The same frames with these pixels bad, bool, (N, N) or (M, N, N), True = bad.
+
+        A bad pixel may hold anything; it counts as 0 everywhere but in :attr:`stored` and
+        :meth:`rows`.
+        """
+        return Frames(self._storage, self.measurement, bad_pixels)
 
     def take(self, indices: ArrayLike) -> NDArray[Any]:
         """Copy frames ``indices``, shape (n,), as amplitude (n, N, N).
 
         It has the stored dtype for stored amplitudes, float32 for counts.
         """
-        return self.amplitude(self.rows(indices))
+        return self.amplitude(self._cleared(self.rows(indices), np.asarray(indices, np.intp)))
+
+    def chunks(
+        self,
+        chunk_bytes: int = CHUNK_BYTES,
+        *,
+        check: bool = False,
+        chosen: NDArray[np.integer] | None = None,
+    ) -> Iterator[Chunk]:
+        """As :meth:`FrameStack.chunks`, bad pixels 0."""
+        for start, stop, block in super().chunks(chunk_bytes, check=check, chosen=chosen):
+            frames = slice(start, stop) if chosen is None else chosen[start:stop]
+            yield start, stop, self._cleared(block, frames)
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """As :meth:`FrameStack.blocks`, bad pixels 0."""
+        done = 0
+        for start, block in super().blocks():
+            part: Any = slice(start, start + len(block))
+            if not self.frame_by_frame:
+                # Part of every frame: some rows of each, or columns where the axes are reversed.
+                by_rows = block.shape[1] < self.shape[1] or block.shape[2] == self.shape[2]
+                along = slice(done, done + block.shape[1 if by_rows else 2])
+                part = (slice(None), along) if by_rows else (slice(None), slice(None), along)
+                done = along.stop
+            yield start, self._cleared(block, part)
+
+    def sample(self, n: int = 8) -> NDArray[Any]:
+        """As :meth:`FrameStack.sample`; pixels that are bad in any frame are 0."""
+        sample, bad = super().sample(n), self.bad_pixels
+        if bad is None:
+            return sample
+        return np.where(bad if bad.ndim == 2 else bad.any(axis=0), sample.dtype.type(0), sample)
+
+    def identity(self) -> FramesIdentity:
+        """What tells these frames, and what is bad in them, from others."""
+        identity, bad = super().identity(), self.bad_pixels
+        if bad is None:
+            return identity
+        digest = hashlib.sha256(f"{bad.shape} ".encode() + np.packbits(bad).tobytes())
+        return replace(identity, bad_pixels=digest.hexdigest())
+
+    def _cleared(self, stored: NDArray[Any], part: Any) -> NDArray[Any]:
+        """Stored values with 0 in bad pixels; ``part`` is what of (M, N, N) they are."""
+        if self.bad_pixels is None:
+            return stored
+        bad = np.broadcast_to(self.bad_pixels, self.shape)[part]
+        return np.where(bad, stored.dtype.type(0), stored)
 
     def amplitude(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Turn stored values into amplitude; stored amplitudes are returned as they are."""
@@ -294,6 +357,29 @@ class Frames(FrameStack):
         return energies
 
 
+def check_bad_pixels(bad_pixels: Any, frames: tuple[int, int, int]) -> NDArray[np.bool_] | None:
+    """A read-only copy of bad pixels, bool, (N, N) or (M, N, N); None where none is bad.
+
+    ScanError, OptionTypeError: another dtype or shape, or every pixel of all frames is bad.
+    """
+    if bad_pixels is None:
+        return None
+    wanted = f"bool {shape_text(frames[1:])} or {shape_text(frames)}, True = bad"
+    if not isinstance(bad_pixels, np.ndarray):
+        raise OptionTypeError("bad_pixels", type(bad_pixels).__name__, f"an array, {wanted}")
+    if bad_pixels.dtype != np.bool_ or bad_pixels.shape not in (frames, frames[1:]):
+        found = f"{shape_text(bad_pixels.shape)} {bad_pixels.dtype}"
+        action = "Numbers become booleans by mask != 0, where 0 is good"
+        raise ScanError("bad_pixels", found, wanted, action=action)
+    if bad_pixels.all():
+        raise ScanError("bad_pixels", "True everywhere", "True where a pixel is bad")
+    if not bad_pixels.any():
+        return None
+    copy: NDArray[np.bool_] = bad_pixels.copy()
+    copy.flags.writeable = False
+    return copy
+
+
 def check_frame_values(
     block: NDArray[Any], *, start: int | None = 0, field: str = "frames"
 ) -> None:
@@ -312,5 +398,5 @@ def check_frame_values(
         found = "negative" if low[frame] < 0 else "NaN or infinite"
         place = field if start is None else f"{field} frame {start + frame}"
         raise ScanError(
-            place, f"{found} in places", "finite values >= 0", action="Mask bad pixels with 0"
+            place, f"{found} in places", "finite values >= 0", action="Name them in bad_pixels"
         )

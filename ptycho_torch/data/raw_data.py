@@ -26,6 +26,7 @@ from ptycho_torch.data.config import (
 )
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError, naming
 from ptycho_torch.data.frames import Frames, FrameStack
+from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.grouped import grouped_arrays
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.patches import reference_patches
@@ -62,6 +63,13 @@ class RawData(Scan):
         ``objectGuess``.
     norm_Y_I, metadata
         Kept as given; metadata are JSON values by name, None where there are none.
+    bad_pixels
+        bool, shape (N, N), or (M, N, N) where they vary by frame, True = bad: such pixels count as
+        0 in frames, energies and X, whatever they hold.
+    geometry
+        A :class:`~ptycho_torch.Geometry`, completed where the far-field relation allows.
+    frame_photons
+        Photons (or a monitor's counts) that met the object in each frame, shape (M,), above 0.
 
     Raises
     ------
@@ -87,6 +95,9 @@ class RawData(Scan):
         Y: AnyArray | FrameStack | None = None,
         norm_Y_I: Any = None,
         metadata: Mapping[str, Any] | None = None,
+        bad_pixels: NDArray[np.bool_] | None = None,
+        geometry: Geometry | None = None,
+        frame_photons: AnyArray | None = None,
     ) -> None:
         super().__init__(
             xcoords=xcoords,
@@ -100,6 +111,9 @@ class RawData(Scan):
             Y=Y,
             norm_Y_I=norm_Y_I,
             metadata=metadata,
+            bad_pixels=bad_pixels,
+            geometry=geometry,
+            frame_photons=frame_photons,
         )
 
     @classmethod

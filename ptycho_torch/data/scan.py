@@ -26,6 +26,7 @@ from ptycho_torch.data.errors import (
     naming,
 )
 from ptycho_torch.data.frames import Frames, FrameStack, Progress
+from ptycho_torch.data.geometry import Geometry
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +50,13 @@ class Scan:
         :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
     probeGuess
         complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
+    bad_pixels
+        bool, (N, N) or per frame (M, N, N), True = bad: such pixels count as 0, in energies too.
+        None: those of ``frames``.
+    geometry
+        Completed by the object pixel where the far-field relation gives it.
+    frame_photons
+        Photons, or a monitor's counts, that met the object in each frame, (M,), above 0.
     scan_index, objectGuess, Y, norm_Y_I, metadata, path
         Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk; metadata
         are None where there are none; errors name the path.
@@ -71,6 +79,8 @@ class Scan:
     patches: FrameStack | None
     norm_Y_I: Any
     metadata: dict[str, Any] | None
+    geometry: Geometry | None
+    frame_photons: NDArray[np.float64] | None
     chosen: NDArray[np.int64] | None
     _part_name: str | None
 
@@ -89,9 +99,14 @@ class Scan:
         norm_Y_I: Any = None,
         metadata: Mapping[str, Any] | None = None,
         path: Path | None = None,
+        bad_pixels: NDArray[np.bool_] | None = None,
+        geometry: Geometry | None = None,
+        frame_photons: AnyArray | None = None,
     ) -> None:
         with naming(path):
             stack = _frames(frames)
+            if bad_pixels is not None:
+                stack = stack.with_bad_pixels(bad_pixels)
             M, N = stack.shape[:2]
             x, y = _positions("xcoords", xcoords, M), _positions("ycoords", ycoords, M)
             numbers = np.zeros(M, np.int64) if scan_index is None else scan_index
@@ -108,6 +123,8 @@ class Scan:
                 patches=_patches(Y, stack.shape),
                 norm_Y_I=norm_Y_I,
                 metadata=dict(metadata) if metadata else None,
+                geometry=_geometry(geometry, N),
+                frame_photons=_frame_photons(frame_photons, M),
                 chosen=None,
                 _part_name=None,
             )
@@ -152,9 +169,18 @@ class Scan:
     @property
     def diff3d(self) -> AnyArray:
         """Amplitudes, shape (M, N, N), read-only: the map itself where it holds them."""
-        if self.chosen is None and self.frames.measurement == "amplitude":
+        as_stored = self.frames.measurement == "amplitude" and self.frames.bad_pixels is None
+        if self.chosen is None and as_stored:
             return self.frames.stored
         return _read_only(self.frames.take(self.file_indices(np.arange(self.n_frames))))
+
+    @property
+    def bad_pixels(self) -> NDArray[np.bool_] | None:
+        """Bad pixels, True = bad, (N, N), or (M, N, N) where they vary by frame; None: none."""
+        bad = self.frames.bad_pixels
+        if bad is None or bad.ndim == 2 or self.chosen is None:
+            return bad
+        return _read_only(bad[self.chosen])
 
     @property
     def Y(self) -> AnyArray | None:
@@ -215,6 +241,9 @@ class Scan:
             xcoords_start=x if same_x else _read_only(self.xcoords_start[keep]),
             ycoords_start=y if same_y else _read_only(self.ycoords_start[keep]),
             scan_index=_read_only(self.scan_index[keep]),
+            frame_photons=None
+            if self.frame_photons is None
+            else _read_only(self.frame_photons[keep]),
             chosen=_read_only(self.file_indices(keep).astype(np.int64)),
             _part_name=part_name,
         )
@@ -291,6 +320,24 @@ def _probe(probe: Any, side: int) -> AnyArray:
         else:
             wanted = replace(wanted, axes=("P", "N", "N"))
     return _small(wanted, probe, {"N": side})
+
+
+def _geometry(geometry: Any, N: int) -> Geometry | None:
+    if geometry is None:
+        return None
+    if not isinstance(geometry, Geometry):
+        raise OptionTypeError("geometry", type(geometry).__name__, "a Geometry")
+    return geometry.for_frames(N)
+
+
+def _frame_photons(photons: Any, frames: int) -> AnyArray | None:
+    if photons is None:
+        return None
+    checked = _small(spec("scan", "frame_photons"), photons, {"M": frames}).astype(np.float64)
+    if not (checked > 0).all():
+        number = int((checked <= 0).argmax())
+        raise ScanError(f"frame_photons[{number}]", checked[number], "a number above 0")
+    return _read_only(checked)
 
 
 def _object(obj: Any) -> AnyArray | None:

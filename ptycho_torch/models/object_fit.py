@@ -58,6 +58,7 @@ class ObjectFit(pl.LightningModule):
     obj: Parameter | None
     probe: Parameter | None
     probe_unit: Tensor | None
+    mean_photons: Tensor
 
     def __init__(
         self,
@@ -85,6 +86,8 @@ class ObjectFit(pl.LightningModule):
         self.register_parameter("obj", None)
         self.register_parameter("probe", None)
         self.register_buffer("probe_unit", None)
+        # What the probe's light is measured in; 0: every frame has the probe's own.
+        self.register_buffer("mean_photons", torch.zeros((), dtype=torch.float64))
         self.fourier_errors = torch.nn.ModuleDict(
             {f"{stage}_error": FourierError() for stage in ("train", "val", "test")}
         )
@@ -146,6 +149,8 @@ class ObjectFit(pl.LightningModule):
             )
         height, width = data.object_shape if self.object_shape is None else self.object_shape
         self.initialize((int(height), int(width)), data.initial_probe)
+        if scans[0].frame_photons is not None:
+            self.mean_photons.fill_(float(scans[0].frame_photons.mean()))
         _warn_of_cut_patches(scans[0])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,6 +168,7 @@ class ObjectFit(pl.LightningModule):
                     found, expected = f"without {name}", "a checkpoint of ObjectFit"
                     raise ScanFileError("checkpoint", found, expected)
         self._allocate(*(state[name].to(self.device) for name in names))
+        state.setdefault("mean_photons", torch.zeros((), dtype=torch.float64))
 
     def reconstruction(self) -> tuple[Tensor, Tensor]:
         """Object (H, W) and probe (P, N, N), complex64, detached; the probe in sqrt(counts).
@@ -183,12 +189,20 @@ class ObjectFit(pl.LightningModule):
         return torch.view_as_complex(self.obj), torch.view_as_complex(self.probe) * self.probe_unit
 
     def forward(self, batch: PtychoBatch) -> Tensor:
-        """Modelled frames (B, C, N, N) in the units of ``batch.X``."""
+        """Modelled frames (B, C, N, N) in the units of ``batch.X``; bad pixels are 0 as there.
+
+        Where the scan has photons per frame, the probe's light follows them.
+        """
         obj, probe = self._object_and_probe()
         if not self.refine_probe:
             probe = batch.probe
         patches = object_patches(obj, batch.positions, batch.X.shape[1])
         amplitude = diffract(illuminate(probe, patches))
+        if batch.frame_photons is not None and self.mean_photons > 0:
+            light = (batch.frame_photons / self.mean_photons).sqrt().to(amplitude.dtype)
+            amplitude = amplitude * light[:, :, None, None]
+        if batch.bad_pixels is not None:
+            amplitude = amplitude.masked_fill(batch.bad_pixels[:, None], 0)
         return batch.scale[:, None, None, None] * amplitude
 
     def _step(self, batch: PtychoBatch, stage: str) -> Tensor:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SAMPLE_FRAMES = 4
 SHOWN_GROUPS = 8
+BAD_PIXEL_COLOR = "tab:cyan"
 
 
 def plot_scan(raw: RawData, nn_indices: NDArray[np.integer] | None = None) -> Figure:
@@ -156,9 +157,15 @@ def _draw_frames(panels: Sequence[Axes], raw: RawData) -> None:
     high = float(counts.max()) or 1.0  # all frames may be dark
     # A measured frame shows nothing below one count; a noise-free one goes on for ever.
     low = 1.0 if high > 10 else high / 1e4
+    bad: Any = False if raw.bad_pixels is None else raw.bad_pixels
     for panel, frame in zip(panels, counts, strict=False):
+        frame = np.ma.masked_array(frame, bad.any(axis=0) if np.ndim(bad) == 3 else bad)
+        panel.set_facecolor(BAD_PIXEL_COLOR)
         image = panel.imshow(
-            np.maximum(frame, low), norm=LogNorm(low, high), cmap="inferno", interpolation="nearest"
+            np.ma.maximum(frame, low),
+            norm=LogNorm(low, high),
+            cmap="inferno",
+            interpolation="nearest",
         )
         panel.set_title(f"sample frame\n{frame.sum():,.0f} counts")
         label_pixels(panel, "detector column", "detector row")

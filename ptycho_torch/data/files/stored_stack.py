@@ -38,7 +38,8 @@ class FramesIdentity:
 
     Path, size and mtime_ns are the file's when it was opened (of an array in memory None, its
     bytes, None), dtype and shape the stack's, crc32 that of the stored member where the file has
-    one, and axes the order in which these bytes are read as (M, N, N).
+    one, axes the order in which these bytes are read as (M, N, N), and bad_pixels a digest of
+    those, None where there are none.
     """
 
     path: str | None
@@ -48,6 +49,7 @@ class FramesIdentity:
     shape: tuple[int, int, int]
     crc32: int | None
     axes: tuple[int, ...] = (0, 1, 2)
+    bad_pixels: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -55,10 +57,12 @@ class FramesIdentity:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def as_dict(self) -> dict[str, object]:
-        """The same as a dict that JSON can hold; axes only where they are not the usual ones."""
+        """The same as a dict that JSON can hold; axes and bad pixels only where they tell."""
         content = {**vars(self), "shape": list(self.shape), "axes": list(self.axes)}
         if self.axes == (0, 1, 2):
             del content["axes"]
+        if self.bad_pixels is None:
+            del content["bad_pixels"]
         return content
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +19,7 @@ from ptycho_torch.data.errors import PtychoTorchError, ScanError
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.zip_archive import ZipArchive
 from ptycho_torch.data.frames import AxisOrder, Frames, FrameStack
+from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.readers.measurement import settle_measurement
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.scan import AnyArray, Scan
@@ -27,7 +29,8 @@ logger = logging.getLogger(__name__)
 AxisOrderChoice = Literal["auto", "frames_first", "frames_last"]
 FramesKey = Literal["auto", "diff3d", "diffraction"]
 FRAME_KEYS = ("diff3d", "diffraction")
-OPTIONAL_KEYS = ("xcoords_start", "ycoords_start", "objectGuess")
+OPTIONAL_KEYS = ("xcoords_start", "ycoords_start", "objectGuess", "frame_photons")
+GEOMETRY_KEYS = tuple(field.name for field in fields(Geometry))
 MAX_METADATA_BYTES = 16 << 20
 
 
@@ -81,6 +84,8 @@ def read_npz(
         axis_order = said
     order = _axis_order(archive, key, axis_order)
     frames = Frames.from_archive(archive, key, sidecar=sidecar, axis_order=order)
+    if "bad_pixels" in archive.members:
+        frames = frames.with_bad_pixels(archive.read("bad_pixels"))
     patches = None
     if "Y" in archive.members:
         patches = FrameStack.from_archive(archive, "Y", sidecar=sidecar)
@@ -93,6 +98,7 @@ def read_npz(
         Y=patches,
         metadata=metadata,
         path=file.path,
+        geometry=_geometry(archive),
         **{name: archive.read(name) for name in OPTIONAL_KEYS if name in archive.members},
     )
 
@@ -145,6 +151,16 @@ def _scan_index(archive: ZipArchive) -> AnyArray | None:
     if not (np.abs(numbers) <= 2**53).all() or (numbers != np.floor(numbers)).any():
         raise ScanError("scan_index", "fractional", "whole numbers")
     return numbers.astype(np.int64)
+
+
+def _geometry(archive: ZipArchive) -> Geometry | None:
+    known = {name: archive.read(name) for name in GEOMETRY_KEYS if name in archive.members}
+    for name, number in known.items():
+        sides = (2,) if name.endswith("pixel_m") else ()
+        if number.dtype.kind not in "fiub" or number.shape not in ((), sides):
+            found = f"{shape_text(number.shape)} {number.dtype}"
+            raise ScanError(name, found, "a number in metres" if name != "near_field" else "a bool")
+    return Geometry(**{name: number.tolist() for name, number in known.items()}) if known else None
 
 
 def _metadata(archive: ZipArchive) -> dict[str, Any]:

@@ -19,7 +19,10 @@ from ptycho_torch.data.files.atomic_write import atomic_zip, write_stored
 from ptycho_torch.data.frames import FrameStack
 from ptycho_torch.data.scan import AnyArray, Scan
 
-SMALL = "xcoords ycoords xcoords_start ycoords_start probeGuess scan_index objectGuess"
+SMALL = (
+    "xcoords ycoords xcoords_start ycoords_start probeGuess scan_index objectGuess "
+    "bad_pixels frame_photons"
+)
 
 
 def write_scan(scan: Scan, path: Path, *, replace: bool = True) -> Path:
@@ -40,6 +43,9 @@ def write_scan(scan: Scan, path: Path, *, replace: bool = True) -> Path:
             array = getattr(scan, key)
             if array is not None:
                 write_stored(archive, key, array.dtype, array.shape, [np.ascontiguousarray(array)])
+        for name, value in (scan.geometry.known() if scan.geometry else {}).items():
+            number = np.array(value)
+            write_stored(archive, name, number.dtype, number.shape, [number])
         if scan.patches is not None:
             _write_stack(archive, "Y", scan, scan.patches, np.asarray)
         _write_stack(archive, "diff3d", scan, scan.frames, scan.frames.amplitude)
