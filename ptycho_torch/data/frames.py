@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_torch.data.caches.names import SidecarPolicy, check_policy
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.errors import ScanError, naming
+from ptycho_torch.data.files.frame_source import FrameSource
 from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.stored_stack import (
@@ -137,6 +138,20 @@ class FrameStack:
         policy = check_policy(sidecar)
         stack = stack_in_archive(archive, key, axis_order)
         return cls(in_file(stack, archive.stream, policy), **options)
+
+    @classmethod
+    def from_source(
+        cls: type[_Stack],
+        source: FrameSource,
+        *,
+        sidecar: SidecarPolicy | str = "auto",
+        **options: Any,
+    ) -> _Stack:
+        """Frames of any format: mapped where the source lies in place, else converted as above."""
+        policy = check_policy(sidecar)
+        with opened(source.path, source.state) as stream:
+            require_frames(source.shape, source.field)
+            return cls(in_file(source, stream, policy), **options)
 
     @property
     def nbytes(self) -> int:
