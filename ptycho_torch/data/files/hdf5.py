@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,11 +142,15 @@ class Hdf5File:
             array = np.asarray(found.attrs[attribute])
             return array.item() if array.ndim == 0 else array
 
-    def read_into(self, name: str, first: tuple[slice, ...], out: NDArray[Any]) -> None:
-        """Read a part of a dataset that :meth:`dataset` described into an array of its shape."""
+    def part_reader(self, name: str) -> Callable[[tuple[slice, ...], NDArray[Any]], None]:
+        """What reads a part of a dataset that :meth:`dataset` described into an array."""
         file, found = self._find(name)
-        with naming(file.path), _speaking(name):
-            found.read_direct(out, first)
+
+        def read(part: tuple[slice, ...], out: NDArray[Any]) -> None:
+            with naming(file.path), _speaking(name):
+                found.read_direct(out, part)
+
+        return read
 
     def require_unchanged(self) -> None:
         """Refuse a file that is not the one that was opened."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -226,7 +226,8 @@ class _Reader:
     def __init__(self, stack: Hdf5Stack) -> None:
         self._stack = stack
         self._held = ExitStack()
-        self._open: tuple[Path, Hdf5File] | None = None
+        self._file: Hdf5File | None = None
+        self._at: Hdf5Array | None = None
         self._starts = np.cumsum([0, *map(_count, stack.parts)])
 
     def __enter__(self) -> _Reader:
@@ -259,9 +260,9 @@ class _Reader:
             done += stop - inside
 
     def _read(self, part: Hdf5Array, start: int, out: NDArray[Any]) -> None:
-        file = self._file(part)
+        read = self._part(part)
         if len(part.shape) == 3:
-            file.read_into(part.name, (slice(start, start + len(out)),), out)
+            read((slice(start, start + len(out)),), out)
             return
         columns, done = part.shape[1], 0
         while done < len(out):
@@ -276,19 +277,16 @@ class _Reader:
                 )
             shape = tuple(s.stop - s.start for s in selected)
             n = math.prod(shape)
-            file.read_into(
-                part.name, selected, out[done : done + n].reshape(*shape, *out.shape[1:])
-            )
+            read(selected, out[done : done + n].reshape(*shape, *out.shape[1:]))
             done += n
 
-    def _file(self, part: Hdf5Array) -> Hdf5File:
-        if self._open is None or self._open[0] != part.path:
-            self._held.close()
-            self._open = (
-                part.path,
-                self._held.enter_context(opened_hdf5(part.path, part.state)),
-            )
-        return self._open[1]
+    def _part(self, part: Hdf5Array) -> Callable[[tuple[slice, ...], NDArray[Any]], None]:
+        if part != self._at:
+            if self._file is None or self._file.path != part.path:
+                self._held.close()
+                self._file = self._held.enter_context(opened_hdf5(part.path, part.state))
+            self._at, self._read_part = part, self._file.part_reader(part.name)
+        return self._read_part
 
 
 def _count(part: Hdf5Array) -> int:
