@@ -48,8 +48,8 @@ class PixelEstimates:
         hot = ~left_out
         for level in (mean, median):
             hot &= level > HOT_RATIO * _third_of_neighbours(level) + HOT_COUNTS
-        # Two dead rows side by side have lit ones around: so wide a window, seven pixels.
-        light = median_filter(np.where(hot, 0, mean), 7)
+        # Seven pixels wide: around three dead rows 28 of 49 are lit, at the edge of a beamstop 21.
+        light = rank_filter(np.where(hot, 0, mean), 22, size=7, mode="constant")
         lit = light * len(frames) >= DEAD_COUNTS
         dead = ~left_out & lit & (values.max(axis=0) == 0)
         return cls(invalid, hot, dead, np.where(hot, 0, mean))
