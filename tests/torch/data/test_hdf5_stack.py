@@ -6,8 +6,8 @@ import logging
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
