@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -20,16 +21,18 @@ from ptycho_torch.data.files.frame_source import FrameSource
 from ptycho_torch.data.files.mapping import FileState
 from ptycho_torch.data.files.stored_stack import BLOCK_BYTES, Chunk, FramesIdentity
 
-ORIENTATIONS: dict[str, tuple[bool, bool, bool]] = {
-    "as stored": (False, False, False),
-    "fliplr": (False, False, True),
-    "flipud": (False, True, False),
-    "rot180": (False, True, True),
-    "transpose": (True, False, False),
-    "rot90": (True, True, False),
-    "rot270": (True, False, True),
-    "antitranspose": (True, True, True),
-}
+ORIENTATIONS: Mapping[str, tuple[bool, bool, bool]] = MappingProxyType(
+    {
+        "as stored": (False, False, False),
+        "fliplr": (False, False, True),
+        "flipud": (False, True, False),
+        "rot180": (False, True, True),
+        "transpose": (True, False, False),
+        "rot90": (True, True, False),
+        "rot270": (True, False, True),
+        "antitranspose": (True, True, True),
+    }
+)
 """The eight orientations: whether axes are swapped, then rows and columns reversed. The names are
 NumPy's: ``rot90`` is ``numpy.rot90(frame)``, counter-clockwise with the first row on top."""
 

@@ -313,6 +313,7 @@ def _described(file: Hdf5File, found: Any, name: str) -> Hdf5Array:
             found_text = f"{shape_text(chunks)}, {chunk_bytes} bytes"
             raise ScanFileError(f"{name} chunks", found_text, f"at most {_LARGEST_CHUNK} bytes")
         _require_filters(found, name)
+        _require_stored_chunks(found, name)
         stored, offset = found.id.get_num_chunks() * chunk_bytes, None
     if nbytes and not stored:
         raise ScanFileError(name, "never written", "numbers")
@@ -342,6 +343,16 @@ def _require_filters(found: Any, name: str) -> None:
             raise MissingDependencyError(
                 f"{name} filter {code}", "not available", "one that is installed", action=_INSTALL
             )
+
+
+def _require_stored_chunks(found: Any, name: str) -> None:
+    """Refuse a chunk of no bytes: the library would read through a null pointer."""
+
+    def empty(chunk: Any) -> bool | None:
+        return True if chunk.size == 0 else None  # anything but None ends the walk
+
+    if found.id.chunk_iter(empty):
+        raise damaged(f"{name} chunk", "0 bytes", "some")
 
 
 def _small(held: Any, name: str, most: int = 1 << 20) -> Any:
