@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_torch.data.caches.names import SidecarPolicy, check_policy
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.errors import OptionTypeError, ScanError, naming
+from ptycho_torch.data.files.frame_source import FrameSource
 from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.stored_stack import (
@@ -139,6 +140,20 @@ class FrameStack:
         policy = check_policy(sidecar)
         stack = stack_in_archive(archive, key, axis_order)
         return cls(in_file(stack, archive.stream, policy), **options)
+
+    @classmethod
+    def from_source(
+        cls: type[_Stack],
+        source: FrameSource,
+        *,
+        sidecar: SidecarPolicy | str = "auto",
+        **options: Any,
+    ) -> _Stack:
+        """Frames of any format: mapped where the source lies in place, else converted as above."""
+        policy = check_policy(sidecar)
+        with opened(source.path, source.state) as stream:
+            require_frames(source.shape, source.field)
+            return cls(in_file(source, stream, policy), **options)
 
     @property
     def nbytes(self) -> int:
@@ -322,8 +337,8 @@ class Frames(FrameStack):
         identity, bad = super().identity(), self.bad_pixels
         if bad is None:
             return identity
-        digest = hashlib.sha256(f"{bad.shape} ".encode() + np.packbits(bad).tobytes())
-        return replace(identity, bad_pixels=digest.hexdigest())
+        made = f"{identity.made_by} {bad.shape} ".encode() + np.packbits(bad).tobytes()
+        return replace(identity, made_by=hashlib.sha256(made).hexdigest())
 
     def _cleared(self, stored: NDArray[Any], part: Any) -> NDArray[Any]:
         """Stored values with 0 in bad pixels; ``part`` is what of (M, N, N) they are."""

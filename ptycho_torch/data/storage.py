@@ -17,19 +17,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.caches.names import SidecarPolicy, sidecar_places
-from ptycho_torch.data.caches.sidecar import Sidecar, build_sidecar, find_sidecar, require_whole
-from ptycho_torch.data.errors import ScanFileError
-from ptycho_torch.data.files.mapping import opened, read_here_and_there, require_unchanged
-from ptycho_torch.data.files.stored_stack import (
-    BLOCK_BYTES,
-    Chunk,
-    FramesIdentity,
-    Progress,
-    StoredStack,
-    compared,
+from ptycho_torch.data.caches.names import SidecarPolicy
+from ptycho_torch.data.caches.sidecar import (
+    Sidecar,
+    build_sidecar,
+    find_sidecar,
+    require_whole,
+    sidecar_places,
 )
-from ptycho_torch.data.files.zip_archive import damaged
+from ptycho_torch.data.errors import ScanFileError
+from ptycho_torch.data.files.frame_source import FrameSource
+from ptycho_torch.data.files.mapping import opened, read_here_and_there
+from ptycho_torch.data.files.stored_stack import BLOCK_BYTES, Chunk, FramesIdentity, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Storage(ABC):
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
     identity: FramesIdentity
-    _stack: StoredStack | None = None
+    _stack: FrameSource | None = None
     _frames: NDArray[Any] | None = None
 
     def array(self, progress: Progress | None = None) -> NDArray[Any]:
@@ -127,8 +126,8 @@ class InMemory(Storage):
 class _InFile(Storage):
     """What frames in a file share, mapped or unpacked; another process makes its own array."""
 
-    def __init__(self, stack: StoredStack, frames: NDArray[Any] | None = None) -> None:
-        self._stack: StoredStack = stack
+    def __init__(self, stack: FrameSource, frames: NDArray[Any] | None = None) -> None:
+        self._stack: FrameSource = stack
         self._frames = frames
         self.path = stack.path
         self.field = stack.field
@@ -141,11 +140,10 @@ class _InFile(Storage):
         return {**vars(self), "_frames": None}
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        for start, _, block in self._stack.disk_blocks():
-            yield start if self.frame_by_frame else 0, block.transpose(self._stack.axes)
+        return self._stack.blocks()
 
     def check_unchanged(self) -> bool:
-        require_unchanged(self._stack.path, self._stack.state)
+        self._stack.require_unchanged()
         return False
 
 
@@ -166,13 +164,11 @@ class _Mapped(_InFile):
     ) -> Iterator[Chunk]:
         chunks, stack = super().chunks(chunk_bytes, check, chosen), self._stack
         # A write may hide behind the time of a file that was young when it was opened.
-        if stack.crc32 is None or not (check or not stack.state.settled):
+        if self.identity.crc32 is None or not (check or not stack.state.settled):
             return chunks
         if chosen is not None:  # the rest of the array is read too, and not given
             return chain(chunks, (every for every in self.chunks(chunk_bytes, True) if False))
-        fault = damaged(f"{stack.field} checksum", "wrong", "the CRC in the zip directory")
-        fault.file = stack.path
-        return compared(chunks, stack.header.crc32, stack.crc32, fault)
+        return stack.compared(chunks)
 
 
 class _Unpacked(_InFile):
@@ -181,7 +177,7 @@ class _Unpacked(_InFile):
     They are streamed and sampled straight from the file until an array is there.
     """
 
-    def __init__(self, stack: StoredStack, policy: SidecarPolicy) -> None:
+    def __init__(self, stack: FrameSource, policy: SidecarPolicy) -> None:
         super().__init__(stack)
         self._policy = policy
         self._sidecar: Sidecar | None = None
@@ -224,20 +220,8 @@ class _Unpacked(_InFile):
         return compare.compared(chunks) if compare else chunks
 
     def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
-        """Those frames of an array or of frames stored last, else as many first ones."""
-        if self._frames is not None:
-            return super().sample(spread)
-        chosen = np.empty((len(spread), *self.shape[1:]), self.dtype)
-        if not self.frame_by_frame:
-            on_disk = chosen.transpose(np.argsort(self._stack.axes))
-            for start, stop, block in self._stack.disk_blocks():
-                on_disk[start:stop] = block.take(spread, axis=self._stack.axes[0])
-            return chosen
-        for start, stop, block in self._stack.frame_blocks(chosen.nbytes):
-            chosen[start : min(stop, len(chosen))] = block[: len(chosen) - start]
-            if stop >= len(chosen):
-                break
-        return chosen
+        """Those frames of an array, else what the file gives without reading all of it."""
+        return self._stack.sample(spread) if self._frames is None else super().sample(spread)
 
     def check_unchanged(self) -> bool:
         """As for every file; a sidecar that vanished or changed is dropped and made again."""
@@ -251,11 +235,11 @@ class _Unpacked(_InFile):
     def sidecar_paths(self) -> list[Path]:
         if self._policy == "off":
             return []
-        places = sidecar_places(self._stack.path, self.field, self._policy)
+        places = sidecar_places(self._stack, self._policy)
         return [path for path in places if path.exists()]
 
 
-def in_file(stack: StoredStack, stream: BinaryIO, policy: SidecarPolicy) -> Storage:
+def in_file(stack: FrameSource, stream: BinaryIO, policy: SidecarPolicy) -> Storage:
     """Frames of an open file: mapped where they can be, else unpacked on first use."""
     if stack.in_place:
         return _Mapped(stack, stack.map(stream))

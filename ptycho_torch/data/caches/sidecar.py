@@ -31,6 +31,7 @@ from ptycho_torch.data.caches.names import SidecarPolicy
 from ptycho_torch.data.errors import PtychoTorchError, ScanFileError, ScanFileNotFoundError
 from ptycho_torch.data.files.atomic_write import atomic_zip, write_stored
 from ptycho_torch.data.files.build_lock import NoKernelLocksError, build_timeout_s
+from ptycho_torch.data.files.frame_source import FrameSource
 from ptycho_torch.data.files.mapping import FileState, map_array, opened, state_of
 from ptycho_torch.data.files.stored_stack import Chunk, Progress, StoredStack, compared
 from ptycho_torch.data.files.zip_archive import ZipArchive
@@ -75,12 +76,12 @@ class Sidecar:
             return False
 
 
-def sidecar_places(stack: StoredStack, policy: SidecarPolicy) -> list[Path]:
+def sidecar_places(stack: FrameSource, policy: SidecarPolicy) -> list[Path]:
     """Where the sidecar of a stack may lie, best place first."""
-    return names.sidecar_places(stack.path, stack.field, policy)
+    return names.sidecar_places(stack.path, stack.label, policy)
 
 
-def find_sidecar(stack: StoredStack, policy: SidecarPolicy) -> Sidecar | None:
+def find_sidecar(stack: FrameSource, policy: SidecarPolicy) -> Sidecar | None:
     """The sidecar of a stack if there is one and it can be believed.
 
     A damaged or outdated one is left alone and reported by one warning.
@@ -95,7 +96,7 @@ def find_sidecar(stack: StoredStack, policy: SidecarPolicy) -> Sidecar | None:
     return None
 
 
-def require_whole(path: Path, stack: StoredStack | None = None) -> None:
+def require_whole(path: Path, stack: FrameSource | None = None) -> None:
     """Check a sidecar in full, its numbers included, whatever its times are.
 
     ``stack`` is what it should have been made from; None: it is checked against its own record. A
@@ -110,7 +111,7 @@ def require_whole(path: Path, stack: StoredStack | None = None) -> None:
 
 
 def build_sidecar(
-    stack: StoredStack, policy: SidecarPolicy, progress: Progress | None = None
+    stack: FrameSource, policy: SidecarPolicy, progress: Progress | None = None
 ) -> Sidecar | None:
     """Convert a stack into its sidecar, or take the one another process has just made.
 
@@ -150,17 +151,19 @@ def _require_replaceable(path: Path) -> None:
             raise ScanFileError("file", "another program's", "a sidecar or no file")
 
 
-def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) -> Sidecar:
+def _built(path: Path, stack: FrameSource, progress: Progress | None, why: str) -> Sidecar:
     _require_space(path, stack)
     because = f" ({why})" if why else ""
     logger.info("%s: converting %s of %s%s", path, stack.field, stack.path, because)
     mtime_ns = _past_mtime_ns()
     with atomic_zip(path, locked=True) as archive:
         handle: Any = archive.fp
-        convert = _in_order if stack.frame_by_frame else _scattered
-        blocks = convert(stack, handle, progress)
+        if isinstance(stack, StoredStack) and not stack.frame_by_frame:
+            blocks = _scattered(stack, handle, progress)
+        else:
+            blocks = (block for _, _, block in _reported(stack.frame_blocks(), stack, progress))
         write_stored(archive, _FRAMES, stack.dtype, stack.shape, blocks)
-        record = {"format": FORMAT_VERSION, "source": _source(stack), "mtime_ns": mtime_ns}
+        record = {"format": FORMAT_VERSION, "source": stack.made_from(), "mtime_ns": mtime_ns}
         archive.writestr(zipfile.ZipInfo(_RECORD), json.dumps(record, sort_keys=True))
         archive.close()
         handle.flush()
@@ -168,7 +171,7 @@ def _built(path: Path, stack: StoredStack, progress: Progress | None, why: str) 
     return _believed(path, stack)
 
 
-def _believed(path: Path, stack: StoredStack) -> Sidecar:
+def _believed(path: Path, stack: FrameSource) -> Sidecar:
     state = state_of(path)
     try:
         return _checked(path, stack)
@@ -179,7 +182,7 @@ def _believed(path: Path, stack: StoredStack) -> Sidecar:
         return _checked(path, stack)
 
 
-def _checked(path: Path, stack: StoredStack) -> Sidecar:
+def _checked(path: Path, stack: FrameSource) -> Sidecar:
     with opened(path) as stream:
         archive = ZipArchive(stream, path)
         record = _record(archive)
@@ -217,8 +220,8 @@ def _record(archive: ZipArchive) -> dict[str, Any]:
     return record
 
 
-def _require_source(record: dict[str, Any], stack: StoredStack) -> None:
-    if record.get("source") != _source(stack):
+def _require_source(record: dict[str, Any], stack: FrameSource) -> None:
+    if record.get("source") != stack.made_from():
         raise ScanFileError(
             "sidecar",
             "made from another scan, or from an earlier state of this one",
@@ -238,25 +241,12 @@ def _require_numbers(archive: ZipArchive) -> None:
         ) from error
 
 
-def _source(stack: StoredStack) -> dict[str, Any]:
-    """What a sidecar must have been made from to stand for ``stack``, as JSON values."""
-    content: dict[str, Any] = {
-        "field": stack.field,
-        "dtype": stack.dtype.str,
-        "shape": list(stack.shape),
-        "axes": list(stack.axes),
-    }
-    # The checksum is the content itself; times would only make copies look foreign.
-    member_bytes = stack.header.size + stack.data_bytes
-    return {**content, "crc32": stack.crc32, "member_bytes": member_bytes}
-
-
 def _past_mtime_ns() -> int:
     """A time before any later write can carry, whole in seconds for coarse file systems."""
     return (int(time.time()) // 2 - 2) * 2 * 10**9
 
 
-def _require_space(path: Path, stack: StoredStack) -> None:
+def _require_space(path: Path, stack: FrameSource) -> None:
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:
@@ -269,12 +259,6 @@ def _require_space(path: Path, stack: StoredStack) -> None:
             action="Free some, give another directory, or sidecar='off'",
             file=path.parent,
         )
-
-
-def _in_order(
-    stack: StoredStack, handle: IO[bytes], progress: Progress | None
-) -> Iterator[NDArray[Any]]:
-    return (block for _, _, block in _reported(stack.frame_blocks(), stack, progress))
 
 
 def _scattered(
@@ -290,9 +274,8 @@ def _scattered(
     # Room must be there first: a map of a file with holes dies of a bus error on a full disk.
     _fill_with_zeros(handle, start, stack.data_bytes)
     out = np.memmap(handle, stack.dtype, "r+", offset=start, shape=stack.shape)
-    on_disk = out.transpose(np.argsort(stack.axes))
-    for first, last, block in _reported(stack.disk_blocks(), stack, progress):
-        on_disk[first:last] = block
+    for _ in _reported(stack.scattered_into(out), stack, progress):
+        pass
     handle.seek(start)
     step = max(1, _BLOCK_BYTES // max(1, out[0].nbytes))
     for first in range(0, len(out), step):
@@ -300,7 +283,7 @@ def _scattered(
 
 
 def _reported(
-    blocks: Iterator[Chunk], stack: StoredStack, progress: Progress | None
+    blocks: Iterator[Chunk], stack: FrameSource, progress: Progress | None
 ) -> Iterator[Chunk]:
     done = 0
     for first, last, block in blocks:

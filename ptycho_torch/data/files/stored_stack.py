@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import ScanError, ScanFileError
-from ptycho_torch.data.files.mapping import FileState, changed_file, map_array, opened
+from ptycho_torch.data.files.mapping import (
+    FileState,
+    changed_file,
+    map_array,
+    opened,
+    require_unchanged,
+)
 from ptycho_torch.data.files.npy_header import NpyHeader, read_npy_header, shape_text
 from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 
@@ -38,8 +44,8 @@ class FramesIdentity:
 
     Path, size and mtime_ns are the file's when it was opened (of an array in memory None, its
     bytes, None), dtype and shape the stack's, crc32 that of the stored member where the file has
-    one, axes the order in which these bytes are read as (M, N, N), and bad_pixels a digest of
-    those, None where there are none.
+    one, and axes the order in which these bytes are read as (M, N, N). made_by is a digest of
+    everything else that the frames depend on, as which of them, and how a detector is read out.
     """
 
     path: str | None
@@ -49,7 +55,7 @@ class FramesIdentity:
     shape: tuple[int, int, int]
     crc32: int | None
     axes: tuple[int, ...] = (0, 1, 2)
-    bad_pixels: str | None = None
+    made_by: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -57,12 +63,12 @@ class FramesIdentity:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def as_dict(self) -> dict[str, object]:
-        """The same as a dict that JSON can hold; axes and bad pixels only where they tell."""
+        """The same as a dict that JSON can hold; axes and made_by only where they are not usual."""
         content = {**vars(self), "shape": list(self.shape), "axes": list(self.axes)}
         if self.axes == (0, 1, 2):
             del content["axes"]
-        if self.bad_pixels is None:
-            del content["bad_pixels"]
+        if self.made_by is None:
+            del content["made_by"]
         return content
 
 
@@ -90,6 +96,11 @@ class StoredStack:
     crc32: int | None
     data_offset: int | None
     axes: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """What a sidecar's name says of it: the field."""
+        return self.field
 
     @property
     def disk_shape(self) -> tuple[int, ...]:
@@ -131,6 +142,29 @@ class StoredStack:
             str(self.path), size, mtime_ns, self.dtype.str, self.shape, self.crc32, self.axes
         )
 
+    def made_from(self) -> dict[str, Any]:
+        """What a sidecar must have been made from to stand for this stack, as JSON values."""
+        content: dict[str, Any] = {
+            "field": self.field,
+            "dtype": self.dtype.str,
+            "shape": list(self.shape),
+            "axes": list(self.axes),
+        }
+        # The checksum is the content itself; times would only make copies look foreign.
+        member_bytes = self.header.size + self.data_bytes
+        return {**content, "crc32": self.crc32, "member_bytes": member_bytes}
+
+    def require_unchanged(self) -> None:
+        """Refuse a file that is not the one that was opened."""
+        require_unchanged(self.path, self.state)
+
+    def compared(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """The same chunks of the map; a ScanFileError after the last where the CRC is wrong."""
+        assert self.crc32 is not None
+        fault = damaged(f"{self.field} checksum", "wrong", "the CRC in the zip directory")
+        fault.file = self.path
+        return compared(chunks, self.header.crc32, self.crc32, fault)
+
     def map(self, stream: BinaryIO) -> NDArray[Any]:
         """Map the frames (M, N, N) from the open file; only where they lie :attr:`in_place`."""
         assert self.data_offset is not None
@@ -166,6 +200,32 @@ class StoredStack:
         """Blocks of whole frames, C order; only where :attr:`frame_by_frame` holds."""
         for start, stop, block in self.disk_blocks(block_bytes):
             yield start, stop, np.ascontiguousarray(block.transpose(self.axes))
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """All values in the order of the file: number of the first frame, part of the stack."""
+        for start, _, block in self.disk_blocks():
+            yield start if self.frame_by_frame else 0, block.transpose(self.axes)
+
+    def scattered_into(self, out: NDArray[Any]) -> Iterator[Chunk]:
+        """Write everything into ``out`` (M, N, N) in the order of the file, block by block."""
+        on_disk = out.transpose(np.argsort(self.axes))
+        for first, last, block in self.disk_blocks():
+            on_disk[first:last] = block
+            yield first, last, block
+
+    def sample(self, spread: NDArray[np.intp]) -> NDArray[Any]:
+        """Those frames of a stack with frames stored last, else as many first ones."""
+        chosen = np.empty((len(spread), *self.shape[1:]), self.dtype)
+        if not self.frame_by_frame:
+            on_disk = chosen.transpose(np.argsort(self.axes))
+            for start, stop, block in self.disk_blocks():
+                on_disk[start:stop] = block.take(spread, axis=self.axes[0])
+            return chosen
+        for start, stop, block in self.frame_blocks(chosen.nbytes):
+            chosen[start : min(stop, len(chosen))] = block[: len(chosen) - start]
+            if stop >= len(chosen):
+                break
+        return chosen
 
     def load(self) -> NDArray[Any]:
         """Read everything into memory, which grows with bytes that are really there.
