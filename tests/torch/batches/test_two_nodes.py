@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="torch is not installed: ranks are torch's")
 pytest.importorskip("lightning", reason="lightning is not installed: it makes the ranks one job")
 
 import two_nodes
-from builders import ROOT, write_fit_config
+from builders import ROOT
 from campaign.processes import call
 from campaign.scans import write_scan
 from campaign.visits import Run, fit, read_visits, training_order

@@ -1,7 +1,7 @@
 """Two machines that are none: network namespaces joined by a cable, with torchrun on each.
 
-Owns the namespaces. They lie in a namespace made for them, and end with the process that made it, so
-nothing of the machine's own network is touched.
+Owns the namespaces. They lie in a namespace made for them, and end with the process that made it,
+so nothing of the machine's own network is touched.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def _run(python: str, arguments: list[str], processes: int, outputs: list[str]) 
         ]
         torchrun += ["--nproc-per-node", str(processes), "--master-addr", ADDRESSES[0]]
         torchrun += ["--master-port", "29500", *arguments]
+        inside = ["unshare", "--net"] if node else []
         quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": device, "NODE": str(node)}
         process = subprocess.Popen(
-            [*["unshare", "--net"] * node, "sh", "-c", START, output, device, ADDRESSES[node], *torchrun],
+            [*inside, "sh", "-c", START, output, device, ADDRESSES[node], *torchrun],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet},
         )  # fmt: skip
         assert process.stdout is not None
