@@ -209,12 +209,16 @@ def _batch_of(content: dict[str, Tensor], batch_size: list[int]) -> PtychoBatch:
     return PtychoBatch.from_tensordict(TensorDict(content, batch_size=batch_size))
 
 
-for _name, _dtype in vars(torch).items():
-    if isinstance(_dtype, torch.dtype) and hasattr(PtychoBatch, _name):
-        setattr(PtychoBatch, _name, partialmethod(PtychoBatch.to, _dtype))
-# A true precision of a Trainer (bf16-true) casts the fields of a dataclass but those without init.
-for _field in fields(PtychoBatch):
-    _field.init = _field.name == "X"
+def _cast_X_and_Y_only() -> None:
+    for name, dtype in vars(torch).items():
+        if isinstance(dtype, torch.dtype) and hasattr(PtychoBatch, name):
+            setattr(PtychoBatch, name, partialmethod(PtychoBatch.to, dtype))
+    # A Trainer's true precision (bf16-true) casts the fields of a dataclass but those without init.
+    for field in fields(PtychoBatch):
+        field.init = field.name == "X"
+
+
+_cast_X_and_Y_only()
 # Lightning looks for the batch size of what it logs in the values of a mapping. In anything else it
 # goes on to iterate, down to single groups, which cannot be iterated.
 Mapping.register(PtychoBatch)
