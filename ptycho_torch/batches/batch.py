@@ -6,6 +6,8 @@ Owns the names, shapes and dtypes of a batch. Knows nothing of files, scans or l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partialmethod
 from typing import Any
 
 import torch
@@ -13,8 +15,7 @@ from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
 from ptycho_torch.batches.sending import require_float64
-
-_Photons = float  # within the class, float is a method
+from ptycho_torch.data.errors import OptionError
 
 
 class PtychoBatch(TensorClass):
@@ -95,7 +96,13 @@ class PtychoBatch(TensorClass):
         """Copy to a device, as a tensordict does; a dtype is for X, and its complex one for Y.
 
         Positions, indices, probe and scale keep their dtypes. bfloat16 has no complex type, so Y
-        keeps its own. Of another tensor or batch, its device and its (X's) dtype count.
+        keeps its own. Of another tensor or batch, its device and its (X's) dtype count. ``type``,
+        ``half``, ``float64`` and what else is named after a dtype are this, too.
+
+        Raises
+        ------
+        OptionError
+            The dtype is not a floating one.
         """
         args = (*args, *(kwargs.pop(name) for name in ("other",) if name in kwargs))
         if args and isinstance(args[0], (Tensor, PtychoBatch)):
@@ -116,6 +123,8 @@ class PtychoBatch(TensorClass):
         dtype = dtypes[0] if dtypes else dtype
         return moved if dtype is None else _cast(moved, dtype)
 
+    type = to
+
     def pin_memory(self, *args: Any, **kwargs: Any) -> PtychoBatch:
         """Copy to page-locked memory, as a tensordict does."""
         return self._moved(lambda content: content.pin_memory(*args, **kwargs))
@@ -132,22 +141,6 @@ class PtychoBatch(TensorClass):
             others[name] = moved[name].expand(content[name].shape)
         return type(self).from_tensordict(others)
 
-    def float(self) -> PtychoBatch:  # type: ignore[override]
-        """X as float32 and Y as complex64."""
-        return self.to(torch.float32)
-
-    def half(self) -> PtychoBatch:  # type: ignore[override]
-        """X as float16 and Y as complex32."""
-        return self.to(torch.float16)
-
-    def bfloat16(self) -> PtychoBatch:  # type: ignore[override]
-        """X as bfloat16."""
-        return self.to(torch.bfloat16)
-
-    def double(self) -> PtychoBatch:  # type: ignore[override]
-        """X as float64 and Y as complex128."""
-        return self.to(torch.float64)
-
     def __reduce__(self) -> tuple[Any, ...]:
         # Only tensors and a function that torch.load may call: weights_only works.
         return _batch_of, (dict(self.items()), list(self.batch_size))
@@ -156,7 +149,7 @@ class PtychoBatch(TensorClass):
         """X as (B, C, N, N), contiguous, without a copy."""
         return self.X.movedim(-1, -3)
 
-    def as_lineage(self, nphotons: _Photons | None = None) -> tuple[TensorDict, Tensor, Tensor]:
+    def as_lineage(self, nphotons: float | None = None) -> tuple[TensorDict, Tensor, Tensor]:
         """The batch as PtychoPINN's own torch loader hands it to a model.
 
         Parameters
@@ -216,9 +209,12 @@ def _is_broadcast(tensor: Any) -> bool:
 
 
 def _cast(batch: PtychoBatch, dtype: torch.dtype) -> PtychoBatch:
+    if not dtype.is_floating_point:
+        action = "Cast a field: batch.X.to(...)"
+        raise OptionError("dtype of a batch", dtype, "a floating one", action=action)
     content = dict(batch.items())
     content["X"] = batch.X.to(dtype)
-    if batch.Y is not None and dtype.is_floating_point and dtype != torch.bfloat16:
+    if batch.Y is not None and dtype != torch.bfloat16:
         content["Y"] = batch.Y.to(dtype.to_complex())
     return _batch_of(content, list(batch.batch_size))
 
@@ -227,6 +223,16 @@ def _batch_of(content: dict[str, Tensor], batch_size: list[int]) -> PtychoBatch:
     return PtychoBatch.from_tensordict(TensorDict(content, batch_size=batch_size))
 
 
+def _cast_X_and_Y_only() -> None:
+    for name, dtype in vars(torch).items():
+        if isinstance(dtype, torch.dtype) and hasattr(PtychoBatch, name):
+            setattr(PtychoBatch, name, partialmethod(PtychoBatch.to, dtype))
+    # A Trainer's true precision (bf16-true) casts the fields of a dataclass but those without init.
+    for field in fields(PtychoBatch):
+        field.init = field.name == "X"
+
+
+_cast_X_and_Y_only()
 # Lightning looks for the batch size of what it logs in the values of a mapping. In anything else it
 # goes on to iterate, down to single groups, which cannot be iterated.
 Mapping.register(PtychoBatch)

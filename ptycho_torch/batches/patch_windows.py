@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,8 @@ def stack_objects(objects: Mapping[int, Tensor], N: int, scans: int | None = Non
     scans = len(objects) if scans is None else scans
     width = max(obj.shape[1] for obj in objects.values()) + 2 * margin
     height = sum(obj.shape[0] + 2 * margin for obj in objects.values())
-    pixels = next(iter(objects.values())).new_zeros((height, width))
+    # NumPy's zeros take no memory until they are written to: most margins never do.
+    pixels = torch.from_numpy(np.zeros((height, width), next(iter(objects.values())).numpy().dtype))
     tops = torch.zeros(scans, dtype=torch.int64)
     heights, own = torch.full_like(tops, height), torch.zeros(scans, dtype=torch.bool)
     top = 0

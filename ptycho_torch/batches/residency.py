@@ -13,12 +13,14 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from ptycho_torch.batches.assembly import assemble, probe_of_groups
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.frame_bank import FrameBank
+from ptycho_torch.batches.packing import Pack
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.tables import DeviceTables
 
@@ -69,17 +71,22 @@ class DeviceCopies:
         return self._frames[key][1] is not None
 
     def finished(
-        self, batch: FrameSelection | PtychoBatch, dataset: PtychoDataset, device: torch.device
+        self,
+        batch: FrameSelection | Pack | PtychoBatch,
+        dataset: PtychoDataset,
+        device: torch.device,
     ) -> PtychoBatch:
-        """Assemble a batch on its device, or give a finished one the probes that it lacks."""
+        """Assemble a batch on its device, or give a packed one the probes that it lacks."""
+        if isinstance(batch, PtychoBatch):
+            return batch
         key = (dataset.bank, device)
         if key not in self._tables:
             self._tables[key] = dataset.frameless_tables.to(device)
         tables = self._tables[key]
-        if isinstance(batch, PtychoBatch):
-            if "probe" not in batch.keys():  # noqa: SIM118
-                batch.probe = probe_of_groups(tables.probes, batch.scan_id)
-            return batch
+        if isinstance(batch, Pack):
+            content = batch.tensors()
+            content["probe"] = probe_of_groups(tables.probes, content["scan_id"])
+            return PtychoBatch.from_tensordict(TensorDict(content, content["scan_id"].shape))
         if batch.frames is None and self.holds(dataset, device, "device"):
             tables = replace(tables, frames=self._frames[dataset.bank.identity, device][1])
         return assemble(batch, tables)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
+from ptycho_torch.batches.packing import Pack
 from ptycho_torch.batches.selection import FrameSelection
 
 
@@ -44,7 +44,7 @@ class Route:
         return replace(self, finish=lambda items: last(self.finish(items)))
 
 
-class Probeless(Dataset[PtychoBatch]):
+class Finished(Dataset[Pack]):
     """A dataset's batches without their probes, which live on the device once a scan."""
 
     def __init__(self, dataset: PtychoDataset) -> None:
@@ -53,8 +53,9 @@ class Probeless(Dataset[PtychoBatch]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, indices: Sequence[int]) -> PtychoBatch:
-        return self.dataset.__getitems__(indices).exclude("probe")
+    def __getitems__(self, indices: Sequence[int]) -> Pack:
+        batch = self.dataset.__getitems__(indices).exclude("probe")
+        return Pack.of(dict(batch.items()), large=("X", "Y"))
 
 
 class Selections(Dataset[FrameSelection]):
@@ -106,7 +107,7 @@ class Indices(Dataset[Sequence[int]]):
 
 def finished_by_workers(dataset: PtychoDataset, *, probes: bool) -> Route:
     """Workers hand over finished batches."""
-    return Route(dataset if probes else Probeless(dataset))
+    return Route(dataset if probes else Finished(dataset))
 
 
 def gathered_here(dataset: PtychoDataset, *, workers: bool) -> Route:

@@ -5,7 +5,7 @@ Owns how groups become tensors of indices, positions and frames, on the CPU. Kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ptycho_torch.batches.bad_pixels import masks_of_groups
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
-from ptycho_torch.batches.packing import packed, unpacked
+from ptycho_torch.batches.packing import Pack
 from ptycho_torch.data.config import PatchPositions
 from ptycho_torch.data.contract import check_complex64
 from ptycho_torch.data.errors import naming
@@ -52,8 +52,8 @@ class FrameSelection:
         Photons of every frame, float32, (B, C), or None.
     stage
         The data module's stage that the groups belong to.
-    buffer
-        The memory of everything but frames and patches, once they have travelled; else None.
+    pack
+        What holds the tensors, once they have travelled; else None.
     """
 
     frames: Tensor | None
@@ -70,18 +70,18 @@ class FrameSelection:
     bad_pixels: Tensor | None = None
     frame_photons: Tensor | None = None
     stage: str = ""
-    buffer: Tensor | None = None
+    pack: Pack | None = None
 
     def __len__(self) -> int:
         return len(self.inverse)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameSelection:
         """Copy every tensor to ``device``, what is small in one piece."""
-        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._of(self._packed().to(device, non_blocking))
 
     def pin_memory(self) -> FrameSelection:
         """Copy every tensor to page-locked memory, so that copies to a GPU overlap its work."""
-        return self._moved(lambda tensor: tensor.pin_memory())
+        return self._of(self._packed().pin_memory())
 
     def split(self, sizes: list[int]) -> list[FrameSelection]:
         """Cut into consecutive selections of so many groups each.
@@ -104,22 +104,16 @@ class FrameSelection:
         """Every tensor."""
         return self._tensors().values()
 
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> FrameSelection:
-        small = self._tensors()
-        large = {name: small.pop(name) for name in LARGE if name in small}
-        buffer = self.buffer
-        if buffer is None:
-            buffer, small = packed(small)
-        buffer = move(buffer)
-        moved: dict[str, Any] = {name: move(tensor) for name, tensor in large.items()}
-        moved.update(unpacked(buffer, small))
-        return replace(self, buffer=buffer, **moved)
+    def _packed(self) -> Pack:
+        return self.pack or Pack.of(self._tensors(), large=LARGE)
+
+    def _of(self, pack: Pack) -> FrameSelection:
+        content: dict[str, Any] = dict(pack.tensors())
+        return replace(self, pack=pack, **content)
 
     def _tensors(self) -> dict[str, Tensor]:
         named = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {
-            name: value for name, value in named if isinstance(value, Tensor) and name != "buffer"
-        }
+        return {name: value for name, value in named if isinstance(value, Tensor)}
 
 
 def select(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ptycho_torch.batches.bad_pixels import masks_of_scans
-from ptycho_torch.batches.frame_bank import FrameBank
+from ptycho_torch.batches.frame_bank import FrameBank, tensor_over
 from ptycho_torch.batches.patch_windows import ObjectStack, stack_objects
 from ptycho_torch.data.raw_data import RawData
 
@@ -82,7 +82,8 @@ class DeviceTables:
 def _object_of(scan: RawData) -> Tensor:
     assert scan.objectGuess is not None
     double = scan.objectGuess.dtype == np.complex128
-    return torch.from_numpy(scan.objectGuess.astype(np.complex128 if double else np.complex64))
+    wide = np.complex128 if double else np.complex64
+    return tensor_over(scan.objectGuess.astype(wide, copy=False))
 
 
 def _stacked_probes(scans: Sequence[RawData]) -> Tensor:

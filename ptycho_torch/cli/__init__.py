@@ -40,7 +40,10 @@ _CIRCUMSTANCES = (
         ),
         "out of memory or processes",
     ),
-    (re.compile(r"Connection (closed|reset) by peer|Broken pipe"), "another rank ended"),
+    (
+        re.compile(r"Connection (closed|reset) by peer|Broken pipe"),
+        "another rank ended; its own output says why, and --ckpt_path FILE goes on",
+    ),
 )
 
 

@@ -173,8 +173,9 @@ def _fits(dtype: np.dtype[Any], wanted: str) -> bool:
 
 def check_finite(array: NDArray[np.generic], name: str) -> None:
     """Refuse NaN and infinity, naming the first place."""
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = np.argwhere(~finite)
         place = ", ".join(str(i) for i in bad[0])
         raise ScanError(f"{name}[{place}]", array[tuple(bad[0])], "a finite number")
 

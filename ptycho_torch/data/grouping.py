@@ -18,7 +18,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ptycho_torch.data.config import GroupingConfig, oversampling_seed_count
 from ptycho_torch.data.errors import OptionError
@@ -114,6 +113,8 @@ def neighbor_table(
 
     K = ``neighbors``: there is one column more, since a position is (usually) its own first hit.
     """
+    from scipy.spatial import cKDTree  # here, because a worker that is spawned groups nothing
+
     points = np.column_stack([xcoords, ycoords])
     count = min(neighbors + 1, len(points))
     wanted = points if rows is None else points[rows]

@@ -276,7 +276,7 @@ def _small(wanted: ArraySpec, array: Any, sizes: dict[str, int]) -> AnyArray:
         check_finite(checked, wanted.name)
     if checked.dtype.kind == "c":
         check_complex64(checked, wanted.name)
-        if checked.any() and not checked.astype(np.complex64).any():
+        if checked.any() and not checked.astype(np.complex64, copy=False).any():
             raise ScanError(wanted.name, "zero once it is complex64", "some signal there")
     return _read_only(np.array(checked))
 

@@ -179,7 +179,14 @@ class _Load:
     timeout_s: float
 
     def plan(self) -> Plan:
-        return Plan.of([read_cache(place, self.key) for place in self.places], self.identity)
+        """Plan from the places in order, as far as they are needed."""
+        files: list[CacheFile] = []
+        for place in self.places:
+            files.append(read_cache(place, self.key))
+            plan = Plan.of(files, self.identity)
+            if plan.kept:
+                break
+        return plan
 
     def reused(self, plan: Plan) -> CachedGroups:
         logger.info("groups cache reused: %s", _listed(plan.reads))
@@ -279,12 +286,14 @@ def _listed(names: Iterable[object]) -> str:
 def _completed(parts: BuiltGroups, key: CacheKey, build: Build) -> CachedGroups:
     """Build what is missing; check what was built."""
     missing = parts.missing()
-    if any(vars(missing).values()):
+    built = any(vars(missing).values())
+    if built:
         parts = parts.filled_from(build(missing))
     if parts.all_groups is None or parts.neighbor_table is None or parts.frame_energies is None:
         lacking = _listed(name for name, value in vars(parts.missing()).items() if value)
         raise ScanError(lacking, "not built", "an array")
-    check_arrays(key, parts, strict=missing.all_groups)
+    if built:  # what was read has been checked
+        check_arrays(key, parts, strict=missing.all_groups)
     return CachedGroups(parts.all_groups, parts.neighbor_table, parts.frame_energies)
 
 

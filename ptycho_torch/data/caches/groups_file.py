@@ -248,9 +248,9 @@ def _arrays(archive: ZipArchive, names: Iterable[str], key: CacheKey) -> dict[st
         size, limit = archive.members[name].file_size, key.member_limit(name)
         if size > limit:
             raise ScanFileError(name, f"{size} bytes", f"at most {limit} bytes")
+        arrays[name] = archive.read(name)
         if name in _LARGE_KEYS and not archive.header(name).dtype.isnative:
             raise ScanError(name, archive.header(name), "native byte order, as the reference needs")
-        arrays[name] = archive.read(name).copy()
     return arrays
 
 

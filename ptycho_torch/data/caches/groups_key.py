@@ -130,9 +130,10 @@ def check_arrays(key: CacheKey, arrays: BuiltGroups, *, strict: bool) -> None:
     _require_type("all_groups", groups, np.int64, (*groups.shape[:1], key.gridsize**2))
     _require_indices("all_groups", groups, key.n_positions)
     if strict:
-        ordered = groups[np.lexsort(groups.T[::-1])]
-        in_order = (groups[:, 1:] > groups[:, :-1]).all() and (ordered == groups).all()
-        if not in_order or (groups[1:] == groups[:-1]).all(axis=1).any():
+        steps = groups[1:] - groups[:-1]
+        first = (steps != 0).argmax(axis=1)  # column that tells a row from the one before
+        rising = np.take_along_axis(steps, first[:, None], axis=1) > 0
+        if not rising.all() or not (groups[:, 1:] > groups[:, :-1]).all():
             raise ScanError("all_groups", "unsorted or repeated", "sorted, unique rows")
     if table is not None:
         _require_type("neighbor_table", table, np.int32, key.table_shape)

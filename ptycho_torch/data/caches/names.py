@@ -141,8 +141,8 @@ def user_cache_directory(preferred: Path) -> Path:
             raise ScanFileError(
                 "user cache directory", "unknown", "$XDG_CACHE_HOME or a home", file=preferred
             ) from error
-    name = os.path.basename(os.path.realpath(preferred))
-    return base / "ptycho-torch" / f"{_cut(name[:64], 238)}-{_digest(preferred)[:16]}"
+    real = os.path.realpath(preferred)
+    return base / "ptycho-torch" / f"{_cut(os.path.basename(real)[:64], 238)}-{_digest(real)[:16]}"
 
 
 def check_policy(policy: SidecarPolicy | str, name: str = "sidecar") -> SidecarPolicy:
@@ -173,7 +173,7 @@ def _groups_folders(scan: Path, policy: str | os.PathLike[str]) -> list[Path]:
 
 def _shared_folder(directory: Path, scan: Path) -> Path:
     """Where in a directory the caches of a scan lie: scans of one name meet there."""
-    return directory / _digest(scan.parent)[:12]
+    return directory / _digest(os.path.realpath(scan.parent))[:12]
 
 
 def _user_caches(folder: Path) -> list[Path]:
@@ -195,5 +195,5 @@ def _cut(text: str, most_bytes: int) -> str:
     return os.fsencode(text)[:most_bytes].decode(errors="ignore")
 
 
-def _digest(directory: Path) -> str:
-    return hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()
+def _digest(real: str) -> str:
+    return hashlib.sha256(os.fsencode(real)).hexdigest()

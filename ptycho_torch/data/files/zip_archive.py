@@ -8,11 +8,12 @@ PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5. Knows nothing of scans.
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipExtFile, ZipFile, ZipInfo
@@ -30,6 +31,7 @@ MODERATE_BYTES = 256 << 20
 
 _MAX_DIRECTORY_BYTES = MAX_MEMBERS * 1024
 _BLOCK_BYTES = 1 << 18
+_WHOLE_BYTES = 1 << 20  # of a member that is read by one call: most of opening is calls
 _ENCRYPTED, _SIZES_FOLLOW_DATA, _UTF8_NAME = 0x0001, 0x0008, 0x0800
 # Deflate encodes at most 258 bytes in about two bits: 1032 to 1 (zlib technical details).
 _MAX_DEFLATE_RATIO = 1032
@@ -65,6 +67,7 @@ class ZipArchive:
         entries = _parsed(stream.read(end - start), count)
         self.members = {entry.filename.removesuffix(".npy"): entry for entry in entries}
         self._limits = _limits(entries, start)
+        self._headers: dict[str, NpyHeader] = {}
 
     def require(self, key: str) -> None:
         """Refuse an archive without ``key`` with a ScanKeyError that says which keys it has."""
@@ -76,7 +79,7 @@ class ZipArchive:
 
     def header(self, key: str) -> NpyHeader:
         """Shape and dtype of an ``.npy`` member, without its numbers; errors as below."""
-        return self.open_array(key)[0]
+        return self._headers[key] if key in self._headers else self.open_array(key)[0]
 
     def open_array(self, key: str) -> tuple[NpyHeader, MemberStream]:
         """Header of an ``.npy`` member, and the stream that stands at its numbers.
@@ -88,6 +91,7 @@ class ZipArchive:
         header = read_npy_header(numbers.read, key)
         if header.data_bytes != numbers.left:
             raise damaged(f"{key} {header}", f"{numbers.left} bytes", f"{header.data_bytes} bytes")
+        self._headers[key] = header
         return header, numbers
 
     def read(self, key: str) -> NDArray[Any]:
@@ -163,7 +167,10 @@ class MemberStream:
     """
 
     def __init__(self, stream: BinaryIO, member: ZipInfo, key: str) -> None:
-        self._unpacked = ZipExtFile(stream, "r", member)
+        small = max(member.compress_size, member.file_size) <= _WHOLE_BYTES
+        self._unpacked = (_WholeMember if small else partial(ZipExtFile, mode="r"))(
+            stream, zipinfo=member
+        )
         self._size = self.left = member.file_size
         self._key = key
 
@@ -193,6 +200,35 @@ class MemberStream:
 
     def _wrong_checksum(self) -> ScanFileError:
         return damaged(f"{self._key} checksum", "wrong", "the CRC in the zip directory")
+
+
+class _WholeMember:
+    """A small member, read and unpacked at once; it gives and raises what a ZipExtFile does."""
+
+    def __init__(self, stream: BinaryIO, zipinfo: ZipInfo) -> None:
+        self._packed = stream.read(zipinfo.compress_size)
+        self._member = zipinfo
+        self._content: BytesIO | None = None
+        self._right = True
+
+    def read(self, size: int) -> bytes:
+        if self._content is None:
+            self._content = BytesIO(self._unpacked())
+        content = self._content.read(size)
+        if not self._right and self._content.tell() == self._content.getbuffer().nbytes:
+            raise BadZipFile
+        return content
+
+    def _unpacked(self) -> bytes:
+        member = self._member
+        if len(self._packed) < member.compress_size:
+            raise EOFError
+        content = self._packed
+        if member.compress_type == ZIP_DEFLATED:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size or 1)
+        content = content[: member.file_size]
+        self._right = zlib.crc32(content) == member.CRC
+        return content
 
 
 def _require_same_header(stream: BinaryIO, member: ZipInfo, key: str) -> None:
@@ -257,7 +293,7 @@ def _parsed(directory: bytes, count: int) -> list[ZipInfo]:
         raise damaged("zip directory", found, f"{count} entries in {len(directory)} bytes")
     end = _END.pack(b"PK\x05\x06", 0, 0, count, count, len(directory), 0, 0)
     try:
-        with ZipFile(io.BytesIO(directory + end)) as archive:
+        with ZipFile(BytesIO(directory + end)) as archive:
             return archive.infolist()
     except (BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise damaged("zip directory", "broken", "one entry per member") from error

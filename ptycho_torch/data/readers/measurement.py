@@ -72,4 +72,5 @@ def _whole_and_large(frames: Frames, sample: NDArray[Any]) -> bool:
 
 
 def _whole(block: NDArray[Any]) -> bool:
-    return bool((block == np.floor(block)).all())
+    first = block[0]  # tells it of most
+    return bool((first == np.floor(first)).all() and (block == np.floor(block)).all())

@@ -16,8 +16,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed: batches are
 from lightning.pytorch import LightningModule  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
 from ptycho_torch import PtychoBatch, PtychoDataModule, PtychoDataset, simulate_scan  # noqa: E402
+from ptycho_torch.batches.loader import same  # noqa: E402
 from ptycho_torch.data.errors import OptionError  # noqa: E402
 
 
@@ -39,13 +41,17 @@ def batch(scan: Any) -> PtychoBatch:
         ("half", torch.float16, torch.complex32),
         ("bfloat16", torch.bfloat16, torch.complex64),
         ("double", torch.float64, torch.complex128),
+        ("float16", torch.float16, torch.complex32),
+        ("float32", torch.float32, torch.complex64),
+        ("float64", torch.float64, torch.complex128),
     ],
 )
 def test_a_dtype_is_for_X_and_Y_and_nothing_else(
     batch: PtychoBatch, name: str, dtype: Any, of_Y: Any
 ) -> None:
     kept = {key: value.clone() for key, value in batch.items()}
-    for cast in (getattr(batch, name)(), batch.to(dtype), batch.to("cpu", dtype=dtype)):
+    several = batch.to(dtype), batch.to("cpu", dtype=dtype), batch.type(dtype)
+    for cast in (getattr(batch, name)(), *several):
         assert cast.X.dtype == dtype
         assert cast.Y is not None
         assert cast.Y.dtype == of_Y
@@ -55,6 +61,70 @@ def test_a_dtype_is_for_X_and_Y_and_nothing_else(
                 assert value.dtype == kept[key].dtype
                 assert torch.equal(value, kept[key])
     assert all(torch.equal(value, kept[key]) for key, value in batch.items())
+
+
+def test_a_dtype_that_is_not_floating_is_refused_in_one_line(batch: PtychoBatch) -> None:
+    names = [name for name in dir(batch) if isinstance(getattr(torch, name, None), torch.dtype)]
+    floating = [name for name in names if getattr(torch, name).is_floating_point]
+    assert len(floating) >= 7
+    for name in set(names) - set(floating):
+        with pytest.raises(OptionError, match=r"^dtype of a batch is torch\..*batch\.X\.to\("):
+            getattr(batch, name)()
+    for dtype in (torch.int64, torch.complex64, torch.bool):
+        for cast in (batch.type, batch.to):
+            with pytest.raises(OptionError, match="expected a floating one"):
+                cast(dtype)
+
+
+class Keeper(LightningModule):
+    """Keeps its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[PtychoBatch] = []
+
+    def training_step(self, batch: PtychoBatch, index: int) -> Tensor:
+        self.seen.append(batch)
+        return (self.weight * batch.X.mean()).sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
+@pytest.mark.parametrize("loader", ["of torch", "of a data module"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("bf16-true", torch.bfloat16),
+        ("16-true", torch.float16),
+        ("64-true", torch.float64),
+        ("bf16-mixed", torch.float32),
+    ],
+)
+def test_a_trainer_with_a_plain_loader_casts_X_and_no_position(
+    scan: Any, precision: Any, dtype: Any, loader: str
+) -> None:
+    dataset = PtychoDataset(scan, patch_positions="scan")
+    batches: Any = DataLoader(dataset, batch_size=16, collate_fn=same)
+    if loader == "of a data module":
+        data = PtychoDataModule(
+            scan, split="none", shuffle=False, batch_size=16, patch_positions="scan"
+        )
+        data.setup("fit")
+        batches = data.train_dataloader()
+    model = Keeper()
+    quiet_trainer(max_epochs=1, precision=precision).fit(model, batches)
+    assert len(model.seen) == 3
+    for batch, groups in zip(model.seen, torch.arange(40).split(16), strict=True):
+        wanted = dataset[groups]
+        assert torch.equal(batch.X, wanted.X.to(dtype))
+        assert batch.probe.stride(0) == 0
+        for name in set(wanted.keys()) - {"X"}:
+            value = batch.get(name)
+            assert value.dtype == wanted.get(name).dtype, name
+            assert torch.equal(value, wanted.get(name)), name
 
 
 @pytest.mark.filterwarnings("error")

@@ -103,7 +103,7 @@ def test_second_open_reuses_the_cache_and_searches_no_neighbours(
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("the neighbours are in the cache")
 
-    monkeypatch.setattr(grouping_room, "cKDTree", refuse)
+    monkeypatch.setattr("scipy.spatial.cKDTree", refuse)
     with caplog.at_level(logging.INFO, logger="ptycho_torch"):
         second = stacked(PtychoDataset(scan_file, patch_positions="scan"))
     assert "groups cache reused" in caplog.text

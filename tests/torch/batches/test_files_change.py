@@ -14,12 +14,19 @@ torch = pytest.importorskip("torch", reason="torch is not installed: PtychoDatas
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from ptycho_torch import GroupingConfig, PtychoDataModule, PtychoDataset, simulate_scan  # noqa: E402
+from ptycho_torch import (  # noqa: E402
+    GroupingConfig,
+    PtychoDataModule,
+    PtychoDataset,
+    RawData,
+    simulate_scan,
+)
 from ptycho_torch.batches.loader import same  # noqa: E402
 from ptycho_torch.data.errors import ScanFileError  # noqa: E402
 
 GROUPING = GroupingConfig(gridsize=1, neighbor_count=4, seed=4)
 SCAN = simulate_scan(n_frames=32, N=16, object_size=60, seed=1)
+OTHERS = [simulate_scan(n_frames=32, N=16, object_size=60, seed=seed) for seed in (2, 3, 4)]
 PATCHES = np.random.default_rng(0).random((32, 16, 16)) + 1j
 
 
@@ -47,7 +54,7 @@ def cut(path: Path) -> None:
     os.truncate(path, 4096)
 
 
-def module(scan: Path, **options: Any) -> PtychoDataModule:
+def module(scan: Any, **options: Any) -> PtychoDataModule:
     more = {"multiprocessing_context": "fork"} if options.get("num_workers") else {}
     return PtychoDataModule(
         scan, grouping=GROUPING, batch_size=8, split="none", shuffle=False, **options, **more
@@ -111,6 +118,26 @@ def test_a_batch_gathered_while_its_sidecar_is_written_to_is_gathered_again(
 
     monkeypatch.setattr(PtychoDataset, "_assembled", disturbed)
     assert torch.equal(dataset.__getitems__(range(8)).X, wanted)
+
+
+@pytest.mark.parametrize("assemble_on", ["auto", "worker", "device"])
+def test_workers_look_at_the_scans_of_a_batch_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, assemble_on: Any
+) -> None:
+    data = module([SCAN, *OTHERS], ground_truth="none", assemble_on=assemble_on, num_workers=1)
+    data.setup("fit")
+    source = data.train_dataloader().dataset
+    scans = data.dataset("train").scans
+    looked: list[int] = []
+
+    def recorded(self: RawData) -> bool:
+        looked.append([self is scan for scan in scans].index(True))
+        return False
+
+    monkeypatch.setattr(RawData, "check_unchanged", recorded)
+    source.__getitems__(range(30, 34))
+    # Before and after; a worker that only reads ahead makes nothing that could be wrong after.
+    assert looked == [0, 1] * (1 if assemble_on == "auto" else 2)
 
 
 @pytest.mark.parametrize("persistent", [False, True])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: assembly needs it")
@@ -12,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-from ptycho_torch import PtychoDataset, simulate_scan  # noqa: E402
+from ptycho_torch import PtychoDataset, RawData, simulate_scan  # noqa: E402
 from ptycho_torch.batches.assembly import assemble, gather_scaled  # noqa: E402
 from ptycho_torch.batches.patch_windows import cut_patches, stack_objects  # noqa: E402
 
@@ -31,6 +33,37 @@ def test_no_value_decides_how_a_batch_is_assembled(scans: int) -> None:
     assert batch.X.shape == (len(selection), 8, 8, 4)
     assert batch.Y is not None
     assert batch.Y.shape == batch.X.shape
+
+
+@pytest.mark.parametrize("truth", ["none", "object", "file"])
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("scans", [1, 3])
+def test_a_batch_without_values_has_the_shapes_and_dtypes_of_one_with_them(
+    scans: int, resident: bool, truth: Any
+) -> None:
+    several = [simulate_scan(n_frames=30, N=8, object_size=60, seed=seed) for seed in range(scans)]
+    if truth == "file":
+        several = [with_patches(scan) for scan in several]
+    dataset = PtychoDataset(several, ground_truth=truth, patch_positions="scan")
+    groups, tables = range(0, len(dataset), 7), dataset.frameless_tables.to("meta")
+    if resident:
+        tables = replace(tables, frames=dataset.bank.copy_to(torch.device("meta")))
+    batch = assemble(dataset.select(groups, gather=not resident).to("meta"), tables)
+    wanted = dataset.__getitems__(groups)
+    assert batch.keys() == wanted.keys()
+    for name, value in wanted.items():
+        found = batch.get(name)
+        assert (found.shape, found.dtype) == (value.shape, value.dtype), name
+        assert found.device.type == "meta", name
+        assert found.stride() == value.stride(), name
+
+
+def with_patches(scan: RawData) -> RawData:
+    Y = np.ones(scan.diff3d.shape, np.complex64)
+    return RawData(
+        scan.xcoords, scan.ycoords, scan.xcoords_start, scan.ycoords_start, scan.diff3d,
+        scan.probeGuess, scan.scan_index, Y=Y,
+    )  # fmt: skip
 
 
 class Largest(TorchDispatchMode):

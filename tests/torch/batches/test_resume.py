@@ -84,6 +84,31 @@ def test_resumed_run_sees_the_same_samples_in_the_same_order(
     assert before + after == whole
 
 
+@pytest.mark.parametrize("stop_at", [1, 9, 13])
+def test_run_by_blocks_is_a_plain_loops_and_resumes_exactly(
+    scan_file: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptycho_torch.batches.dataset.BLOCK_BYTES", 4 * 8 * 8 * 4)
+    monkeypatch.setattr("ptycho_torch.batches.epoch_order.MIXED", 3)
+    model, checkpoint = Visitor(), tmp_path / "stopped.ckpt"
+    whole = run(scan_file, model, tmp_path, order="blocks")
+    data = PtychoDataModule(
+        str(scan_file), split="none", ground_truth="none", grouping=GroupingConfig(gridsize=1),
+        batch_size=7, order="blocks",
+    )  # fmt: skip
+    data.setup("fit")
+    loader = data.train_dataloader()
+    plain = []
+    for epoch in range(EPOCHS):
+        loader.sampler.set_epoch(epoch)
+        plain += [(epoch, batch.nn_indices[:, 0].tolist()) for batch in loader]
+    assert model.visited == plain
+    assert whole != run(scan_file, Visitor(), tmp_path)
+    before = run(scan_file, Visitor(stop_at, checkpoint), tmp_path, order="blocks")
+    after = run(scan_file, Visitor(), tmp_path, resume=checkpoint, order="blocks")
+    assert before + after == whole
+
+
 @pytest.mark.parametrize("stop_at", [4, 9, 13])
 @pytest.mark.parametrize("batch_size", [3, 14])
 def test_resumed_run_may_have_another_batch_size(

@@ -17,6 +17,8 @@ from lightning.pytorch import LightningModule, Trainer
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.datamodule import PtychoDataModule
 
+FRAMES_OF_A_SCAN = 1000
+"""More than any scan here has: samples of several scans are told apart."""
 Visits = dict[str, list[tuple[int, list[int]]]]
 
 
@@ -27,7 +29,8 @@ class Run:
     Parameters
     ----------
     scan
-        Scan file; every frame is a group of its own.
+        Scan file, or a pattern; every frame is a group of its own. ``{node}`` becomes the number of
+        the node.
     folder
         Where the ranks write what they saw, and the checkpoint.
     ranks, workers, epochs, batch_size
@@ -41,6 +44,12 @@ class Run:
         Also run test and predict.
     plain
         The Trainer gets loaders, and no data module.
+    nodes
+        Machines that the ranks are on; where there are two, torchrun starts the ranks.
+    prepare_per_node
+        Every node prepares, and not only the first.
+    kills
+        Rank that is killed two steps after the checkpoint, where there are several.
     """
 
     scan: str
@@ -53,6 +62,9 @@ class Run:
     resume: str | None = None
     evaluate: bool = False
     plain: bool = False
+    nodes: int = 1
+    prepare_per_node: bool = True
+    kills: int | None = None
 
     @property
     def checkpoint(self) -> str:
@@ -96,9 +108,9 @@ class Visitor(LightningModule):
         if self.steps == self.run.stop_after:
             self.trainer.save_checkpoint(self.run.checkpoint)
             self.write()
-            if self.run.ranks > 1:
+            if self.run.ranks > 1 and self.run.kills is None:
                 self.trainer.should_stop = True
-        elif self.steps == self.run.stop_after + 2:
+        elif self.steps == self.run.stop_after + 2 and self.global_rank == (self.run.kills or 0):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def write(self) -> None:
@@ -126,7 +138,8 @@ class Visitor(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def _note(self, stage: str, batch: Any) -> None:
-        self.seen[stage].append((self.current_epoch, batch.nn_indices[:, 0].tolist()))
+        samples = batch.nn_indices[:, 0] + FRAMES_OF_A_SCAN * batch.scan_id
+        self.seen[stage].append((self.current_epoch, samples.tolist()))
 
 
 def fit(run: Run) -> None:
@@ -137,18 +150,20 @@ def fit(run: Run) -> None:
     torch.set_num_threads(1)
     Path(run.folder).mkdir(parents=True, exist_ok=True)
     data = PtychoDataModule(
-        run.scan,
+        run.scan.format(node=os.environ.get("NODE", 0)),
         split="none",
         ground_truth="none",
         grouping=GroupingConfig(gridsize=1),
         batch_size=run.batch_size,
         num_workers=run.workers,
         multiprocessing_context="fork" if run.workers else None,
+        prepare_data_per_node=run.prepare_per_node,
     )
     trainer = Trainer(
         accelerator="cpu",
-        devices=run.ranks,
-        strategy="ddp_fork" if run.ranks > 1 else "auto",
+        devices=run.ranks // run.nodes,
+        num_nodes=run.nodes,
+        strategy="auto" if run.ranks == 1 else "ddp_fork" if run.nodes == 1 else "ddp",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from builders import ROOT, write_fit_config
 
+from ptycho_torch import simulate_scan
 from ptycho_torch.cli import DONE, main
 
 
@@ -57,6 +59,44 @@ sys.exit(main(["simulate", "out.npz", "--frames", "20000", "--size", "64"]))
     assert process.returncode == 130
     assert err == "ptycho-torch: interrupted\n"
     assert [path.name for path in folder.iterdir()] == ["scan.npz"]
+
+
+@pytest.mark.slow
+def test_interrupted_preparation_of_several_scans_is_one_line_and_leaves_whole_caches(folder):
+    code = """
+import os, signal, sys
+from ptycho_torch.cli import main
+from ptycho_torch.data import prepare
+whole, begun = prepare.RawData.group, []
+def group(*arguments, **options):
+    begun.append(1)
+    if len(begun) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return whole(*arguments, **options)
+prepare.RawData.group = group
+os.cpu_count = lambda: 2
+sys.exit(main(["prepare", *sys.argv[1:]]))
+"""
+    simulate_scan(n_frames=3000, N=32, seed=0).to_file(folder / "scan.npz")
+    scans = [folder / f"{number}.npz" for number in range(8)]
+    for scan in scans:
+        shutil.copy(folder / "scan.npz", scan)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *map(str, scans)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+        preexec_fn=interruptible,
+        timeout=60,
+    )
+    assert ran.returncode == 130, ran.stderr
+    said = [line for line in ran.stderr.splitlines() if "groups cache written" not in line]
+    assert said == ["ptycho-torch: interrupted"]
+    made = {path.name for path in folder.iterdir()} - {path.name for path in scans} - {"scan.npz"}
+    assert len(made) < 8
+    assert all(name.endswith(".groups_cache.npz") for name in made), made
+    assert main(["verify", *(str(folder / name) for name in made), str(scans[0])]) == 0
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from ptycho_torch.data.errors import (
     ScanKeyError,
     naming,
 )
+from ptycho_torch.data.files import zip_archive
 from ptycho_torch.data.files.npy_header import read_npy_header
 from ptycho_torch.data.files.zip_archive import MAX_MEMBERS, ZipArchive
 
@@ -330,3 +331,42 @@ def test_header_of_another_spelling_is_what_numpy_says(shape: str) -> None:
             read_npy_header(io.BytesIO(content).read, "a")
     else:
         assert read_npy_header(io.BytesIO(content).read, "a").shape == wanted
+
+
+def told(content: bytes, key: str) -> bytes | None:
+    """A member's bytes, or None where it is refused."""
+    try:
+        return read_all(content, key)
+    except PtychoTorchError:
+        return None
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_small_member_is_read_and_refused_as_a_large_one(
+    compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = archive(compressed)
+    start = ZipArchive(io.BytesIO(whole)).data_offset("xcoords") or 40
+    packed = ZipArchive(io.BytesIO(whole)).members["xcoords"].compress_size
+    altered = [whole]
+    for place in range(start, start + packed, 3):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        altered.append(bytes(content))
+    small = [told(content, "xcoords") for content in altered]
+    monkeypatch.setattr(zip_archive, "_WHOLE_BYTES", -1)
+    assert small == [told(content, "xcoords") for content in altered]
+    assert small[0] is not None and None in small
+
+
+def test_compressed_member_that_says_it_is_empty_is_not_unpacked() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as writer:
+        writer.writestr("a.npy", bytes(64 << 20))
+    content = bytearray(stream.getvalue())
+    for place in (22, directory_offset(bytes(content)) + 24):
+        content[place : place + 4] = bytes(4)
+    tracemalloc.start()
+    told(bytes(content), "a")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

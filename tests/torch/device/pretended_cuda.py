@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Copy:
 COPIES: list[Copy] = []
 SYNCHRONISATIONS: list[str] = []
 LAUNCHES: list[str] = []
+HELD: dict[int, list[int]] = {}
+"""Bytes of a storage on a device, and how many tensors hold it, by its address."""
 ON_STREAMS: dict[int, set[int]] = {}
 """Streams on which a storage may be used, by its address."""
 
@@ -78,6 +81,9 @@ class OnDevice(torch.Tensor):
             dtype=host.dtype, layout=host.layout, device=device,
         )  # fmt: skip
         made.host = host
+        storage = host.untyped_storage()
+        HELD.setdefault(_address(host), [storage.nbytes(), 0])[1] += 1
+        weakref.finalize(made, _dropped, _address(host))
         return made
 
     def __init__(self, host: torch.Tensor, device: torch.device) -> None:
@@ -195,6 +201,17 @@ def _copied(source: torch.Tensor, non_blocking: bool, device: torch.device) -> N
     COPIES.append(copy)
 
 
+def _dropped(address: int) -> None:
+    HELD[address][1] -= 1
+    if not HELD[address][1]:
+        del HELD[address]
+
+
+def _memory(device: Any = None) -> tuple[int, int]:
+    """Bytes that are free on all devices together, and those of one."""
+    return MEMORY - sum(nbytes for nbytes, _ in list(HELD.values())), MEMORY
+
+
 def _address(host: torch.Tensor) -> int:
     return host.untyped_storage()._cdata
 
@@ -269,7 +286,7 @@ def pretended_cuda() -> Iterator[None]:
         "empty_cache": lambda: None,
         "synchronize": torch.accelerator.synchronize,
         "memory_stats": lambda device=None: {},
-        "mem_get_info": lambda device=None: (MEMORY, MEMORY),
+        "mem_get_info": _memory,
         "manual_seed_all": lambda seed: None,
     }
     with contextlib.ExitStack() as stack:

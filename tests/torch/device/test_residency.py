@@ -23,6 +23,7 @@ from device_cases import (  # noqa: E402
     scan_of,
     trainer_on,
 )
+from lightning.pytorch import Trainer  # noqa: E402
 
 from ptycho_torch import PtychoDataModule  # noqa: E402
 from ptycho_torch.batches.frame_bank import FrameBank  # noqa: E402
@@ -118,3 +119,25 @@ def test_workers_read_no_frame_that_lives_on_the_device(tmp_path: Path) -> None:
     host = data_of(tmp_path, num_workers=2, residency="host")
     host.trainer = trainer_on("gpu")
     assert host.train_dataloader().dataset.read
+
+
+def test_ranks_of_which_one_has_no_room_give_the_batches_of_ranks_that_agree(
+    tmp_path: Path,
+) -> None:
+    def full(self: FrameBank, place: torch.device) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    # One rank runs to its end before the other begins: a rank that waited for the other would hang.
+    for rank in (0, 1):
+        seen = []
+        for place, has_room in (("cpu", True), ("gpu", rank == 0)):
+            with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*do not fit.*")
+                share = {"num_replicas": 2, "rank": rank}
+                patch.setattr(Trainer, "distributed_sampler_kwargs", share)
+                if not has_room:
+                    patch.setattr(FrameBank, "copy_to", full)
+                data = data_of(tmp_path, residency="device")
+                seen.append(fitted(data, place, max_epochs=2).seen["train"])
+        assert sum(len(batch.X) for batch in seen[0]) == GROUPS  # half of them, twice
+        assert_same(seen[1], seen[0])
