@@ -48,7 +48,8 @@ class Scan:
         Amplitudes, shape (M, N, N): an array, which is not copied, or
         :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
     probeGuess
-        complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
+        complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis. None only
+        from a reader whose file has no probe: reading puts one there, or refuses.
     scan_index, objectGuess, Y, norm_Y_I, metadata, path
         Optional. A missing scan_index is zeros; Y may be (M, N, N, 1), or a stack on disk; metadata
         are None where there are none; errors name the path.
@@ -80,7 +81,7 @@ class Scan:
         xcoords: AnyArray,
         ycoords: AnyArray,
         frames: AnyArray | Frames,
-        probeGuess: AnyArray,
+        probeGuess: AnyArray | None,
         xcoords_start: AnyArray | None = None,
         ycoords_start: AnyArray | None = None,
         scan_index: AnyArray | None = None,
@@ -102,7 +103,7 @@ class Scan:
                 ycoords=y,
                 xcoords_start=_start_positions("xcoords_start", xcoords_start, x),
                 ycoords_start=_start_positions("ycoords_start", ycoords_start, y),
-                probeGuess=_probe(probeGuess, N),
+                probeGuess=None if probeGuess is None else _probe(probeGuess, N),
                 scan_index=_small(spec("scan", "scan_index"), numbers, {"M": M}),
                 objectGuess=_object(objectGuess),
                 patches=_patches(Y, stack.shape),
@@ -118,6 +119,17 @@ class Scan:
         copy = object.__new__(cls)
         vars(copy).update(vars(scan), **changes)
         return copy
+
+    @property
+    def has_probe(self) -> bool:
+        """Whether there is a probe; only a reader's scan may be without one."""
+        return vars(self)["probeGuess"] is not None
+
+    def replacing_probe(self, probe: AnyArray, metadata: Mapping[str, Any]) -> Self:
+        """The same scan with another probe, checked as in a new one, and other metadata."""
+        with naming(self.path):
+            checked = _probe(probe, self.N)
+        return self.sharing(self, probeGuess=checked, metadata=dict(metadata) or None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         kind, attribute = type(self).__name__, getattr(type(self), name, None)
