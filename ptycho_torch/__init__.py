@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ptycho_torch.data.config import GroupingConfig
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.geometry import Geometry
+    from ptycho_torch.data.initial_probe import initial_probe
     from ptycho_torch.data.raw_data import RawData, read_scan
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
@@ -45,6 +46,7 @@ __all__ = [
     "RawData",
     "RawDataTorch",
     "__version__",
+    "initial_probe",
     "read_scan",
     "simulate_scan",
 ]
@@ -62,6 +64,7 @@ _HOME = MappingProxyType(
         "Geometry": "ptycho_torch.data.geometry",
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
+        "initial_probe": "ptycho_torch.data.initial_probe",
         "read_scan": "ptycho_torch.data.raw_data",
         "simulate_scan": "ptycho_torch.simulation.scan",
     }

@@ -89,7 +89,7 @@ class PtychoDataModule(LightningDataModule):
         Share of the frames for a test part of ``train``; 0: no such part.
     seed
         Seed of the order of training samples and of the split.
-    ground_truth, patch_positions, measurement, cache, normalization, N
+    ground_truth, patch_positions, measurement, probe, cache, normalization, N
         As in :class:`~ptycho_torch.PtychoDataset`.
     assemble_on
         Where batches are gathered and scaled: ``"worker"`` (by the worker processes),
@@ -142,6 +142,7 @@ class PtychoDataModule(LightningDataModule):
         ground_truth: GroundTruth = "auto",
         patch_positions: PatchPositions = "reference",
         measurement: Measurement = "auto",
+        probe: str = "file",
         cache: str = "auto",
         normalization: Normalization = "scan",
         assemble_on: AssembleOn = "auto",
@@ -199,6 +200,7 @@ class PtychoDataModule(LightningDataModule):
             "ground_truth": ground_truth,
             "patch_positions": patch_positions,
             "measurement": measurement,
+            "probe": probe,
             "cache": cache,
             "normalization": normalization,
         }

@@ -82,8 +82,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
         Where object patches are cut: ``"reference"`` equals the TensorFlow container, whose
         patches are mirrored through the group's centre for C > 1; ``"scan"`` cuts them at the
         scan positions, where |F(probe * Y)| agrees with the frames.
-    measurement
-        What the frames are: ``"amplitude"``, ``"counts"``, or ``"auto"``.
+    measurement, probe
+        What frames are, and the probe: ``"file"``, ``"initial"`` (average pattern) or a path.
     cache
         ``"auto"`` (beside the scan), ``"off"``, ``"readonly"`` (used, never written) or a
         directory.
@@ -115,6 +115,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         ground_truth: GroundTruth = "auto",
         patch_positions: PatchPositions = "reference",
         measurement: Measurement = "auto",
+        probe: str = "file",
         cache: str | Path = "auto",
         normalization: Normalization = "scan",
         **misplaced: Any,
@@ -130,7 +131,8 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self.patch_positions: PatchPositions = patch_positions
         self.normalization: Normalization = normalization
         self.cache = cache
-        opened = [open_scan(scan, measurement, ground_truth, cache) for scan in expand_scans(scans)]
+        given = (measurement, ground_truth, cache, probe)
+        opened = [open_scan(scan, *given) for scan in expand_scans(scans)]
         if self.grouping.n_subsample is not None:
             count, seed = self.grouping.n_subsample, self.grouping.subsample_seed
             opened = [scan.subsample(count, seed) for scan in opened]

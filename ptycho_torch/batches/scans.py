@@ -76,14 +76,19 @@ def _expand(path: Path) -> list[Path]:
 
 
 def open_scan(
-    scan: Path | RawData, measurement: Measurement, ground_truth: GroundTruth, cache: str | Path
+    scan: Path | RawData,
+    measurement: Measurement,
+    ground_truth: GroundTruth,
+    cache: str | Path,
+    probe: str = "file",
 ) -> RawData:
     """Open a scan's file, reading headers and small arrays; a scan in memory is taken as it is."""
     if isinstance(scan, RawData):
         return scan
     # The reference ignores a file's Y; it is better than no ground truth at all.
     use_file_Y = None if ground_truth == "auto" else ground_truth == "file"
-    return read_scan(scan, measurement=measurement, sidecar=cache, use_file_Y=use_file_Y)
+    reading = {"measurement": measurement, "probe": probe}
+    return read_scan(scan, sidecar=cache, use_file_Y=use_file_Y, **reading)
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:

@@ -103,7 +103,7 @@ class RawData(Scan):
             xcoords=xcoords,
             ycoords=ycoords,
             frames=diff3d,
-            probeGuess=probeGuess,
+            probeGuess=_given("probeGuess", probeGuess),
             xcoords_start=_given("xcoords_start", xcoords_start),
             ycoords_start=_given("ycoords_start", ycoords_start),
             scan_index=scan_index,
@@ -372,12 +372,14 @@ class RawData(Scan):
         return path.with_name(f"{path.stem}.{self._part_name}{path.suffix}")
 
 
-def _given(name: str, start: Any) -> AnyArray:
-    if start is None:
+def _given(name: str, array: Any) -> AnyArray:
+    if array is None:
         action = "Where nothing was corrected use RawData.from_coords_without_pc"
-        raise OptionTypeError(name, None, "an array (M,)", action=action)
-    positions: AnyArray = start
-    return positions
+        if name == "probeGuess":
+            action = "Make one of the frames with ptycho_torch.initial_probe"
+        raise OptionTypeError(name, None, "an array", action=action)
+    given: AnyArray = array
+    return given
 
 
 def read_scan(
@@ -399,7 +401,8 @@ def read_scan(
     sidecar
         Where frames that cannot be mapped are unpacked to, as for :meth:`RawData.from_file`.
     **reader_options
-        Options of that format's reader; ``"auto"`` leaves the choice to it.
+        ``probe``: ``"file"``, ``"initial"`` (the average pattern), an array, or the path of an
+        ``.npy`` or a scan; and options of that format's reader, ``"auto"`` left to it.
 
     Raises
     ------

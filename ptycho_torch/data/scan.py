@@ -49,7 +49,8 @@ class Scan:
         Amplitudes, shape (M, N, N): an array, which is not copied, or
         :class:`~ptycho_torch.data.frames.Frames` that stay on disk.
     probeGuess
-        complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis.
+        complex, (N, N), or (P, N, N) for incoherent modes; (N, N, 1) loses its last axis. None only
+        from a reader whose file has no probe: reading puts one there, or refuses.
     bad_pixels
         bool, (N, N) or per frame (M, N, N), True = bad: such pixels count as 0, in energies too.
         None: those of ``frames``.
@@ -90,7 +91,7 @@ class Scan:
         xcoords: AnyArray,
         ycoords: AnyArray,
         frames: AnyArray | Frames,
-        probeGuess: AnyArray,
+        probeGuess: AnyArray | None,
         xcoords_start: AnyArray | None = None,
         ycoords_start: AnyArray | None = None,
         scan_index: AnyArray | None = None,
@@ -117,7 +118,7 @@ class Scan:
                 ycoords=y,
                 xcoords_start=_start_positions("xcoords_start", xcoords_start, x),
                 ycoords_start=_start_positions("ycoords_start", ycoords_start, y),
-                probeGuess=_probe(probeGuess, N),
+                probeGuess=None if probeGuess is None else _probe(probeGuess, N),
                 scan_index=_small(spec("scan", "scan_index"), numbers, {"M": M}),
                 objectGuess=_object(objectGuess),
                 patches=_patches(Y, stack.shape),
@@ -135,6 +136,17 @@ class Scan:
         copy = object.__new__(cls)
         vars(copy).update(vars(scan), **changes)
         return copy
+
+    @property
+    def has_probe(self) -> bool:
+        """Whether there is a probe; only a reader's scan may be without one."""
+        return vars(self)["probeGuess"] is not None
+
+    def replacing_probe(self, probe: AnyArray, metadata: Mapping[str, Any]) -> Self:
+        """The same scan with another probe, checked as in a new one, and other metadata."""
+        with naming(self.path):
+            checked = _probe(probe, self.N)
+        return self.sharing(self, probeGuess=checked, metadata=dict(metadata) or None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         kind, attribute = type(self).__name__, getattr(type(self), name, None)

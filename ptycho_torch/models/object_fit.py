@@ -16,17 +16,21 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ptycho_torch.batches.batch import PtychoBatch
-from ptycho_torch.data.config import check_choice
+from ptycho_torch.data.config import check_choice, check_integer
 from ptycho_torch.data.errors import OptionError, ScanFileError, naming
+from ptycho_torch.data.initial_probe import add_modes
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.readers.probe_choice import is_average_pattern
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import fourier_sums
 from ptycho_torch.models.error_metric import FourierError
+from ptycho_torch.models.probe_search import search_probe
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
 logger = logging.getLogger(__name__)
 
 Schedule = Literal["constant", "cosine"]
+FirstProbe = Literal["scan", "initial"]
 
 
 class ObjectFit(pl.LightningModule):
@@ -48,6 +52,13 @@ class ObjectFit(pl.LightningModule):
         error on measured scans.
     object_shape
         (H, W) in pixels; None takes the datamodule's, the smallest that holds every patch.
+    n_modes
+        P, the number of incoherent probe modes; those that the scan does not carry are added,
+        weak and orthogonal to each other. None: as many as the scan carries.
+    probe
+        What the fit starts from: ``"scan"``, the scan's probe, or ``"initial"``, the average
+        pattern at a defocus that short fits find. A scan read with ``probe="initial"`` has no
+        defocus of its own, so for it both mean the same.
 
     Raises
     ------
@@ -67,6 +78,8 @@ class ObjectFit(pl.LightningModule):
         refine_probe: bool = True,
         schedule: Schedule = "constant",
         object_shape: tuple[int, int] | None = None,
+        n_modes: int | None = None,
+        probe: FirstProbe = "scan",
     ) -> None:
         super().__init__()
         for name, rate in (
@@ -76,12 +89,19 @@ class ObjectFit(pl.LightningModule):
             if rate is not None and not rate > 0:
                 raise OptionError(name, rate, "a number above 0")
         check_choice("schedule", schedule, Schedule)
+        check_integer("n_modes", n_modes, minimum=1, optional=True)
+        check_choice("probe", probe, FirstProbe)
+        if not refine_probe and (n_modes is not None or probe == "initial"):
+            found = "False beside n_modes or probe='initial'"
+            raise OptionError("refine_probe", found, "True: such a probe has to be fitted")
         self.save_hyperparameters()
         self.learning_rate = learning_rate
         self.probe_learning_rate = probe_learning_rate or learning_rate
         self.refine_probe = refine_probe
         self.schedule = schedule
         self.object_shape = object_shape
+        self.n_modes = n_modes
+        self.first_probe = probe
         # Shapes wait for a scan or a checkpoint: initialize and on_load_checkpoint set them.
         self.register_parameter("obj", None)
         self.register_parameter("probe", None)
@@ -100,13 +120,15 @@ class ObjectFit(pl.LightningModule):
         object_shape
             (H, W), pixels.
         probe
-            (P, N, N), complex, sqrt(counts).
+            (P, N, N), complex, sqrt(counts); modes up to ``n_modes`` are added.
 
         Raises
         ------
         OptionError
-            The probe is zero, or not finite.
+            The probe is zero, or not finite, or has more modes than ``n_modes``.
         """
+        if self.n_modes is not None:
+            probe = _with_modes(probe, self.n_modes)
         probe = probe.detach().to(self.device, torch.complex64)
         unit = probe.abs().square().sum(dim=0).mean().sqrt()
         if not (torch.isfinite(unit) and unit > 0):
@@ -148,7 +170,11 @@ class ObjectFit(pl.LightningModule):
                 action="Fit each scan in a run of its own",
             )
         height, width = data.object_shape if self.object_shape is None else self.object_shape
-        self.initialize((int(height), int(width)), data.initial_probe)
+        probe = data.initial_probe
+        unknown = self.first_probe == "initial" or is_average_pattern(scans[0])
+        if unknown and self.refine_probe and stage == "fit":
+            probe = torch.from_numpy(search_probe(scans[0], device=self.device))
+        self.initialize((int(height), int(width)), probe)
         if scans[0].frame_photons is not None:
             self.mean_photons.fill_(float(scans[0].frame_photons.mean()))
         _warn_of_cut_patches(scans[0])
@@ -173,7 +199,8 @@ class ObjectFit(pl.LightningModule):
     def reconstruction(self) -> tuple[Tensor, Tensor]:
         """Object (H, W) and probe (P, N, N), complex64, detached; the probe in sqrt(counts).
 
-        With ``refine_probe=False`` the probe is the one that the fit started from.
+        With ``refine_probe=False`` the probe is the one that the fit started from. Modes are
+        orthogonal, the strongest first; frames depend on no other property of theirs.
 
         Raises
         ------
@@ -181,7 +208,7 @@ class ObjectFit(pl.LightningModule):
             No fit, checkpoint or call of ``initialize`` has set them yet.
         """
         obj, probe = self._object_and_probe()
-        return obj.detach().clone(), probe.detach().clone()
+        return obj.detach().clone(), _orthogonal(probe.detach())
 
     def _object_and_probe(self) -> tuple[Tensor, Tensor]:
         if self.obj is None or self.probe is None or self.probe_unit is None:
@@ -271,6 +298,29 @@ class ObjectFit(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _with_modes(probe: Tensor, n_modes: int) -> Tensor:
+    if len(probe) > n_modes:
+        found, expected = f"{n_modes}, fewer than the scan carries", f"at least {len(probe)}"
+        raise OptionError("n_modes", found, expected)
+    if len(probe) == n_modes or not (torch.isfinite(probe.abs()).all() and probe.any()):
+        return probe
+    return torch.from_numpy(add_modes(probe.detach().cpu().numpy(), n_modes))
+
+
+def _orthogonal(probe: Tensor) -> Tensor:
+    """Modes that give the same frames, orthogonal to each other, the strongest first."""
+    if len(probe) == 1:
+        return probe.clone()
+    flat = probe.flatten(1).to(torch.complex128)
+    _, vectors = torch.linalg.eigh(flat @ flat.mH)
+    # A unitary mixture of modes has their intensity behind every object. The phase of each is free:
+    # the mode that it has most of keeps its own.
+    mixture = vectors.flip(1).mH
+    largest = mixture.gather(1, mixture.abs().argmax(dim=1, keepdim=True))
+    modes: Tensor = (largest.conj() / largest.abs() * mixture) @ flat
+    return modes.reshape(probe.shape).to(probe.dtype)
 
 
 def _warn_of_cut_patches(raw: RawData) -> None:

@@ -75,7 +75,7 @@ def read_npz(
     archive = file.archive
     check_choice("frames_key", frames_key, FramesKey)
     key = _frames_key(archive, frames_key)
-    for required in ("xcoords", "ycoords", "probeGuess"):
+    for required in ("xcoords", "ycoords"):
         archive.require(required)
     metadata = _metadata(archive)
     # What the file says of its own axes is no provenance of the scan.
@@ -93,7 +93,7 @@ def read_npz(
         xcoords=archive.read("xcoords"),
         ycoords=archive.read("ycoords"),
         frames=settle_measurement(frames, measurement),
-        probeGuess=archive.read("probeGuess"),
+        probeGuess=archive.read("probeGuess") if "probeGuess" in archive.members else None,
         scan_index=_scan_index(archive),
         Y=patches,
         metadata=metadata,

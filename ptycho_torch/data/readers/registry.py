@@ -17,6 +17,7 @@ from typing import Any
 
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
 from ptycho_torch.data.readers import npz, tike
+from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
 
@@ -74,14 +75,21 @@ def format_names() -> tuple[str, ...]:
 
 
 def read_file(
-    path: str | Path, format: str = "auto", *, sidecar: str | Path = "auto", **options: Any
+    path: str | Path,
+    format: str = "auto",
+    *,
+    sidecar: str | Path = "auto",
+    probe: Probe = "file",
+    **options: Any,
 ) -> Scan:
     """Read a scan in any registered format, through one opening of the file.
 
     ``format`` is a name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
-    ignore it. ``options`` are those of the format's reader; one that is ``"auto"`` is left to a
-    reader without it. Errors name file, field, what was found and what was expected.
+    ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
+    has), an array, or the path of an ``.npy`` or a scan. ``options`` are those of the format's
+    reader; one that is ``"auto"`` is left to a reader without it. Errors name file, field, what was
+    found and what was expected.
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
@@ -97,7 +105,7 @@ def read_file(
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
-        return reader.read(file, **given)
+        return with_probe(reader.read(file, **given), probe, read_file)
 
 
 def _by_name(name: str) -> Reader:

@@ -173,7 +173,7 @@ def test_frames_that_fit_both_axes_are_refused_until_told(write: Callable[..., P
     assert np.array_equal(read_file(path).frames.stored, cube)
 
 
-@pytest.mark.parametrize("key", ["diff3d", "xcoords", "ycoords", "probeGuess"])
+@pytest.mark.parametrize("key", ["diff3d", "xcoords", "ycoords"])
 def test_missing_key_is_named_with_the_keys_there_are(write: Callable[..., Path], key: str) -> None:
     message = refusal(write(**{key: None}), ScanKeyError)
     assert f"scan.npz: {key} is missing" in message and "scan_index" in message
