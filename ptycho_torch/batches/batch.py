@@ -47,6 +47,8 @@ class PtychoBatch(TensorClass):
         X = scale * amplitude, float32, (B,).
     Y
         Ground-truth patches, complex64, (B, N, N, C), or None.
+    bad_pixels
+        Pixels of the detector that measured nothing, where X is 0, bool, (B, N, N), or None.
     """
 
     X: Tensor
@@ -58,6 +60,7 @@ class PtychoBatch(TensorClass):
     probe: Tensor
     scale: Tensor
     Y: Tensor | None = None
+    bad_pixels: Tensor | None = None
 
     @property
     def coords(self) -> Tensor:
