@@ -356,14 +356,9 @@ class PtychoDataModule(LightningDataModule):
             even=stage == "train",
             blocks=dataset.blocks() if self.order == "blocks" else None,
         )
-        route = route_of(
-            dataset,
-            stage,
-            device,
-            assemble_on=self.assemble_on,
-            workers=self.num_workers > 0,
-            resident=lambda: self._copies.holds(dataset, device, self.residency),
-        )
+        resident = partial(self._copies.holds, dataset, device, self.residency)
+        workers = self.num_workers > 0
+        route = route_of(dataset, stage, device, self.assemble_on, resident, workers=workers)
         if self.augmentation is not None and stage == "train":
             self.augmentation.check(dataset.scans, dataset.index.scales)
             if device.type != "cuda":

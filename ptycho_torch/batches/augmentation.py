@@ -182,7 +182,7 @@ def augmented(
 def _turn(content: dict[str, Any], keys: Tensor) -> None:
     elements = (uniform(keys, _ELEMENT, 1)[:, 0] * 8).long()
     content["X"] = turned_pixels(content["X"], elements)
-    if content["Y"] is not None:
+    if content.get("Y") is not None:
         turned = turned_pixels(content["Y"].permute(0, 3, 1, 2), elements)
         content["Y"] = turned.permute(0, 2, 3, 1)
     for name in _TURNED_PIXELS:

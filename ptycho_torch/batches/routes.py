@@ -135,10 +135,10 @@ def route_of(
     dataset: PtychoDataset,
     stage: str,
     device: torch.device,
-    *,
     assemble_on: AssembleOn,
-    workers: bool,
     resident: Callable[[], bool],
+    *,
+    workers: bool,
 ) -> Route:
     """The way that the options ask for; ``resident()`` says whether frames live on the device."""
     if assemble_on == "worker":

@@ -59,6 +59,30 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_and_travel_beside_the_step(
         assert_same(found, wanted)
 
 
+@pytest.mark.parametrize(
+    ("assemble_on", "residency", "workers"),
+    [("auto", "device", 0), ("device", "host", 2), ("worker", "host", 2)],
+)
+def test_batches_augmented_on_a_gpu_are_those_of_the_cpu(
+    assemble_on: str, residency: str, workers: int, tmp_path: Path
+) -> None:
+    # Photons are drawn by functions that round otherwise there.
+    change = {"dihedral": True, "dead_pixels": 0.1, "beamstop_px": (1.0, 3.0), "scale": (0.5, 2.0)}
+    for case in cases(few=True):
+        case["augmentation"] = change
+        options = {"assemble_on": assemble_on, "residency": residency, "num_workers": workers}
+        found = fitted(data_of(tmp_path, **case, **options), max_epochs=2).seen["train"]
+        wanted = fitted(data_of(tmp_path, **case), "cpu", max_epochs=2).seen["train"]
+        plain = fitted(data_of(tmp_path, **{**case, "augmentation": None}), "cpu", max_epochs=2)
+        assert {batch.X.device for batch in found} == {device()}, case
+        assert len(found) == len(wanted)
+        for one, other, raw in zip(found, wanted, plain.seen["train"], strict=True):
+            assert torch.equal(one.bad_pixels.cpu(), other.bad_pixels)
+            torch.testing.assert_close(one.X.cpu(), other.X, rtol=1e-6, atol=0)
+            torch.testing.assert_close(one.local_offsets.cpu(), other.local_offsets)
+            assert not torch.equal(other.X, raw.X)
+
+
 def assert_nothing_waits(case: dict[str, object], copies: int) -> None:
     waited = pretended_cuda.synchronisations()
     assert not waited, (case, waited)
