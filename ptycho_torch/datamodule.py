@@ -24,7 +24,7 @@ from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.place import groups_of, require_same_groups, require_same_order
 from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
-from ptycho_torch.batches.routes import AssembleOn, route_of
+from ptycho_torch.batches.route_choice import AssembleOn, route_of
 from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection

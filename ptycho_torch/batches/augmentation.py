@@ -7,30 +7,29 @@ not on batch size, ranks, workers or device. Knows tensors only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.batches.batch import PtychoBatch
-from ptycho_torch.batches.counted_random import poisson, sample_keys, thinned, uniform
-from ptycho_torch.batches.dihedral import turned_pixels, turned_positions
+from ptycho_torch.batches.counted_random import sample_keys
+from ptycho_torch.batches.sample_changes import (
+    Content,
+    Span,
+    count_anew,
+    ends,
+    rescale,
+    shade,
+    turn,
+)
 from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.data.config import check_integer
 from ptycho_torch.data.errors import OptionError, OptionTypeError, naming
 from ptycho_torch.data.raw_data import RawData
-
-Span = float | tuple[float, float] | None
-
-_ELEMENT, _PHOTONS, _COUNTS, _DEAD, _STOP, _SCALE = range(6)
-_TURNED_PIXELS, _TURNED_POSITIONS = (
-    ("probe", "bad_pixels"),
-    ("coords_nominal", "global_offsets", "local_offsets"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +90,10 @@ class Augmentation:
     def __call__(self, batch: PtychoBatch, epoch: int) -> PtychoBatch:
         """The batch changed as in an epoch, on its device; the given one stays as it is."""
         keys = sample_keys(self.seed, epoch, batch.scan_id, *batch.nn_indices.unbind(1))
-        content: dict[str, Any] = dict(batch.items())
+        content: Content = dict(batch.items())
         # (B, C, N, N), as it lies in memory.
         content["X"] = batch.channels_first()
-        for change in self._changes():
-            change(content, keys)
+        self._change(content, keys)
         content["X"] = content["X"].permute(0, 2, 3, 1)
         return PtychoBatch(**content, batch_size=batch.batch_size)
 
@@ -108,7 +106,7 @@ class Augmentation:
     def _check_photons(self, scan: RawData, scale: float) -> None:
         frames = scan.frames
         with naming(scan.path):
-            measured, asked = (scan.N / 2 / scale) ** 2, _ends(self.photons)[1]
+            measured, asked = (scan.N / 2 / scale) ** 2, ends(self.photons)[1]
             if asked > measured * (1 + 1e-5):
                 found = f"up to {asked:g}"
                 raise OptionError("photons", found, f"at most {measured:.0f}, which frames hold")
@@ -122,52 +120,15 @@ class Augmentation:
                     action="Set noise_free=true if frames are intensities without noise",
                 )
 
-    def _changes(self) -> Iterator[Callable[[dict[str, Any], Tensor], None]]:
+    def _change(self, content: Content, keys: Tensor) -> None:
         if self.photons is not None:
-            yield self._count
+            count_anew(content, keys, self.photons, noise_free=self.noise_free)
         if self.dihedral:
-            yield _turn
+            turn(content, keys)
         if self.dead_pixels or self.beamstop_px is not None:
-            yield self._shade
+            shade(content, keys, self.dead_pixels, self.beamstop_px)
         if self.scale is not None:
-            yield self._rescale
-
-    def _count(self, content: dict[str, Any], keys: Tensor) -> None:
-        X, scale = content["X"], content["scale"]
-        photons = _log_uniform(self.photons, uniform(keys, _PHOTONS, 1))
-        # The mean energy of a scan's X is (N / 2)**2: that of its frames is over scale**2.
-        kept = (photons * (scale * 2 / X.shape[-1]) ** 2)[:, None, None, None]
-        counts, u = (X / scale[:, None, None, None]) ** 2, uniform(keys, _COUNTS, X[0].numel())
-        if self.noise_free:
-            drawn = poisson(counts * kept, u.view(X.shape))
-        else:
-            kept = kept.clamp(max=1.0)
-            drawn = thinned(counts.round(), kept, u.view(X.shape))
-        root = kept.flatten().sqrt()
-        content["scale"] = scale / root
-        content["X"] = drawn.sqrt() * content["scale"][:, None, None, None]
-        content["probe"] = content["probe"] * root[:, None, None, None]
-        if content.get("frame_photons") is not None:
-            content["frame_photons"] = content["frame_photons"] * kept.flatten()[:, None]
-
-    def _shade(self, content: dict[str, Any], keys: Tensor) -> None:
-        X = content["X"]
-        N = X.shape[-1]
-        bad = uniform(keys, _DEAD, N * N).view(-1, N, N) < self.dead_pixels
-        if self.beamstop_px is not None:
-            low, high = _ends(self.beamstop_px)
-            radius = low + (high - low) * uniform(keys, _STOP, 1)
-            from_centre = (torch.arange(N, device=X.device) - N // 2) ** 2
-            bad |= from_centre[:, None] + from_centre <= (radius**2)[:, :, None]
-        if content.get("bad_pixels") is not None:
-            bad |= content["bad_pixels"]
-        content["bad_pixels"] = bad
-        content["X"] = X.masked_fill(bad[:, None], 0.0)
-
-    def _rescale(self, content: dict[str, Any], keys: Tensor) -> None:
-        factor = _log_uniform(self.scale, uniform(keys, _SCALE, 1))
-        content["scale"] = content["scale"] * factor
-        content["X"] = content["X"] * factor[:, None, None, None]
+            rescale(content, keys, self.scale)
 
 
 def augmented(
@@ -177,28 +138,6 @@ def augmented(
     for batch in batches:
         finished = isinstance(batch, PtychoBatch)
         yield augmentation(batch, sampler.begun or 0) if finished else batch
-
-
-def _turn(content: dict[str, Any], keys: Tensor) -> None:
-    elements = (uniform(keys, _ELEMENT, 1)[:, 0] * 8).long()
-    content["X"] = turned_pixels(content["X"], elements)
-    if content.get("Y") is not None:
-        turned = turned_pixels(content["Y"].permute(0, 3, 1, 2), elements)
-        content["Y"] = turned.permute(0, 2, 3, 1)
-    for name in _TURNED_PIXELS:
-        if content.get(name) is not None:
-            content[name] = turned_pixels(content[name], elements)
-    for name in _TURNED_POSITIONS:
-        content[name] = turned_positions(content[name], elements)
-
-
-def _ends(span: Any) -> tuple[float, float]:
-    return span if isinstance(span, tuple) else (span, span)
-
-
-def _log_uniform(span: Span, u: Tensor) -> Tensor:
-    low, high = (math.log(end) for end in _ends(span))
-    return torch.exp(low + (high - low) * u[:, 0])
 
 
 def _span(name: str, value: Any) -> Span:

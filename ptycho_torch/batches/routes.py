@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -17,8 +17,6 @@ from torch.utils.data import Dataset
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.selection import FrameSelection
-
-AssembleOn = Literal["auto", "device", "worker"]
 
 
 @dataclass(frozen=True)
@@ -129,23 +127,3 @@ def selected_here(
     """Workers read frames from disk; this process copies each once, ready for the device."""
     here = Selections(dataset, stage, gather=gather, pin=device.type == "cuda")
     return Route(Indices(dataset, read=workers and gather), partial(map, here.select))
-
-
-def route_of(
-    dataset: PtychoDataset,
-    stage: str,
-    device: torch.device,
-    assemble_on: AssembleOn,
-    resident: Callable[[], bool],
-    *,
-    workers: bool,
-) -> Route:
-    """The way that the options ask for; ``resident()`` says whether frames live on the device."""
-    if assemble_on == "worker":
-        return finished_by_workers(dataset, probes=device.type != "cuda")
-    if assemble_on == "auto" and device.type == "cpu":
-        return gathered_here(dataset, workers=workers)
-    gather = not resident()
-    if assemble_on == "device" and workers:
-        return selected_by_workers(dataset, stage, gather=gather)
-    return selected_here(dataset, stage, gather=gather, workers=workers, device=device)

@@ -134,7 +134,7 @@ def test_turned_frames_are_those_of_turned_probe_and_patches(
 ) -> None:
     batch = batch_of(N, gridsize)
     monkeypatch.setattr(
-        "ptycho_torch.batches.augmentation.uniform",
+        "ptycho_torch.batches.sample_changes.uniform",
         lambda keys, stream, count: torch.full((len(keys), count), (element + 0.5) / 8),
     )
     out = Augmentation(dihedral=True)(batch, 0)
