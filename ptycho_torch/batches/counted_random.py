@@ -58,21 +58,30 @@ def _quantile(mean: Tensor, share: Tensor, u: Tensor) -> Tensor:
     few = mean < _FEW
     if mean.device.type != "cpu":  # to pick elements would wait for the device
         return torch.where(few, _summed(mean.clamp(max=_FEW), share, u), _series(mean, share, u))
-    drawn = torch.zeros_like(mean)
+    drawn, flat = torch.zeros(mean.numel()), [each.reshape(-1) for each in (mean, share, u)]
     for some, method in ((few & (mean > 0), _summed), (~few, _series)):
-        drawn[some] = method(mean[some], share[some], u[some])
-    return drawn
+        where = some.reshape(-1).nonzero().squeeze(1)
+        drawn[where] = method(*(each[where] for each in flat))
+    return drawn.view(mean.shape)
 
 
 def _summed(mean: Tensor, share: Tensor, u: Tensor) -> Tensor:
     exponent = torch.where(share > 0, torch.log1p(-share) / share.clamp(min=1e-30), -1.0)
     term = torch.exp(mean * exponent)
     total, drawn = term.clone(), torch.zeros_like(mean)
+    left, on_cpu = torch.arange(len(mean), device=mean.device), mean.device.type == "cpu"
     for number in range(_MOST_OF_FEW):
         above = u > total
-        if mean.device.type == "cpu" and not above.any():
-            break
-        drawn += above
+        if on_cpu:
+            kept = above.nonzero().squeeze(1)
+            if not len(kept):
+                break
+            mean, share, u, term, total, left = (
+                each[kept] for each in (mean, share, u, term, total, left)
+            )
+            drawn[left] += 1
+        else:
+            drawn += above
         term = term * (mean - number * share).clamp(min=0) / ((number + 1) * (1 - share))
         total += term
     return drawn
