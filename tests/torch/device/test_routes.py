@@ -29,6 +29,7 @@ from device_cases import (  # noqa: E402
 )
 
 from ptycho_torch import PtychoBatch, PtychoDataModule  # noqa: E402
+from ptycho_torch.batches import counted_random  # noqa: E402
 
 EVERY_ROUTE = [
     pytest.param(assemble_on, residency, workers, id=f"{assemble_on}-{residency}-{workers}")
@@ -81,6 +82,17 @@ def test_batches_augmented_on_a_gpu_are_those_of_the_cpu(
             torch.testing.assert_close(one.X.cpu(), other.X, rtol=1e-6, atol=0)
             torch.testing.assert_close(one.local_offsets.cpu(), other.local_offsets)
             assert not torch.equal(other.X, raw.X)
+
+
+def test_counts_drawn_on_a_gpu_have_the_mean_and_spread_of_those_of_the_cpu(tmp_path: Path) -> None:
+    n = torch.tensor([0.0, 1.0, 5.0, 20.0, 300.0])[:, None].expand(5, 4096)
+    u = (torch.arange(4096) + 0.5) / 4096
+    drawn = [
+        counted_random.thinned(n.to(place), torch.tensor(0.3).to(place), u.expand(5, -1).to(place))
+        for place in ("cpu", device())
+    ]
+    assert (drawn[0] - drawn[1].cpu()).abs().max() <= 1
+    torch.testing.assert_close(drawn[0].mean(1), drawn[1].cpu().mean(1), rtol=1e-3, atol=1e-3)
 
 
 def assert_nothing_waits(case: dict[str, object], copies: int) -> None:
