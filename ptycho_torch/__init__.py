@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ptycho_torch.batches.augmentation import Augmentation
     from ptycho_torch.batches.batch import PtychoBatch
     from ptycho_torch.batches.dataset import PtychoDataset
     from ptycho_torch.data.config import GroupingConfig
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Augmentation",
     "Geometry",
     "GroupingConfig",
     "MemmapDatasetBridge",
@@ -53,6 +55,7 @@ __all__ = [
 
 _HOME = MappingProxyType(
     {
+        "Augmentation": "ptycho_torch.batches.augmentation",
         "GroupingConfig": "ptycho_torch.data.config",
         "MemmapDatasetBridge": "ptycho_torch.memmap_bridge",
         "ObjectFit": "ptycho_torch.models.object_fit",

@@ -22,6 +22,7 @@ from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.legacy_params import (
     Configuration,
     is_configuration,
+    to_grouping_config,
     to_legacy_params,
     translated_fields,
     update_legacy_dict,
@@ -34,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "TrainingConfig",
     "check_number",
+    "to_grouping_config",
     "to_inference_config",
     "to_legacy_params",
     "to_lineage_options",

@@ -14,22 +14,17 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from ptycho_torch.batches.augmentation import Augmentation, augmented
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
 from ptycho_torch.batches.epoch_order import Order
-from ptycho_torch.batches.hyperparameters import grouping_of, plain_options
+from ptycho_torch.batches.hyperparameters import options_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.place import groups_of, require_same_groups, require_same_order
 from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
-from ptycho_torch.batches.routes import (
-    Route,
-    finished_by_workers,
-    gathered_here,
-    selected_by_workers,
-    selected_here,
-)
+from ptycho_torch.batches.route_choice import AssembleOn, route_of
 from ptycho_torch.batches.sampler import EpochSampler
 from ptycho_torch.batches.scans import ScanOption, Scans, object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection
@@ -48,7 +43,6 @@ from ptycho_torch.data.config import (
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.split import check_fractions
 
-AssembleOn = Literal["auto", "device", "worker"]
 Stage = Literal["train", "val", "test", "predict"]
 
 _NEEDED = MappingProxyType[str, tuple[Stage, ...]](
@@ -105,6 +99,8 @@ class PtychoDataModule(LightningDataModule):
         Visit training samples in a new order every epoch.
     order
         What an order draws: ``"samples"``, or ``"blocks"`` of neighbours, for large scans.
+    augmentation
+        Changes of training batches, on the batch's device; a mapping will do; None: none.
     multiprocessing_context
         Start method of the workers; None: the system's default.
 
@@ -150,6 +146,7 @@ class PtychoDataModule(LightningDataModule):
         prepare_data_per_node: bool = True,
         shuffle: bool = True,
         order: Order = "samples",
+        augmentation: Augmentation | None = None,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
         given = locals()
@@ -183,7 +180,10 @@ class PtychoDataModule(LightningDataModule):
         }
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.grouping = grouping_of(grouping)
+        self.grouping = options_of(GroupingConfig, "grouping", grouping or GroupingConfig())
+        self.augmentation = augmentation
+        if augmentation is not None:
+            self.augmentation = options_of(Augmentation, "augmentation", augmentation)
         self.split: Split = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -306,8 +306,8 @@ class PtychoDataModule(LightningDataModule):
     ) -> Any:
         """Open a parcel and finish what is in it; copy anything else, as Lightning does."""
         if isinstance(batch, Parcel):
-            dataset, dtype = self.dataset(cast("Stage", batch.stage)), dtype_of_X(self.trainer)
-            finished = self._copies.finished(batch.opened(), dataset, device)
+            dtype = dtype_of_X(self.trainer)
+            finished = self._finished(batch.opened(), batch.stage, device)
             return finished if dtype == torch.float32 else finished.to(dtype)
         if isinstance(batch, PtychoBatch) and batch.X.device == device:
             return batch
@@ -317,8 +317,7 @@ class PtychoDataModule(LightningDataModule):
         """Assemble on its device what a loader without a Trainer handed over unassembled."""
         if not isinstance(batch, FrameSelection):
             return batch
-        dataset = self.dataset(cast("Stage", batch.stage))
-        return self._copies.finished(batch, dataset, batch.inverse.device)
+        return self._finished(batch, batch.stage, batch.inverse.device)
 
     def teardown(self, stage: str) -> None:
         """Give the memory of devices back."""
@@ -350,9 +349,6 @@ class PtychoDataModule(LightningDataModule):
     def _loader(self, stage: Stage) -> GroupLoader:
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
-        route = self._route(stage, dataset, device)
-        if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
-            route = route.then(partial(sent, stage=stage, device=device))
         trainer, one = self.trainer, {"num_replicas": 1, "rank": 0}
         sampler = EpochSampler(
             dataset,
@@ -362,6 +358,15 @@ class PtychoDataModule(LightningDataModule):
             even=stage == "train",
             blocks=dataset.blocks() if self.order == "blocks" else None,
         )
+        resident = partial(self._copies.holds, dataset, device, self.residency)
+        workers = self.num_workers > 0
+        route = route_of(dataset, stage, device, self.assemble_on, resident, workers=workers)
+        if self.augmentation is not None and stage == "train":
+            self.augmentation.check(dataset.scans, dataset.index.scales)
+            if device.type != "cuda":
+                route = route.then(partial(augmented, self.augmentation, sampler))
+        if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
+            route = route.then(partial(sent, stage=stage, device=device))
         return GroupLoader(
             route.source,
             finish=route.finish,
@@ -375,16 +380,13 @@ class PtychoDataModule(LightningDataModule):
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
 
-    def _route(self, stage: Stage, dataset: PtychoDataset, device: torch.device) -> Route:
-        workers = self.num_workers > 0
-        if self.assemble_on == "worker":
-            return finished_by_workers(dataset, probes=device.type != "cuda")
-        if self.assemble_on == "auto" and device.type == "cpu":
-            return gathered_here(dataset, workers=workers)
-        gather = not self._copies.holds(dataset, device, self.residency)
-        if self.assemble_on == "device" and workers:
-            return selected_by_workers(dataset, stage, gather=gather)
-        return selected_here(dataset, stage, gather=gather, workers=workers, device=device)
+    def _finished(self, batch: Any, stage: str, device: torch.device) -> PtychoBatch:
+        finished = self._copies.finished(batch, self.dataset(cast("Stage", stage)), device)
+        # On the CPU, what the loader gives finished is changed there.
+        here = isinstance(batch, FrameSelection) or device.type == "cuda"
+        if self.augmentation is not None and stage == "train" and here:
+            finished = self.augmentation(finished, self._progress.epoch)
+        return finished
 
     def _shuffles(self) -> bool:
         """Whether training visits its samples in a new order every epoch."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeGuard
 
-from ptycho_torch.data.config import check_integer
+from ptycho_torch.data.config import GroupingConfig, check_integer
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,10 @@ _GROUPING_KEYS = MappingProxyType(
     }
 )
 """Arguments of generate_grouped_data, and the keys that give their defaults."""
+
+
+_NEIGHBOR_FUNCTIONS = ("Nearest", "Min_dist", "4_quadrant")
+_CHOICES = ("neighbor_function", "x_bounds", "y_bounds")
 
 
 class Configuration(Protocol):
@@ -122,9 +126,54 @@ def update_legacy_dict(cfg: MutableMapping[str, Any], config: Configuration) -> 
 
 def grouping_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of ``generate_grouped_data`` that a flat legacy dict gives; None gives none."""
+    everything = (None, "Nearest", (0, 1), [0, 1])
+    chosen = [name for name in _CHOICES if params.get(name) not in everything]
+    if chosen:
+        logger.warning(
+            "%s left out: groups here are those of the TensorFlow pipeline; "
+            "PtychoDataset(grouping=to_grouping_config(data)) chooses",
+            ", ".join(chosen),
+        )
     return {
         name: params[key] for name, key in _GROUPING_KEYS.items() if params.get(key) is not None
     }
+
+
+def to_grouping_config(
+    data: Configuration, overrides: Mapping[str, Any] | None = None
+) -> GroupingConfig:
+    """How PtychoPINN's torch DataConfig groups, in the options of a dataset.
+
+    Parameters
+    ----------
+    data
+        DataConfig of the torch spelling. ``neighbor_function`` ``"Min_dist"`` takes its distances,
+        in object pixels, as the least and greatest; ``"4_quadrant"`` draws one of each quadrant
+        among the ``K_quadrant`` nearest; ``"Nearest"`` and quadrants leave distances out, as there.
+        ``n_subsample`` becomes ``groups_per_seed``.
+    overrides
+        Fields of :class:`~ptycho_torch.GroupingConfig`, which win.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        A value has no translation, or the grouping cannot work.
+    """
+    values = translated_fields(data)
+    function = values.get("neighbor_function", "Nearest")
+    if function not in _NEIGHBOR_FUNCTIONS:
+        raise OptionError(
+            "neighbor_function", repr(function), "one of " + ", ".join(_NEIGHBOR_FUNCTIONS)
+        )
+    if function == "4_quadrant":
+        values["neighbor_choice"] = "quadrants"
+        values["neighbor_count"] = values.get("K_quadrant") or values.get("neighbor_count")
+    if function != "Min_dist":
+        for name in ("min_neighbor_distance", "max_neighbor_distance"):
+            values.pop(name, None)
+    names = [field.name for field in dataclasses.fields(GroupingConfig)]
+    kept = {name: values[name] for name in names if values.get(name) is not None}
+    return GroupingConfig(**{**kept, **(overrides or {})})
 
 
 def is_configuration(value: object) -> TypeGuard[Configuration]:

@@ -6,19 +6,22 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ptycho_torch.batches.augmentation import Augmentation
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, OptionTypeError
+
+_Options = TypeVar("_Options", GroupingConfig, Augmentation)
 
 
 def plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options as numbers, text, and lists and dicts of these.
 
-    Paths become text and a ``GroupingConfig`` becomes a dict. What has no plain form, such as a
-    scan in memory, is left out.
+    Paths become text, ``GroupingConfig`` and ``Augmentation`` dicts. What has no plain form, such
+    as a scan in memory, is left out.
     """
     kept = {}
     for name, value in given.items():
@@ -27,26 +30,22 @@ def plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def grouping_of(given: object) -> GroupingConfig:
-    """The grouping that a caller gives, or a checkpoint in its plain form; None: the default.
+def options_of(kind: type[_Options], name: str, given: object) -> _Options:
+    """Options that a caller gives, or a checkpoint in their plain form, by the option's name.
 
     Raises
     ------
     OptionError, OptionTypeError
-        It is none, or its fields cannot work.
+        They are none, or their fields cannot work.
     """
-    if given is None:
-        return GroupingConfig()
     if isinstance(given, Mapping):
-        known = [field.name for field in fields(GroupingConfig)]
-        for name in given:
-            if name not in known:
-                raise OptionError(
-                    f"grouping.{name}", "an unknown key", f"one of {', '.join(known)}"
-                )
-        return GroupingConfig(**given)
-    if not isinstance(given, GroupingConfig):
-        raise OptionTypeError("grouping", type(given).__name__, "a GroupingConfig")
+        known = [field.name for field in fields(kind)]
+        for key in given:
+            if key not in known:
+                raise OptionError(f"{name}.{key}", "an unknown key", f"one of {', '.join(known)}")
+        return kind(**given)
+    if not isinstance(given, kind):
+        raise OptionTypeError(name, type(given).__name__, f"a {kind.__name__}")
     return given
 
 
@@ -58,7 +57,7 @@ def _plain(value: object) -> Any:
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, GroupingConfig):
+    if isinstance(value, (GroupingConfig, Augmentation)):
         return _plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}

@@ -34,6 +34,11 @@ class EpochProgress:
         self._sampler: EpochSampler | None = None
         self._batch_size = 1
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the batches that the training loader gives."""
+        return 0 if self._sampler is None else self._sampler.begun or 0
+
     def state(self, trainer: Trainer | None) -> dict[str, int]:
         """Return the epoch that training is in, or starts next, and the samples consumed in it."""
         sampler = self._sampler

@@ -17,11 +17,11 @@ from ptycho_torch.cli.scans import grouping_config
 from ptycho_torch.cli.split_preview import split_rows
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
+from ptycho_torch.data.caches.scan_groups import drawn_groups
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
-from ptycho_torch.data.grouping import GroupingRequest, sample_then_group
 from ptycho_torch.data.raw_data import RawData, read_scan
 
 SAMPLE_FRAMES = 8
@@ -61,8 +61,8 @@ def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] |
     """The groups asked for, (B, C), without a look at the frames; None: too few frames for one."""
     if len(raw) < config.channels:
         return None
-    request = GroupingRequest.from_config(config, len(raw))
-    return sample_then_group(raw.xcoords, raw.ycoords, request)
+    with naming(raw.path):
+        return drawn_groups(raw.xcoords, raw.ycoords, config)
 
 
 def _require_picture_path(png: Path, scan: Path) -> None:
@@ -151,6 +151,8 @@ def _groups(groups: NDArray[np.integer] | None, config: GroupingConfig) -> str:
     if groups is None:
         return f"none: a group has {config.channels} frames"
     grid = f"gridsize {config.gridsize}, K {config.neighbor_count}"
+    if config.chooses:
+        grid += f", chosen: {len(np.unique(groups))} frames in use"
     return f"{len(groups)} of {config.channels} frames ({grid})"
 
 

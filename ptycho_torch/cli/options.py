@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import get_args
 
 from ptycho_torch import __version__
-from ptycho_torch.data.config import Measurement
+from ptycho_torch.data.config import Measurement, NeighborChoice
 
 TRAINING = MappingProxyType(
     {
@@ -132,6 +132,25 @@ def _add_grouping(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--neighbors", type=int, default=None, help="K; default 6, more where gridsize needs it"
     )
+    command.add_argument(
+        "--neighbor-choice",
+        choices=get_args(NeighborChoice),
+        default="nearest",
+        help="draw from the K nearest neighbours, or one of them from each quadrant",
+    )
+    for end in ("min", "max"):
+        command.add_argument(
+            f"--{end}-neighbor-distance", type=float, metavar="PX", help="from the seed position"
+        )
+    for axis in "xy":
+        command.add_argument(
+            f"--{axis}-bounds",
+            type=float,
+            nargs=2,
+            metavar=("LOW", "HIGH"),
+            help="fractions of the scan's extent between which seed positions lie",
+        )
+    command.add_argument("--groups-per-seed", type=int, help="groups around each seed position")
 
 
 def _add_overwrite(command: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from threading import Event
 
@@ -104,11 +105,14 @@ def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[in
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:
-    """The grouping that ``--gridsize`` and ``--neighbors`` ask for."""
+    """The grouping that the options ask for; what is not given keeps its default."""
     neighbors = options.neighbors
     if neighbors is None:
         neighbors = max(6, options.gridsize**2)
-    return GroupingConfig(gridsize=options.gridsize, neighbor_count=neighbors)
+    names = [field.name for field in fields(GroupingConfig)]
+    asked = {name: getattr(options, name, None) for name in names}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return GroupingConfig(**{**given, "neighbor_count": neighbors})
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 
 Strategy = Literal["sample_then_group", "group_first"]
+NeighborChoice = Literal["nearest", "quadrants"]
 PatchPositions = Literal["reference", "scan"]
 Measurement = Literal["auto", "amplitude", "counts"]
 GroundTruth = Literal["auto", "object", "file", "none"]
@@ -100,6 +101,18 @@ class GroupingConfig:
     strategy
         ``"sample_then_group"``: choose seed positions, then group around them. ``"group_first"``:
         choose among all the groups that ``.groups_cache.npz`` holds, as the 2025-07 reference did.
+    neighbor_choice
+        ``"nearest"``: any C of the ``neighbor_count`` nearest neighbours. ``"quadrants"``: one of
+        them from each of the four quadrants around the seed position (gridsize 2).
+    min_neighbor_distance, max_neighbor_distance
+        Only neighbours so far from the seed position, in object pixels, both included, count as
+        such; None: however far.
+    x_bounds, y_bounds
+        Seed positions lie between these fractions of the scan's extent; neighbours may lie outside.
+    groups_per_seed
+        Groups around each seed position, or as many as it has. With this or any of the five options
+        above, a group holds the neighbours of its seed, which is not among them; no two groups
+        hold the same frames; and seed positions without a group are left out.
 
     Raises
     ------
@@ -117,6 +130,12 @@ class GroupingConfig:
     n_subsample: int | None = None
     subsample_seed: int | None = None
     strategy: Strategy = "sample_then_group"
+    neighbor_choice: NeighborChoice = "nearest"
+    min_neighbor_distance: float = 0.0
+    max_neighbor_distance: float | None = None
+    x_bounds: tuple[float, float] = (0.0, 1.0)
+    y_bounds: tuple[float, float] = (0.0, 1.0)
+    groups_per_seed: int | None = None
 
     def __post_init__(self) -> None:
         check_integer("gridsize", self.gridsize, minimum=1)
@@ -146,6 +165,49 @@ class GroupingConfig:
         ):
             found = "'group_first' with enable_oversampling or sequential_sampling"
             raise OptionError("strategy", found, "'sample_then_group', to which they belong")
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        check_choice("neighbor_choice", self.neighbor_choice, NeighborChoice)
+        check_integer("groups_per_seed", self.groups_per_seed, minimum=1, optional=True)
+        for name in ("x_bounds", "y_bounds"):
+            object.__setattr__(self, name, _bounds(name, getattr(self, name)))
+        least = _distance("min_neighbor_distance", self.min_neighbor_distance)
+        if self.max_neighbor_distance is not None:
+            most = _distance("max_neighbor_distance", self.max_neighbor_distance)
+            if most <= 0 or most < least:
+                raise OptionError(
+                    "max_neighbor_distance", most, f"above 0 and at least {least:g}, the minimum"
+                )
+        if self.neighbor_choice == "quadrants" and self.gridsize != 2:
+            expected = "2: a group has one frame of each quadrant"
+            raise OptionError("gridsize", f"{self.gridsize} with quadrants", expected)
+        if not self.chooses:
+            return
+        if self.strategy == "group_first" or self.enable_oversampling:
+            raise OptionError(
+                "strategy",
+                "'group_first' or enable_oversampling with a choice of seeds or neighbours",
+                "'sample_then_group', with groups_per_seed for several groups around a position",
+            )
+        if self.gridsize == 1 and (self.groups_per_seed or 1) > 1:
+            raise OptionError("groups_per_seed", self.groups_per_seed, "1 at gridsize 1")
+        if self.neighbor_count < self.channels:
+            raise OptionError("neighbor_count", self.neighbor_count, f">= {self.channels}")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether seeds or neighbours are chosen by more than nearness: any of the last six options
+        is set.
+        """
+        everywhere = (0.0, 1.0)
+        return (
+            self.neighbor_choice != "nearest"
+            or self.min_neighbor_distance > 0
+            or self.max_neighbor_distance is not None
+            or (self.x_bounds, self.y_bounds) != (everywhere, everywhere)
+            or self.groups_per_seed is not None
+        )
 
     @property
     def channels(self) -> int:
@@ -155,6 +217,26 @@ class GroupingConfig:
     def replace(self, **changes: Any) -> GroupingConfig:
         """A copy with some fields changed, validated again."""
         return dataclasses.replace(self, **changes)
+
+
+def _distance(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise OptionTypeError(name, repr(value), "a number of pixels")
+    distance = float(value)
+    if not 0 <= distance < math.inf:
+        raise OptionError(name, distance, "a finite number of pixels >= 0")
+    return distance
+
+
+def _bounds(name: str, value: Any) -> tuple[float, float]:
+    """Two fractions, from a pair or a list as configuration files hold it."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, numbers.Real) for v in pair):
+        raise OptionTypeError(name, repr(value), "a pair of fractions (low, high)")
+    low, high = float(pair[0]), float(pair[1])
+    if not 0 <= low < high <= 1:
+        raise OptionError(name, (low, high), "fractions with 0 <= low < high <= 1")
+    return low, high
 
 
 def oversampling_seed_count(n_groups: int, pool: int, channels: int, n_frames: int) -> int:

@@ -151,9 +151,12 @@ class ObjectFit(pl.LightningModule):
         OptionError
             The trainer has no PtychoDataModule, or that trains on several scans.
         """
+        data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "augmentation", None) is not None:
+            expected = "none: its object and probe are those of the scan as measured"
+            raise OptionError("augmentation", "one beside ObjectFit", expected)
         if self.obj is not None:
             return
-        data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PtychoDataModule):
             raise OptionError(
                 "ObjectFit",

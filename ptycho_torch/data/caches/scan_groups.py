@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data import grouping
+from ptycho_torch.data import grouping, neighbor_choice
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.groups_key import BuiltGroups, Missing
 from ptycho_torch.data.caches.names import CachePolicy
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import ScanError
+from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.files.build_lock import build_timeout_s
 from ptycho_torch.data.files.stored_stack import FramesIdentity
 from ptycho_torch.data.grouping import GroupingRequest
@@ -35,6 +35,13 @@ class ScanGroups:
 
     nn_indices: NDArray[np.integer]
     frame_energies: NDArray[np.float64]
+
+
+def drawn_groups(x: FloatArray, y: FloatArray, config: GroupingConfig) -> NDArray[np.integer]:
+    """Groups (B, C) around seed positions drawn from all (M,), without any cache."""
+    if config.chooses:
+        return neighbor_choice.chosen_groups(x, y, config)
+    return grouping.sample_then_group(x, y, GroupingRequest.from_config(config, len(x)))
 
 
 def group_scan(
@@ -62,12 +69,18 @@ def group_scan(
             f"at least {config.channels} for groups of gridsize**2",
             file=scan_path,
         )
-    request = None
-    if config.strategy != "group_first":
+    request: GroupingRequest | None = None
+    chosen: NDArray[np.integer] | None = None
+    if config.chooses:
+        # Nothing that a cache keeps depends on the choice, and no frame need be read to refuse one.
+        with naming(scan_path):
+            chosen = neighbor_choice.chosen_groups(xcoords, ycoords, config)
+    elif config.strategy != "group_first":
         request = GroupingRequest.from_config(config, len(xcoords))
     if cache == "off" or scan_path is None:
-        groups = _draw(xcoords, ycoords, request, config, None)
-        return ScanGroups(groups, energies())
+        if chosen is None:
+            chosen = _draw(xcoords, ycoords, request, config, None)
+        return ScanGroups(chosen, energies())
 
     K = config.neighbor_count
 
@@ -94,7 +107,9 @@ def group_scan(
         build=build,
         timeout_s=build_timeout_s(frames.nbytes),
     )
-    return ScanGroups(_draw(xcoords, ycoords, request, config, entry), entry.frame_energies)
+    if chosen is None:
+        chosen = _draw(xcoords, ycoords, request, config, entry)
+    return ScanGroups(chosen, entry.frame_energies)
 
 
 def _draw(

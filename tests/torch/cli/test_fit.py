@@ -46,6 +46,19 @@ def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
     assert Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns == stamp
 
 
+def test_a_configuration_reaches_augmentation_and_the_choice_of_neighbours(folder, capsys):
+    choice = "{neighbor_choice: quadrants, neighbor_count: 9, x_bounds: [0.1, 0.9]}"
+    write_fit_config(folder, data=f"  grouping: {choice}\n  augmentation: {{scale: [0.5, 2]}}")
+    assert main(["fit", "--config", "fit.yaml"]) != DONE
+    assert "augmentation is one beside ObjectFit" in capsys.readouterr().err
+    write_fit_config(folder, data=f"  grouping: {choice}")
+    assert main(["fit", "--config", "fit.yaml"]) == DONE
+    far = "{min_neighbor_distance: 900, neighbor_count: 9}"
+    write_fit_config(folder, data=f"  grouping: {far}")
+    assert main(["fit", "--config", "fit.yaml"]) != DONE
+    assert "is 0 from 900 px on" in capsys.readouterr().err
+
+
 def test_fit_without_a_model_fits_object_and_probe_with_seed_0(folder, capsys):
     assert main(["fit", "--data.train", "scan.npz", "--print_config"]) == DONE
     text = capsys.readouterr().out

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from builders import FRAMES, assert_one_line, at_once, flip, listing, make_irregular
 
-from ptycho_torch import RawData, simulate_scan
+from ptycho_torch import GroupingConfig, RawData, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
 
 
@@ -128,6 +128,24 @@ def test_prepare_takes_gridsize_and_neighbors(folder):
     assert main(["prepare", "scan.npz", "--neighbors", "9"]) == DONE
     caches = {path.name for path in folder.glob("*.groups_cache.npz")}
     assert caches == {"scan.g3k9.groups_cache.npz", "scan.g2k9.groups_cache.npz"}
+
+
+CHOSEN = "--neighbor-choice quadrants --x-bounds 0.1 0.9 --groups-per-seed 3 --neighbors 9".split()
+
+
+@pytest.mark.parametrize("command", ["prepare", "inspect"])
+def test_prepare_and_inspect_take_the_choice_of_neighbours(folder, capsys, command):
+    assert main([command, "scan.npz", *CHOSEN, "--max-neighbor-distance", "4"]) == DONE
+    config = GroupingConfig(
+        neighbor_choice="quadrants", x_bounds=(0.1, 0.9), groups_per_seed=3, neighbor_count=9,
+        max_neighbor_distance=4,
+    )  # fmt: skip
+    groups = RawData.from_file("scan.npz").group(config, "off").nn_indices
+    assert (
+        f"{len(groups)} {'groups ' * (command == 'prepare')}of 4 frames" in capsys.readouterr().out
+    )
+    assert main([command, "scan.npz", "--min-neighbor-distance", "900"]) != DONE
+    assert_one_line(capsys.readouterr().err, "scan.npz", "from 900 px on", "across the scan")
 
 
 def test_verify_tells_good_from_bad(folder, fields, capsys):

@@ -29,6 +29,7 @@ from device_cases import (  # noqa: E402
 )
 
 from ptycho_torch import PtychoBatch, PtychoDataModule  # noqa: E402
+from ptycho_torch.batches import counted_random  # noqa: E402
 
 EVERY_ROUTE = [
     pytest.param(assemble_on, residency, workers, id=f"{assemble_on}-{residency}-{workers}")
@@ -57,6 +58,41 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_and_travel_beside_the_step(
             # What is small together; frames or X; ready-made patches or Y.
             assert_nothing_waits(case, 3 * batches)
         assert_same(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("assemble_on", "residency", "workers"),
+    [("auto", "device", 0), ("device", "host", 2), ("worker", "host", 2)],
+)
+def test_batches_augmented_on_a_gpu_are_those_of_the_cpu(
+    assemble_on: str, residency: str, workers: int, tmp_path: Path
+) -> None:
+    # Photons are drawn by functions that round otherwise there.
+    change = {"dihedral": True, "dead_pixels": 0.1, "beamstop_px": (1.0, 3.0), "scale": (0.5, 2.0)}
+    for case in cases(few=True):
+        case["augmentation"] = change
+        options = {"assemble_on": assemble_on, "residency": residency, "num_workers": workers}
+        found = fitted(data_of(tmp_path, **case, **options), max_epochs=2).seen["train"]
+        wanted = fitted(data_of(tmp_path, **case), "cpu", max_epochs=2).seen["train"]
+        plain = fitted(data_of(tmp_path, **{**case, "augmentation": None}), "cpu", max_epochs=2)
+        assert {batch.X.device for batch in found} == {device()}, case
+        assert len(found) == len(wanted)
+        for one, other, raw in zip(found, wanted, plain.seen["train"], strict=True):
+            assert torch.equal(one.bad_pixels.cpu(), other.bad_pixels)
+            torch.testing.assert_close(one.X.cpu(), other.X, rtol=1e-6, atol=0)
+            torch.testing.assert_close(one.local_offsets.cpu(), other.local_offsets)
+            assert not torch.equal(other.X, raw.X)
+
+
+def test_counts_drawn_on_a_gpu_have_the_mean_and_spread_of_those_of_the_cpu(tmp_path: Path) -> None:
+    n = torch.tensor([0.0, 1.0, 5.0, 20.0, 300.0])[:, None].expand(5, 4096)
+    u = (torch.arange(4096) + 0.5) / 4096
+    drawn = [
+        counted_random.thinned(n.to(place), torch.tensor(0.3).to(place), u.expand(5, -1).to(place))
+        for place in ("cpu", device())
+    ]
+    assert (drawn[0] - drawn[1].cpu()).abs().max() <= 1
+    torch.testing.assert_close(drawn[0].mean(1), drawn[1].cpu().mean(1), rtol=1e-3, atol=1e-3)
 
 
 def assert_nothing_waits(case: dict[str, object], copies: int) -> None:

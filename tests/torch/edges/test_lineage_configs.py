@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_torch import RawDataTorch, simulate_scan
+from ptycho_torch import GroupingConfig, RawDataTorch, simulate_scan
 from ptycho_torch.config_bridge import (
     InferenceConfig,
     ModelConfig,
     TrainingConfig,
+    to_grouping_config,
     to_inference_config,
     to_legacy_params,
     to_lineage_options,
@@ -130,3 +131,46 @@ def test_configuration_comes_back_from_the_options_it_gives() -> None:
     data, model, run = (classes[name](**options[name]) for name in classes)
     back = to_training_config(to_model_config(data, model), data, model, run, {"nphotons": 1e5})
     assert back == config
+
+
+@dataclass
+class Neighbours(Data):
+    y_bounds: tuple[float, float] = (0.2, 0.8)
+    min_neighbor_distance: float = 0.5
+    max_neighbor_distance: float = 3.0
+    K_quadrant: int = 30
+
+
+@pytest.mark.parametrize(
+    ("function", "changes"),
+    [
+        ("Nearest", {}),
+        ("Min_dist", {"min_neighbor_distance": 0.5, "max_neighbor_distance": 3.0}),
+        ("4_quadrant", {"neighbor_choice": "quadrants", "neighbor_count": 30}),
+    ],
+)
+def test_neighbours_are_chosen_as_their_names_say(function: str, changes: Any) -> None:
+    config = to_grouping_config(Neighbours(neighbor_function=function), {"seed": 5})
+    assert config == GroupingConfig(
+        **{
+            "neighbor_count": 6, "x_bounds": (0.1, 0.9), "y_bounds": (0.2, 0.8),
+            "groups_per_seed": 7, "seed": 5, **changes,
+        }
+    )  # fmt: skip
+    groups = simulate_scan(n_frames=80, N=16, seed=0).group(config).nn_indices
+    assert groups.min() >= 0 and len({frozenset(g) for g in groups.tolist()}) == len(groups)
+
+
+def test_a_neighbour_function_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"neighbor_function is 'Nearset'; expected one of Near"):
+        to_grouping_config(Neighbours(neighbor_function="Nearset"))
+
+
+def test_choices_that_grouped_data_leave_out_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    scan = simulate_scan(n_frames=30, N=16, seed=0)
+    RawDataTorch.from_acquisition(scan, Neighbours(neighbor_function="4_quadrant"))
+    assert "neighbor_function, x_bounds, y_bounds left out" in caplog.text
+    assert "grouping=to_grouping_config(data)" in caplog.text
+    caplog.clear()
+    RawDataTorch.from_acquisition(scan, Neighbours(x_bounds=(0, 1), y_bounds=(0, 1)))
+    assert "left out" not in caplog.text

@@ -213,7 +213,13 @@ print(json.dumps(found))
     found = json.loads(result.stdout)
     assert set(found) == set(ptycho_torch.__all__)
     for name, answer in found.items():
-        if name in {"ObjectFit", "PtychoBatch", "PtychoDataModule", "PtychoDataset"}:
+        if name in {
+            "Augmentation",
+            "ObjectFit",
+            "PtychoBatch",
+            "PtychoDataModule",
+            "PtychoDataset",
+        }:
             error = r"MissingDependencyError: (\w+) is not installed"
             assert re.fullmatch(rf"{error}: {name} needs it; pip install \1", answer), name
         else:
