@@ -6,7 +6,6 @@ become groups, what a grouped array holds and what a cache keeps is known by the
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +36,6 @@ from ptycho_torch.data.scan import AnyArray, Scan
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-logger = logging.getLogger(__name__)
-
 
 class RawData(Scan):
     """A scan as the TensorFlow reference names it, and its grouped arrays.
@@ -64,12 +61,9 @@ class RawData(Scan):
     norm_Y_I, metadata
         Kept as given; metadata are JSON values by name, None where there are none.
     bad_pixels
-        bool, shape (N, N), or (M, N, N) where they vary by frame, True = bad: such pixels count as
-        0 in frames, energies and X, whatever they hold.
-    geometry
-        A :class:`~ptycho_torch.Geometry`, completed where the far-field relation allows.
-    frame_photons
-        Photons (or a monitor's counts) that met the object in each frame, shape (M,), above 0.
+        bool, shape (N, N), or per frame (M, N, N), True = bad: such pixels count as 0 everywhere.
+    geometry, frame_photons
+        A :class:`~ptycho_torch.Geometry`; photons that met the object per frame, shape (M,).
 
     Raises
     ------
@@ -248,7 +242,7 @@ class RawData(Scan):
             config,
             frames=self.frames.identity(),
             measurement=self.frames.measurement,
-            scan_path=self._cache_name(),
+            scan_path=self.cache_name(),
             cache=cache,
         )
 
@@ -360,16 +354,6 @@ class RawData(Scan):
         at all. Its path is given back.
         """
         return write_scan(self, Path(path))
-
-    def _cache_name(self) -> Path | None:
-        """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
-        path = self.path
-        if path is None or self.chosen is None:
-            return path
-        if self._part_name is None:
-            logger.info("%s: groups of a chosen part of the scan are not cached", path)
-            return None
-        return path.with_name(f"{path.stem}.{self._part_name}{path.suffix}")
 
 
 def _given(name: str, array: Any) -> AnyArray:
