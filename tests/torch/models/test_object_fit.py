@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -102,8 +101,7 @@ def test_refined_probe_makes_up_for_a_wrong_guess(scan):
 
 
 def flip_xy(batch):
-    return dataclasses.replace(
-        batch,
+    return batch.replace(
         global_offsets=batch.global_offsets.flip(-2),
         local_offsets=batch.local_offsets.flip(-2),
     )
@@ -111,24 +109,23 @@ def flip_xy(batch):
 
 WRONG_BATCHES = {
     "axis order": flip_xy,
-    "group sign": lambda batch: dataclasses.replace(batch, local_offsets=-batch.local_offsets),
+    "group sign": lambda batch: batch.replace(local_offsets=-batch.local_offsets),
     "x sign": lambda batch: mirrored(batch, 0, 79),
     "y sign": lambda batch: mirrored(batch, 1, 74),
-    "frames transposed": lambda batch: dataclasses.replace(batch, X=batch.X.transpose(1, 2)),
-    "frames of other groups": lambda batch: dataclasses.replace(batch, X=batch.X.roll(1, 0)),
-    "zero frequency at the corner": lambda batch: dataclasses.replace(
-        batch, X=torch.fft.ifftshift(batch.X, dim=(1, 2))
+    "frames transposed": lambda batch: batch.replace(X=batch.X.transpose(1, 2)),
+    "frames of other groups": lambda batch: batch.replace(X=batch.X.roll(1, 0)),
+    "zero frequency at the corner": lambda batch: batch.replace(
+        X=torch.fft.ifftshift(batch.X, dim=(1, 2))
     ),
-    "counts for amplitude": lambda batch: dataclasses.replace(batch, X=batch.X**2),
-    "scale": lambda batch: dataclasses.replace(batch, scale=2 * batch.scale),
+    "counts for amplitude": lambda batch: batch.replace(X=batch.X**2),
+    "scale": lambda batch: batch.replace(scale=2 * batch.scale),
 }
 
 
 def mirrored(batch, axis, side):
     sign, shift = torch.ones(1, 1, 2, 1).double(), torch.zeros(1, 1, 2, 1).double()
     sign[0, 0, axis], shift[0, 0, axis] = -1, side
-    return dataclasses.replace(
-        batch,
+    return batch.replace(
         global_offsets=sign * batch.global_offsets + shift,
         local_offsets=sign * batch.local_offsets,
     )
@@ -151,7 +148,7 @@ def test_probe_of_the_batch_is_used_when_it_is_not_refined(scan):
     model = ObjectFit(refine_probe=False)
     model.initialize((75, 80), torch.tensor(scan.probeGuess)[None])
     batch = data_for(scan).dataset("train").__getitems__(range(4))
-    brighter = dataclasses.replace(batch, probe=2 * batch.probe)
+    brighter = batch.replace(probe=2 * batch.probe)
     assert torch.allclose(model(brighter), 2 * model(batch))
     model.refine_probe = True
     assert torch.equal(model(brighter), model(batch))
