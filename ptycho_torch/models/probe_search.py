@@ -103,7 +103,7 @@ class _FramesToFit:
         amplitude = scan.frames.take(scan.file_indices(middle)).astype(np.float32)
         self.amplitude = torch.from_numpy(amplitude).to(device)
         self.good = None
-        bad = getattr(scan, "bad_pixels", None)
+        bad = scan.bad_pixels
         if bad is not None:
             self.good = torch.from_numpy(~np.asarray(bad[middle] if bad.ndim == 3 else bad))
             self.good = self.good.to(device)
