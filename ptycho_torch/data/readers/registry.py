@@ -69,6 +69,11 @@ def readers() -> Iterator[Reader]:
         yield reader
 
 
+def scan_suffixes() -> tuple[str, ...]:
+    """Endings of the names of files that a reader may know, lower case."""
+    return tuple(sorted({suffix for reader in readers() for suffix in reader.suffixes}))
+
+
 def format_names() -> tuple[str, ...]:
     """What ``format`` may be, ``"auto"`` apart."""
     return tuple(reader.name for reader in readers())
@@ -124,7 +129,7 @@ def _by_content(file: ScanFile) -> Reader:
                 return reader
             fitting.append(reader)
     if not fitting:
-        endings = ", ".join(sorted({suffix for reader in readers() for suffix in reader.suffixes}))
+        endings = ", ".join(scan_suffixes())
         raise ScanFileError(
             "file name",
             repr(file.path.name),
