@@ -317,8 +317,8 @@ def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 def test_unknown_format_and_option_are_refused_by_name(write: Callable[..., Path]) -> None:
     path = write()
-    assert format_names() == ("npz", "tike")
-    assert "format is 'cxi'; expected one of auto, npz, tike" in refusal(
+    assert format_names() == ("npz", "tike", "ptychodus")
+    assert "format is 'cxi'; expected one of auto, npz, tike, ptychodus" in refusal(
         path, OptionError, format="cxi"
     )
     message = refusal(path, OptionError, measurment="counts")
