@@ -80,7 +80,7 @@ def format_names() -> tuple[str, ...]:
 
 def read_file(
     path: str | Path,
-    format: str = "auto",
+    format: str | Reader = "auto",
     *,
     sidecar: str | Path = "auto",
     probe: Probe = "file",
@@ -88,7 +88,8 @@ def read_file(
 ) -> Scan:
     """Read a scan in any registered format, through one opening of the file.
 
-    ``format`` is a name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
+    ``format`` is a name of :func:`format_names`, ``"auto"``: chosen by file name and content, or a
+    :class:`Reader` that is not registered.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
     ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
     has), an array, or the path of an ``.npy`` or a scan. ``options`` are those of the format's
@@ -112,7 +113,9 @@ def read_file(
         return with_probe(reader.read(file, **given), probe, read_file)
 
 
-def _by_name(name: str) -> Reader:
+def _by_name(name: str | Reader) -> Reader:
+    if isinstance(name, Reader):
+        return name
     for reader in readers():
         if reader.name == name:
             return reader
