@@ -202,7 +202,7 @@ def _damaged(whole: bytes) -> Iterator[bytes]:
     rng = np.random.default_rng(3)
     for share in (0.0, 0.1, 0.5, 0.9, 0.999):
         yield whole[: int(len(whole) * share)]
-    for _ in range(60):
+    for _ in range(25):
         changed = bytearray(whole)
         for place in rng.integers(0, min(len(whole), 4096), 4):
             changed[place] = int(rng.integers(256))
