@@ -12,6 +12,7 @@ from typing import get_args
 
 from ptycho_torch import __version__
 from ptycho_torch.data.config import Measurement, NeighborChoice
+from ptycho_torch.data.readout import ORIENTATIONS
 
 TRAINING = MappingProxyType(
     {
@@ -115,6 +116,8 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.npz")
     command.add_argument("--format", default="auto", help="format of IN; 'auto' asks the file")
     _add_reading(command)
+    _add_sources(command)
+    _add_detector(command)
     _add_overwrite(command)
 
 
@@ -125,6 +128,36 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="whether diff3d holds amplitude or counts; 'auto' refuses what may be either",
     )
+
+
+def _add_sources(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--diffraction", metavar="FILE", help="frames of a scan whose positions are in IN"
+    )
+    command.add_argument(
+        "--probe", metavar="PROBE", help="'file', 'initial' (the average pattern), or a file"
+    )
+    command.add_argument(
+        "--axis-order", choices=("frames_first", "frames_last"), help="where IN does not tell"
+    )
+
+
+def _add_detector(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("detector", "how stored frames become N x N")
+    group.add_argument("--size", type=int, metavar="N", help="crop or pad to so many pixels")
+    group.add_argument(
+        "--centre",
+        type=_centre,
+        metavar="CENTRE",
+        help="'keep', 'estimate' or ROW,COLUMN of the zero frequency",
+    )
+    group.add_argument("--bin", type=int, help="sum so many pixels along each axis into one")
+    group.add_argument("--orientation", choices=tuple(ORIENTATIONS), help="turn or mirror frames")
+    group.add_argument(
+        "--pad-value", type=_pad, metavar="VALUE", help="outside the detector; 'bad': no value"
+    )
+    group.add_argument("--dark", type=Path, metavar="FILE.npy", help="frame to subtract")
+    group.add_argument("--saturation", type=float, help="a pixel that reaches it is bad")
 
 
 def _add_grouping(command: argparse.ArgumentParser) -> None:
@@ -159,3 +192,14 @@ def _add_overwrite(command: argparse.ArgumentParser) -> None:
 
 def _photons(text: str) -> float | None:
     return None if text.lower() == "none" else float(text)
+
+
+def _centre(text: str) -> str | tuple[int, int]:
+    if text in ("keep", "estimate"):
+        return text
+    row, column = text.split(",")
+    return int(row), int(column)
+
+
+def _pad(text: str) -> float | str:
+    return text if text == "bad" else float(text)

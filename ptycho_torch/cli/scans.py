@@ -11,16 +11,19 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.files.mapping import require_regular
 from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.readers.probe_choice import array_in_npy
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
@@ -43,9 +46,8 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    raw = read_scan(
-        options.scan, format=options.format, measurement=options.measurement, use_file_Y=True
-    )
+    given = reading_options(options)
+    raw = read_scan(options.scan, format=options.format, use_file_Y=True, **given)
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
@@ -102,6 +104,22 @@ def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[in
             bar.update(done - bar.n)
 
         yield progress
+
+
+def reading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What of the options a reader takes; what is not given is left to it."""
+    names = ("measurement", "diffraction", "probe", "axis_order")
+    detector = {
+        field.name: value
+        for field in fields(Detector)
+        if (value := getattr(options, field.name, None)) is not None
+    }
+    if "dark" in detector:
+        detector["dark"] = array_in_npy(detector["dark"])
+    if detector.get("pad_value") == "bad":
+        detector["pad_value"] = None
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    return {**given, "detector": Detector(**detector)} if detector else given
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:

@@ -29,7 +29,7 @@ from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.grouped import grouped_arrays
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.patches import reference_patches
-from ptycho_torch.data.readers import read_file
+from ptycho_torch.data.readers import Reader, read_file
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan import AnyArray, Scan
 
@@ -369,7 +369,7 @@ def _given(name: str, array: Any) -> AnyArray:
 def read_scan(
     path: str | Path,
     *,
-    format: str = "auto",
+    format: str | Reader = "auto",
     use_file_Y: bool | None = False,
     sidecar: str | Path = "auto",
     **reader_options: Any,
@@ -379,7 +379,8 @@ def read_scan(
     Parameters
     ----------
     path, format
-        The file, and the name of its format; ``"auto"``: judged from the file.
+        The file, and the name of its format, or a :class:`~ptycho_torch.data.readers.Reader`;
+        ``"auto"``: judged from the file.
     use_file_Y
         Take ready-made patches from the file, where it has them; None: where it has no object.
     sidecar

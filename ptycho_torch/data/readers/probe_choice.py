@@ -57,8 +57,11 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
 
 
 def _probe_of(path: Path, read: Callable[[Path], Scan]) -> NDArray[Any]:
-    if path.suffix != ".npy":
-        return read(path).probeGuess
+    return array_in_npy(path) if path.suffix == ".npy" else read(path).probeGuess
+
+
+def array_in_npy(path: Path) -> NDArray[Any]:
+    """The array of an ``.npy`` that somebody names for an option; ScanFileError: it holds none."""
     with naming(path), opened(path) as stream:
         try:
             loaded: NDArray[Any] = np.load(stream, allow_pickle=False)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
-from ptycho_torch.data.readers import npz, tike
+from ptycho_torch.data.files.hdf5 import SUFFIXES
+from ptycho_torch.data.readers import npz, ptychodus, tike
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -48,6 +49,9 @@ class Reader:
 BUILT_IN: tuple[Reader, ...] = (
     Reader("npz", (".npz",), npz.recognises, npz.read_npz),
     Reader("tike", (".npz", ".npz.bz2"), tike.recognises, tike.read_tike),
+    Reader(
+        "ptychodus", (".npz", ".npy", *SUFFIXES), ptychodus.recognises, ptychodus.read_ptychodus
+    ),
 )
 
 
@@ -81,7 +85,7 @@ def format_names() -> tuple[str, ...]:
 
 def read_file(
     path: str | Path,
-    format: str = "auto",
+    format: str | Reader = "auto",
     *,
     sidecar: str | Path = "auto",
     probe: Probe = "file",
@@ -89,7 +93,8 @@ def read_file(
 ) -> Scan:
     """Read a scan in any registered format, through one opening of the file.
 
-    ``format`` is a name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
+    ``format`` is a name of :func:`format_names`, ``"auto"``: chosen by file name and content, or a
+    :class:`Reader` that is not registered.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
     ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
     has), an array, or the path of an ``.npy`` or a scan. ``options`` are those of the format's
@@ -113,7 +118,9 @@ def read_file(
         return with_probe(reader.read(file, **given), probe, read_file)
 
 
-def _by_name(name: str) -> Reader:
+def _by_name(name: str | Reader) -> Reader:
+    if isinstance(name, Reader):
+        return name
     for reader in readers():
         if reader.name == name:
             return reader

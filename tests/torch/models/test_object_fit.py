@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed: fitting obj
 
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
 from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
-from ptycho_torch.data.raw_data import RawData  # noqa: E402
+from ptycho_torch.data.geometry import Geometry  # noqa: E402
+from ptycho_torch.data.raw_data import RawData, read_scan  # noqa: E402
 from ptycho_torch.datamodule import PtychoDataModule  # noqa: E402
 from ptycho_torch.models.object_fit import ObjectFit  # noqa: E402
 from ptycho_torch.physics import stitch  # noqa: E402
@@ -286,6 +287,35 @@ def test_model_without_a_scan_says_what_it_needs(scan):
 def test_two_scans_are_refused_in_one_line(scan):
     with pytest.raises(OptionError, match="train is 2 scans; expected one"):
         trainer_for(1).fit(ObjectFit(), datamodule=data_for([scan, scan]))
+
+
+def test_near_field_scan_is_refused_with_the_reason(scan):
+    near = RawData.sharing(scan, geometry=Geometry(near_field=True))
+    with pytest.raises(OptionError, match="geometry is that of the near field; expected the far"):
+        trainer_for(1).fit(ObjectFit(), datamodule=data_for(near))
+
+
+FORMATS = Path(os.environ.get("PTYCHO_TORCH_DATA", "nowhere")) / "data" / "formats"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FORMATS.exists(), reason="PTYCHO_TORCH_DATA has no data/formats")
+def test_files_of_ptychodus_are_fitted_as_well_as_the_scan_they_were_made_of():
+    pytest.importorskip("h5py", reason="h5py is not installed: pip install ptycho-torch[formats]")
+    reached = []
+    for name in ("truth.npz", "ptychodus170/product.h5", "ptychodus170/ptychopinn_training.npz"):
+        measured = read_scan(FORMATS / name, sidecar="off")
+        torch.manual_seed(0)
+        model = ObjectFit(object_shape=measured.objectGuess.shape)
+        trainer_for(8).fit(model, datamodule=data_for(measured, gridsize=1))
+        obj, probe = (part.numpy() for part in model.reconstruction())
+        places = np.stack([measured.xcoords, measured.ycoords], axis=1)
+        mask = metrics.illuminated_mask(probe, places, obj.shape)
+        found, truth = (a[mask] - a[mask].mean() for a in (obj, measured.objectGuess))
+        norms = np.linalg.norm(found) * np.linalg.norm(truth)
+        reached.append(abs(np.vdot(found, truth)) / norms)
+    assert max(reached) - min(reached) < 0.01, reached
+    assert min(reached) > 0.9, reached
 
 
 def test_positions_that_leave_the_object_are_warned_of(scan, caplog):
