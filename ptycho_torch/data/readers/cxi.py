@@ -157,10 +157,10 @@ def _translations(h5: Hdf5File, frames: int, axis_order: str) -> NDArray[np.floa
             "(M, 3) with M other than 3",
             action="Pass axis_order='frames_first' or 'frames_last' to choose",
         )
-    if not (first and axis_order != "frames_last" or last and axis_order != "frames_first"):
+    use_first = first and axis_order != "frames_last"
+    if not use_first and not (last and axis_order != "frames_first"):
         wanted = f"({frames}, 3) or (3, {frames}) for {frames} frames"
         raise ScanError(f"{name} shape", shape_text(shape), wanted)
-    use_first = first and axis_order != "frames_last"
     return found if use_first else found.T
 
 
@@ -245,7 +245,8 @@ def _bad_pixels(h5: Hdf5File) -> NDArray[np.bool_] | None:
         return mask
     if mask.dtype.kind not in "iu":
         raise ScanError(f"{_DETECTOR}/mask dtype", mask.dtype, "integers, 0 = good")
-    return np.asarray(mask.astype(np.uint64) & ~np.uint64(_HAS_SIGNAL)) != 0
+    bad: NDArray[np.bool_] = (mask.astype(np.uint64) & ~np.uint64(_HAS_SIGNAL)) != 0
+    return bad
 
 
 def _dark(h5: Hdf5File) -> NDArray[np.float64] | None:

@@ -109,13 +109,15 @@ def scan_in_metres(
     """Build a scan from frames (M, H, W) of counts and positions (M, 2), (row, column) in metres.
 
     Pixels that are NaN or infinite in any frame are bad in all; negative counts become 0.
-    ``geometry`` is that of the stored frames, ``bad_pixels`` and ``dark`` are (H, W); a ``probe``
-    of the stored frames' pixels is left out where the detector options change them.
+    ``geometry`` is that of the stored frames, ``bad_pixels`` (H, W) or (M, H, W), ``dark`` (H, W); a
+    ``probe`` of the stored frames' pixels is left out where the detector options change them.
     """
     invalid, negative = bad_and_negative(source)
-    known = invalid if bad_pixels is None else _same_plane(bad_pixels, source) | invalid
-    dark = dark if dark is not None and np.any(dark) else None
-    readout = options.detector.readout(source, bad_pixels=known, dark=dark)
+    bad = invalid if bad_pixels is None else _checked_mask(bad_pixels, source) | invalid
+    if dark is not None and dark.shape == source.shape[1:] and not dark.any():
+        dark = None  # whole numbers stay whole
+    common = bad if bad.ndim == 2 else bad.all(axis=0)
+    readout = options.detector.readout(source, bad_pixels=common, dark=dark)
     readout = replace(readout, zeroed=readout.zeroed or negative or bool(invalid.any()))
     if negative or invalid.any():
         logger.info(
@@ -127,8 +129,8 @@ def scan_in_metres(
     seen = complete_geometry(geometry, readout, options)
     as_stored = "counts" if options.measurement == "auto" else options.measurement
     frames = Frames.from_source(readout.through(source), sidecar=options.sidecar)
-    if readout.bad_pixels is not None:
-        frames = frames.with_bad_pixels(readout.bad_pixels)
+    if (read_bad := _read_out_mask(readout, bad)) is not None:
+        frames = frames.with_bad_pixels(read_bad)
     frames = settle_measurement(frames, as_stored)
     if positions_m.shape != (len(frames), 2):
         found = f"{len(positions_m)} for {len(frames)} frames"
@@ -194,11 +196,24 @@ def scaled_to(probe: AnyArray, mean_counts: float) -> AnyArray:
     return scaled
 
 
-def _same_plane(bad_pixels: AnyArray, source: FrameSource) -> NDArray[np.bool_]:
-    if bad_pixels.shape != source.shape[1:]:
+def _checked_mask(bad_pixels: AnyArray, source: FrameSource) -> NDArray[np.bool_]:
+    if bad_pixels.shape not in (source.shape, source.shape[1:]):
         wanted = f"{shape_text(source.shape[1:])}, as frames"
         raise ScanError("mask shape", shape_text(bad_pixels.shape), wanted)
-    return bad_pixels != 0
+    bad: NDArray[np.bool_] = bad_pixels != 0
+    return bad
+
+
+def _read_out_mask(readout: Readout, bad: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Bad pixels of the frames as they are read out, (N, N), or (M, N, N) where they vary."""
+    if bad.ndim == 2:
+        return readout.bad_pixels
+    common = np.zeros(readout.frame_shape, bool) if readout.bad is None else readout.bad
+    each = np.zeros((len(bad), readout.size, readout.size), bool)
+    for number, frame in enumerate(bad):
+        seen = replace(readout, bad=frame | common).bad_pixels
+        each[number] = False if seen is None else seen
+    return each
 
 
 def _probe(
@@ -225,5 +240,5 @@ def _probe(
         return None
     modes = probe.reshape(-1, *size)
     counts = frames.amplitude(frames.sample(64)).astype(np.float64) ** 2
-    scaled = scaled_to(modes, max(float(counts.sum()) / len(counts), np.finfo(np.float32).tiny))
+    scaled = scaled_to(modes, float(counts.sum()) / len(counts) or 1.0)
     return scaled[0] if len(scaled) == 1 else scaled
