@@ -7,9 +7,6 @@ power of a probe. Knows no names in files.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,22 +15,18 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.contract import check_finite
 from ptycho_torch.data.detector import Detector
-from ptycho_torch.data.errors import ScanError, ScanKeyError
+from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.files.frame_source import FrameSource
-from ptycho_torch.data.files.hdf5 import Hdf5File, opened_hdf5
-from ptycho_torch.data.files.mapping import FileState
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, Pixel, pair
 from ptycho_torch.data.readers.measurement import settle_measurement
+from ptycho_torch.data.readers.object_pixels import complete_geometry, placed
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import AnyArray, Scan
 
 logger = logging.getLogger(__name__)
-
-MARGIN_PX = 2.0
-"""Pixels kept free before the first patch, for interpolation and for positions that get refined."""
 
 
 @dataclass(frozen=True)
@@ -48,35 +41,6 @@ class Options:
     detector: Detector = field(default_factory=Detector)
     object_pixel_m: Pixel | None = None
     near_field: bool = False
-
-
-@contextmanager
-def hdf5_of(file: ScanFile, *, links: bool = False) -> Iterator[Hdf5File]:
-    """The open scan file as HDF5, refused where its name leads elsewhere by now."""
-    state = FileState.of(os.fstat(file.stream.fileno()))
-    with opened_hdf5(file.path, state, links=links) as h5:
-        yield h5
-
-
-def read_numbers(h5: Hdf5File, name: str) -> NDArray[np.float64] | None:
-    """A dataset of real, finite numbers as float64, or None where there is none."""
-    if name not in h5:
-        return None
-    array = h5.read_array(name)
-    if array.dtype.kind not in "fiu":
-        raise ScanError(f"{name} dtype", array.dtype, "real numbers")
-    check_finite(array, name)
-    return array.astype(np.float64)
-
-
-def read_number(h5: Hdf5File, name: str) -> float | None:
-    """One number, or None where there is none; of zero, which writers put for unknown, too."""
-    array = read_numbers(h5, name)
-    if array is None:
-        return None
-    if array.size != 1:
-        raise ScanError(f"{name} shape", shape_text(array.shape), "one number")
-    return float(array.reshape(())) or None
 
 
 def bad_and_negative(source: FrameSource) -> tuple[NDArray[np.bool_], bool]:
@@ -109,15 +73,19 @@ def scan_in_metres(
     """Build a scan from frames (M, H, W) of counts and positions (M, 2), (row, column) in metres.
 
     Pixels that are NaN or infinite in any frame are bad in all; negative counts become 0.
-    ``geometry`` is that of the stored frames, ``bad_pixels`` (H, W) or (M, H, W), ``dark`` (H, W); a
-    ``probe`` of the stored frames' pixels is left out where the detector options change them.
+    ``geometry`` is that of the stored frames, ``bad_pixels`` (H, W) or (M, H, W), ``dark`` (H, W);
+    a ``probe`` of the stored frames' pixels is left out where the detector options change them.
     """
+    detector, as_stored = options.detector, options.measurement
+    if as_stored == "amplitude" and (detector.bin != 1 or detector.dark is not None):
+        expected = "neither: only counts can be summed and subtracted"
+        raise OptionError("detector", "with bins or a dark beside amplitudes", expected)
     invalid, negative = bad_and_negative(source)
     bad = invalid if bad_pixels is None else _checked_mask(bad_pixels, source) | invalid
     if dark is not None and dark.shape == source.shape[1:] and not dark.any():
         dark = None  # whole numbers stay whole
     common = bad if bad.ndim == 2 else bad.all(axis=0)
-    readout = options.detector.readout(source, bad_pixels=common, dark=dark)
+    readout = detector.readout(source, bad_pixels=common, dark=dark)
     readout = replace(readout, zeroed=readout.zeroed or negative or bool(invalid.any()))
     if negative or invalid.any():
         logger.info(
@@ -126,12 +94,11 @@ def scan_in_metres(
             invalid.sum(),
             "; negative counts become 0" if negative else "",
         )
-    seen = complete_geometry(geometry, readout, options)
-    as_stored = "counts" if options.measurement == "auto" else options.measurement
+    seen = complete_geometry(geometry, readout, options.object_pixel_m, options.near_field)
     frames = Frames.from_source(readout.through(source), sidecar=options.sidecar)
     if (read_bad := _read_out_mask(readout, bad)) is not None:
         frames = frames.with_bad_pixels(read_bad)
-    frames = settle_measurement(frames, as_stored)
+    frames = settle_measurement(frames, "counts" if as_stored == "auto" else as_stored)
     if positions_m.shape != (len(frames), 2):
         found = f"{len(positions_m)} for {len(frames)} frames"
         raise ScanError("positions", found, "one position per frame")
@@ -152,39 +119,6 @@ def scan_in_metres(
         geometry=seen,
         **arrays,
     )
-
-
-def complete_geometry(geometry: Geometry, readout: Readout, options: Options) -> Geometry:
-    """The geometry of the frames as they are read out, its object pixel known.
-
-    A ScanKeyError says what it takes to know it.
-    """
-    near = options.near_field or geometry.near_field
-    seen = readout.corrected(replace(geometry, near_field=near))
-    if options.object_pixel_m is not None:
-        seen = replace(seen, object_pixel_m=options.object_pixel_m)
-    seen = seen.for_frames(readout.size)
-    if seen.object_pixel_m is not None:
-        return seen
-    lengths = ("wavelength_m", "distance_m", "detector_pixel_m")
-    missing = [name for name in lengths if getattr(seen, name) is None]
-    if near:
-        what = "the detector's pixel over the magnification, in the near field"
-    else:
-        what = f"one, or {' and '.join(missing)} in the file"
-    raise ScanKeyError("object_pixel_m", "missing", what, action="Pass object_pixel_m, in metres")
-
-
-def placed(centres: AnyArray, N: int) -> tuple[AnyArray, list[float]]:
-    """Patch centres (M, 2) as two arrays, float64, within an array that begins at 0; and the shift.
-
-    A stage has its origin anywhere, and no frame depends on it. Along an axis where the first patch
-    begins at a negative pixel, or over N pixels from the origin, all are moved so that it begins at
-    pixel 2.
-    """
-    first = centres.min(axis=0) - N / 2
-    shift = np.where((first < 0) | (first > N), MARGIN_PX - first, 0.0)
-    return (centres + shift).T.astype(np.float64), [float(s) for s in shift]
 
 
 def scaled_to(probe: AnyArray, mean_counts: float) -> AnyArray:

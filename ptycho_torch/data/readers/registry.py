@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
-from ptycho_torch.data.readers import cxi, npz, tike
+from ptycho_torch.data.readers import cxi, dectris, npz, nsls2, ptyd, tike
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -49,6 +49,9 @@ BUILT_IN: tuple[Reader, ...] = (
     Reader("npz", (".npz",), npz.recognises, npz.read_npz),
     Reader("tike", (".npz", ".npz.bz2"), tike.recognises, tike.read_tike),
     Reader("cxi", (".cxi", ".h5", ".hdf5"), cxi.recognises, cxi.read_cxi),
+    Reader("ptyd", (".ptyd",), ptyd.recognises, ptyd.read_ptyd),
+    Reader("nsls2", (".h5", ".hdf5"), nsls2.recognises, nsls2.read_nsls2),
+    Reader("dectris", (".h5", ".hdf5", ".nxs"), dectris.recognises, dectris.read_dectris),
 )
 
 

@@ -19,7 +19,7 @@ from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 from ptycho_torch.data.frames import Frames, check_frame_values
-from ptycho_torch.data.readers.in_metres import MARGIN_PX
+from ptycho_torch.data.readers.object_pixels import MARGIN_PX
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.scan import AnyArray, Scan
 

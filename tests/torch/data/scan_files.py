@@ -93,3 +93,101 @@ def write_cxi(
         source["illumination"] = scan.probeGuess * 1e-3
         file["entry_1/data_1/monitor"] = np.arange(1.0, M + 1)
     return path
+
+
+def write_ptyd(path: Path, scan: Scan, *, poor: bool = False, link: bool = False) -> Path:
+    """PtyPy's chunks of one frame each, so that 10 comes after 9; ``link`` puts each in a file."""
+    import h5py
+
+    counts, positions = counts_of(scan), metres_of(scan)
+    assert GEOMETRY.energy_ev is not None and scan.bad_pixels is not None
+    with h5py.File(path, "w") as file:
+        meta = file.create_group("meta")
+        meta["energy"] = GEOMETRY.energy_ev / 1e3
+        meta["distance"] = DISTANCE_M
+        meta["psize"] = DETECTOR_PIXEL_M if poor else [DETECTOR_PIXEL_M, DETECTOR_PIXEL_M]
+        if not poor:
+            meta["propagation"] = "farfield"
+            meta["num_frames"] = M
+            meta["label"] = "None"
+        for number in range(M):
+            content: dict[str, Any] = {
+                "data": counts[number, None],
+                "positions": positions[[number]],
+            }
+            if not poor:
+                content["weights"] = np.broadcast_to(~scan.bad_pixels, (1, N, N)).astype(np.float32)
+                content["indices"] = np.array([number])
+            name = f"chunks/{number}"
+            if link:
+                part = f"{path.name}.part{number:03d}"
+                with h5py.File(path.with_name(part), "w") as other:
+                    for key, value in content.items():
+                        other[key] = value
+                file[name] = h5py.ExternalLink(part, "/")
+            else:
+                for key, value in content.items():
+                    file[f"{name}/{key}"] = value
+    return path
+
+
+def clockwise(frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Frames turned clockwise about their zero frequency, (N//2, N//2)."""
+    rows, columns = np.indices(frames.shape[1:]) - N // 2
+    # A pixel (r, c) goes to (c, -r); the frequency -N/2 is its own opposite.
+    turned = np.empty_like(frames)
+    turned[:, (columns + N // 2) % N, (-rows + N // 2) % N] = frames
+    return turned
+
+
+def write_nsls2(path: Path, scan: Scan, *, poor: bool = False) -> Path:
+    """NSLS-II: amplitude, clockwise, zero frequency at the corner; poor: without a geometry."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        amplitude = np.sqrt(counts_of(scan).astype(np.float32))
+        file["diffamp"] = np.fft.ifftshift(clockwise(amplitude), axes=(1, 2))
+        file["points"] = metres_of(scan).T[::-1] * 1e6
+        if not poor:
+            file["lambda_nm"] = WAVELENGTH_M * 1e9
+            file["z_m"] = DISTANCE_M
+            file["ccd_pixel_um"] = DETECTOR_PIXEL_M * 1e6
+    return path
+
+
+def write_dectris(path: Path, scan: Scan, *, poor: bool = False) -> Path:
+    """A Dectris master, its frames in two files; the bad pixel holds the largest integer.
+
+    Poor: one file, no mask, no geometry.
+    """
+    import h5py
+
+    counts = counts_of(scan).astype(np.uint32)
+    counts[:, BAD[0], BAD[1]] = 2**32 - 1
+    parts = [counts] if poor else [counts[:7], counts[7:]]
+    with h5py.File(path, "w") as file:
+        for number, part in enumerate(parts, start=1):
+            name = path.name.replace("master", f"data_{number:06d}")
+            with h5py.File(path.with_name(name), "w") as other:
+                other.create_dataset("entry/data/data", data=part, chunks=(1, N, N))
+            file[f"entry/data/data_{number:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
+        if poor:
+            return path
+        detector = file.create_group("entry/instrument/detector")
+        detector["detector_distance"] = DISTANCE_M
+        detector["x_pixel_size"] = detector["y_pixel_size"] = DETECTOR_PIXEL_M
+        mask = np.zeros((N, N), np.uint32)
+        mask[BAD] = 1
+        detector["detectorSpecific/pixel_mask"] = mask
+        file["entry/instrument/beam/incident_wavelength"] = WAVELENGTH_M * 1e10
+    return path
+
+
+def write_tike(path: Path, scan: Scan, *, poor: bool = False) -> Path:
+    """tike: counts with the zero frequency at the corner, positions of the patches' corners."""
+    corners = np.stack([scan.ycoords, scan.xcoords], axis=1) - N / 2
+    counts = np.fft.ifftshift(counts_of(scan), axes=(1, 2))
+    probe = scan.probeGuess if poor else scan.probeGuess[None, None, None]
+    leading = () if poor else (None,)
+    np.savez(path, data=counts[leading], scan=corners[leading], probe=probe)
+    return path
