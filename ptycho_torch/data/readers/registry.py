@@ -17,7 +17,7 @@ from typing import Any
 
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
 from ptycho_torch.data.files.hdf5 import SUFFIXES
-from ptycho_torch.data.readers import npz, ptychodus, tike
+from ptycho_torch.data.readers import cxi, dectris, npz, nsls2, ptychodus, ptyd, tike
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -52,6 +52,10 @@ BUILT_IN: tuple[Reader, ...] = (
     Reader(
         "ptychodus", (".npz", ".npy", *SUFFIXES), ptychodus.recognises, ptychodus.read_ptychodus
     ),
+    Reader("cxi", (".cxi", ".h5", ".hdf5"), cxi.recognises, cxi.read_cxi),
+    Reader("ptyd", (".ptyd",), ptyd.recognises, ptyd.read_ptyd),
+    Reader("nsls2", (".h5", ".hdf5"), nsls2.recognises, nsls2.read_nsls2),
+    Reader("dectris", (".h5", ".hdf5", ".nxs"), dectris.recognises, dectris.read_dectris),
 )
 
 
