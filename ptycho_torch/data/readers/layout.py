@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ptycho_torch.data.config import Measurement
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
 from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.readout import ORIENTATIONS
 
-PRESETS = files("ptycho_torch.data.readers") / "layouts"
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 MAX_YAML_BYTES = 1 << 20
 
 LENGTHS = MappingProxyType({"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9, "angstrom": 1e-10})
@@ -26,41 +28,46 @@ ORIGINS = ("scan", "centre", "patch", "corner")
 
 # What a word may stand for: types, or the values there are.
 _PATHS, _TEXT, _SWITCH = (str, list), (str,), (bool,)
-_LENGTH = {"path": _PATHS, "value": (int, float, list), "unit": list(LENGTHS)}
+_PATH = MappingProxyType({"path": _TEXT})
+_LENGTH = MappingProxyType({"path": _PATHS, "value": (int, float, list), "unit": tuple(LENGTHS)})
 _WORDS: Mapping[str, Any] = MappingProxyType(
     {
-        "frames": {
-            "path": _PATHS,
-            "axes": ["frames_first", "frames_last"],
-            "corner": _SWITCH,
-            "orientation": list(ORIENTATIONS),
-            "index": _TEXT,
-        },
-        "positions": {
-            "path": _TEXT,
-            "columns": (list,),
-            "file": _TEXT,
-            "x": _TEXT,
-            "y": _TEXT,
-            "raster": _SWITCH,
-            "unit": ["px", *LENGTHS],
-            "x_sign": [1, -1],
-            "y_sign": [1, -1],
-            "swapped": _SWITCH,
-            "origin": list(ORIGINS),
-            "index": _TEXT,
-        },
-        "energy": {"path": _TEXT, "value": (int, float), "unit": list(ENERGIES)},
+        "frames": MappingProxyType(
+            {
+                "path": _PATHS,
+                "axes": ("frames_first", "frames_last"),
+                "corner": _SWITCH,
+                "orientation": tuple(ORIENTATIONS),
+                "index": _TEXT,
+            }
+        ),
+        "positions": MappingProxyType(
+            {
+                "path": _TEXT,
+                "columns": (list,),
+                "file": _TEXT,
+                "x": _TEXT,
+                "y": _TEXT,
+                "raster": _SWITCH,
+                "unit": ("px", *LENGTHS),
+                "x_sign": (1, -1),
+                "y_sign": (1, -1),
+                "swapped": _SWITCH,
+                "origin": ORIGINS,
+                "index": _TEXT,
+            }
+        ),
+        "energy": MappingProxyType({**_LENGTH, "value": (int, float), "unit": tuple(ENERGIES)}),
         "wavelength": _LENGTH,
         "distance": _LENGTH,
         "detector_pixel": _LENGTH,
         "object_pixel": _LENGTH,
-        "mask": {"path": _TEXT, "bad": ["nonzero", "zero"]},
-        "dark": {"path": _TEXT},
-        "monitor": {"path": _TEXT},
-        "probe": {"path": _TEXT},
-        "object": {"path": _TEXT},
-        "measurement": list(get_args(Measurement)),
+        "mask": MappingProxyType({"path": _TEXT, "bad": ("nonzero", "zero")}),
+        "dark": _PATH,
+        "monitor": _PATH,
+        "probe": _PATH,
+        "object": _PATH,
+        "measurement": get_args(Measurement),
         "near_field": _SWITCH,
         "preset": _TEXT,
     }
@@ -101,7 +108,7 @@ def layout_of(layout: Any) -> Layout:
     if not isinstance(layout, str | Path):
         raise OptionTypeError("layout", type(layout).__name__, "a YAML, a preset or a mapping")
     if str(layout) in preset_names():
-        return _checked(str(layout), yaml_content((PRESETS / f"{layout}.yaml").read_bytes()))
+        return _checked(str(layout), yaml_content((_presets() / f"{layout}.yaml").read_bytes()))
     if Path(layout).suffix not in (".yaml", ".yml"):
         known = ", ".join(preset_names())
         raise OptionError("layout", repr(str(layout)), f"a name ending in .yaml, or one of {known}")
@@ -111,8 +118,12 @@ def layout_of(layout: Any) -> Layout:
 
 def preset_names() -> list[str]:
     """The layouts that come with the package."""
-    names = (entry.name for entry in PRESETS.iterdir())
+    names = (entry.name for entry in _presets().iterdir())
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _presets() -> Traversable:
+    return files("ptycho_torch.data.readers") / "layouts"
 
 
 def read_yaml(path: Path) -> Any:
@@ -177,7 +188,7 @@ def _known(name: str, prefix: str, word: Any, allowed: Mapping[str, Any]) -> Any
 
 
 def _value(name: str, field: str, value: Any, allowed: Any) -> Any:
-    if isinstance(allowed, list):
+    if not isinstance(allowed[0], type):
         fits = any(value == each and type(value) is type(each) for each in allowed)
         expected = "one of " + ", ".join(map(str, allowed))
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,14 @@ logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 # How files spell the units in their attributes.
-_SPELT = {"meter": "m", "metre": "m", "meters": "m", "metres": "m", "micron": "um", "microns": "um"}
-_SPELT |= {"µm": "um", "μm": "um", "micrometer": "um", "millimeter": "mm", "nanometer": "nm"}
-_SPELT |= {"ev": "eV", "kev": "keV", "joule": "J", "pixel": "px", "pixels": "px"}
+_SPELT = MappingProxyType(
+    {
+        **dict.fromkeys(("meter", "metre", "meters", "metres"), "m"),
+        **dict.fromkeys(("micron", "microns", "micrometer", "µm"), "um"),
+        **{"millimeter": "mm", "nanometer": "nm", "pixel": "px", "pixels": "px"},
+        **{"ev": "eV", "kev": "keV", "j": "J", "joule": "J"},
+    }
+)
 _MAX_TEXT_BYTES = 256 << 20
 
 
