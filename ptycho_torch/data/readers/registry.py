@@ -8,14 +8,20 @@ group ``ptycho_torch.readers`` that names a :class:`Reader`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
+from ptycho_torch.data.errors import (
+    OptionError,
+    OptionTypeError,
+    PtychoTorchError,
+    ScanFileError,
+    naming,
+)
 from ptycho_torch.data.readers import hdf5, npz, tike
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
@@ -110,6 +116,20 @@ def read_file(
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
         return with_probe(reader.read(file, **given), probe, read_file)
+
+
+def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a reader knows a file by name and content, and has been told what it needs."""
+    name = path.name.lower()
+    with naming(path), open_scan_file(path.absolute()) as file:
+        for reader in readers():
+            asks = reader.read is hdf5.read_hdf5 and "layout" not in options
+            try:
+                if not asks and name.endswith(reader.suffixes) and reader.recognises(file):
+                    return True
+            except PtychoTorchError:  # damaged, or no archive after all
+                continue
+    return False
 
 
 def _by_name(name: str) -> Reader:
