@@ -10,12 +10,13 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from ptycho_torch.data.caches.names import is_cache_name
+from ptycho_torch.data.caches.remote import is_remote, local_copies
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import (
     OptionError,
@@ -81,12 +82,15 @@ def expand_scans(scans: Scans) -> list[ListedScan]:
             "scans", type(scans).__name__, "a path, a pattern, a RawData or a list"
         )
     found: list[ListedScan] = []
+    copies: set[Path] = set()
     for scan in scans:
         if isinstance(scan, RawData):
             found.append(ListedScan(scan))
         elif isinstance(scan, (str, os.PathLike)):
-            path = Path(scan)
-            found.extend(_listed(path) if is_list(path) else map(ListedScan, _files(path)))
+            if is_list(scan):
+                found.extend(_listed(Path(scan), copies))
+            else:
+                found.extend(map(ListedScan, _files(scan, copies)))
         else:
             raise OptionTypeError("scans", type(scan).__name__, "a path, a pattern or a RawData")
     if not found:
@@ -106,7 +110,12 @@ def parts_named(scans: Scans | None) -> set[Part]:
     return {each.use.part for each in listed if each.use.part is not None}
 
 
-def _files(path: Path, options: Mapping[str, Any] = _NOTHING) -> list[Path]:
+def _files(
+    name: str | os.PathLike[str], copies: set[Path], options: Mapping[str, Any] = _NOTHING
+) -> list[Path]:
+    if is_remote(name):
+        return local_copies(name, copies)
+    path = Path(name)
     # os.path.exists answers no where a name cannot be one: too long, or with a NUL in it.
     if os.path.isdir(path):
         return _of_directory(path, options)
@@ -134,7 +143,7 @@ def _of_directory(path: Path, options: Mapping[str, Any]) -> list[Path]:
     return found
 
 
-def _listed(path: Path) -> list[ListedScan]:
+def _listed(path: Path, copies: set[Path]) -> list[ListedScan]:
     with naming(path):
         content = read_yaml(path)
         entries = content.get("scans") if isinstance(content, Mapping) else content
@@ -144,7 +153,7 @@ def _listed(path: Path) -> list[ListedScan]:
         found = [
             each
             for number, entry in enumerate(entries)
-            for each in _entry(path.parent, f"scans[{number}]", entry)
+            for each in _entry(path.parent, f"scans[{number}]", entry, copies)
         ]
         files = [str(each.scan) for each in found]
         for file in files:
@@ -153,11 +162,11 @@ def _listed(path: Path) -> list[ListedScan]:
     return found
 
 
-def _entry(folder: Path, where: str, entry: Any) -> Iterator[ListedScan]:
+def _entry(folder: Path, where: str, entry: Any, copies: set[Path]) -> Iterator[ListedScan]:
     words: Any = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(words, Mapping) or not isinstance(words.get("path"), str):
         raise OptionTypeError(where, repr(entry), "a path, or a mapping with path:")
-    path = folder / words["path"]
+    path = words["path"] if is_remote(words["path"]) else folder / words["path"]
     if is_list(path):
         raise OptionError(f"{where}.path", repr(words["path"]), "a scan, not another list")
     weight, part = words.get("weight", 1.0), words.get("split")
@@ -174,8 +183,8 @@ def _entry(folder: Path, where: str, entry: Any) -> Iterator[ListedScan]:
             options[name] = str(folder / options[name])
     if isinstance(options.get("detector"), Mapping):
         options["detector"] = _detector(f"{where}.detector", options["detector"])
-    listed = ListedScan(path, options, Use(float(weight), part))
-    return (replace(listed, scan=file) for file in _files(path, options))
+    use = Use(float(weight), part)
+    return (ListedScan(file, options, use) for file in _files(path, copies, options))
 
 
 def _detector(where: str, words: Mapping[str, Any]) -> Detector:

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from ptycho_torch.data.caches.remote import is_remote, one_local_copy
 from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
@@ -22,7 +23,7 @@ from ptycho_torch.data.errors import (
     ScanFileError,
     naming,
 )
-from ptycho_torch.data.readers import hdf5, npz, tike
+from ptycho_torch.data.readers import hdf5, npz, rosettasciio, tike
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -54,6 +55,12 @@ class Reader:
 BUILT_IN: tuple[Reader, ...] = (
     Reader("npz", (".npz",), npz.recognises, npz.read_npz),
     Reader("tike", (".npz", ".npz.bz2"), tike.recognises, tike.read_tike),
+    Reader(
+        "rosettasciio",
+        rosettasciio.SUFFIXES,
+        rosettasciio.recognises,
+        rosettasciio.read_rosettasciio,
+    ),
     # Last: any HDF5 file is one to it, once a layout says what is where.
     Reader("hdf5", hdf5.SUFFIXES, hdf5.recognises, hdf5.read_hdf5),
 )
@@ -102,6 +109,8 @@ def read_file(
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
     # Files are opened again later and by workers, by then perhaps in another directory.
+    if is_remote(path):
+        path = one_local_copy(path)
     if format == "auto" and "layout" in options:
         format = "hdf5"  # only it has layouts
     with naming(path), open_scan_file(Path(path).absolute()) as file:
