@@ -17,7 +17,7 @@ from torch import Tensor
 from ptycho_torch.batches.augmentation import Augmentation, augmented
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
-from ptycho_torch.batches.dataset_split import Part, Split, split_dataset
+from ptycho_torch.batches.dataset_split import Split, split_dataset
 from ptycho_torch.batches.epoch_order import Order
 from ptycho_torch.batches.hyperparameters import options_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
@@ -26,7 +26,7 @@ from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
 from ptycho_torch.batches.route_choice import AssembleOn, route_of
 from ptycho_torch.batches.sampler import EpochSampler
-from ptycho_torch.batches.scans import ScanOption, Scans, object_shape, scans_text
+from ptycho_torch.batches.scans import ScanOption, object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.sending import Parcel, dtype_of_X, require_float64, sent
 from ptycho_torch.data.caches.names import check_policy
@@ -41,17 +41,14 @@ from ptycho_torch.data.config import (
     check_seed,
 )
 from ptycho_torch.data.errors import OptionError, OptionTypeError
+from ptycho_torch.data.scan_list import Part, Scans, parts_named
 from ptycho_torch.data.split import check_fractions
 
 Stage = Literal["train", "val", "test", "predict"]
 
+_EVALUATED: tuple[Part, ...] = ("val", "test")
 _NEEDED = MappingProxyType[str, tuple[Stage, ...]](
-    {
-        "fit": ("train", "val"),
-        "validate": ("val",),
-        "test": ("test",),
-        "predict": ("predict",),
-    }
+    {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 )
 
 
@@ -61,8 +58,8 @@ class PtychoDataModule(LightningDataModule):
     Parameters
     ----------
     train
-        Scans to train on: a path, a glob pattern, or a list; from Python also
-        :class:`~ptycho_torch.RawData`.
+        Scans to train on: a path, pattern, directory, list in YAML, or several of these; from
+        Python also :class:`~ptycho_torch.RawData`.
     val, test, predict
         Scans for the other stages. Without ``val``, validation groups are split off ``train``;
         with ``test_fraction`` so are test groups. Otherwise, without ``test`` testing uses the
@@ -76,7 +73,8 @@ class PtychoDataModule(LightningDataModule):
     split
         How validation and test are split off: ``"region"`` (strips at one end of each scan; groups
         across their borders are dropped), ``"frames"`` (frames drawn at random, each part grouped
-        on its own) or ``"none"``: validate on the training groups. The first two share no frame.
+        on its own), ``"scans"`` (whole scans, drawn unless a list names them) or ``"none"``:
+        validate on the training groups. The first three share no frame.
     val_fraction
         Share of the frames for validation; 0: validate on the training groups.
     test_fraction
@@ -336,15 +334,15 @@ class PtychoDataModule(LightningDataModule):
     def _build(self, stage: Stage) -> None:
         train = cast("Scans", self.scans["train"])
         scans = train if stage == "predict" and self.scans[stage] is None else self.scans[stage]
-        shares = self._shares()
-        if stage == "train" or stage in shares:
-            parts = split_dataset(self._open(train), self.split, shares, self.seed)
-            for part, dataset in parts.items():
-                self._datasets[part] = dataset
+        shares = {**dict.fromkeys(parts_named(train), 0.0), **self._shares()}
+        if stage == "train" or (stage in shares and scans is None):
+            own = [part for part in _EVALUATED if self.scans[part] is not None]
+            parts = split_dataset(self._open(train), self.split, self._shares(), self.seed, own)
+            self._datasets |= cast("dict[Stage, PtychoDataset]", parts)
         elif scans is not None:
             self._datasets[stage] = self._open(scans)
         else:
-            self._datasets[stage] = self.dataset("train" if stage == "val" else "val")
+            self._datasets.setdefault(stage, self.dataset("train" if stage == "val" else "val"))
 
     def _loader(self, stage: Stage) -> GroupLoader:
         dataset, device = self.dataset(stage), self._device()

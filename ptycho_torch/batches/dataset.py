@@ -27,7 +27,7 @@ from ptycho_torch.batches.buffers import BufferPool
 from ptycho_torch.batches.epoch_order import Blocks
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
-from ptycho_torch.batches.scans import Scans, expand_scans, open_scan, resolve_ground_truth
+from ptycho_torch.batches.scans import open_scan, resolve_ground_truth
 from ptycho_torch.batches.selection import FrameSelection, select
 from ptycho_torch.batches.tables import DeviceTables
 from ptycho_torch.data.caches.names import check_policy
@@ -44,14 +44,13 @@ from ptycho_torch.data.errors import OptionTypeError, ScanError, naming
 from ptycho_torch.data.patches import warn_mirrored
 from ptycho_torch.data.prepare import each_in_a_thread
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.scan_list import Scans, expand_scans
 
 BLOCK_BYTES = 4 * 2**20
 """Bytes of frames in a block of groups: disks and networks read so much at once at full speed."""
 
 PLANNED = 16
 """Batches looked up together: Python spends as long on several as on one."""
-
-
 Groups = SupportsIndex | slice | Sequence[int] | NDArray[np.integer] | Tensor
 
 _SHARED_FRAMES = (
@@ -69,7 +68,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
     Parameters
     ----------
     scans
-        A path, a glob pattern, a :class:`RawData`, or a list of these.
+        A path, pattern, directory, list in YAML, or :class:`RawData`, or several of these.
     grouping
         How positions become groups.
     N
@@ -131,8 +130,9 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self.patch_positions: PatchPositions = patch_positions
         self.normalization: Normalization = normalization
         self.cache = cache
-        given = (measurement, ground_truth, cache, probe)
-        opened = [open_scan(scan, *given) for scan in expand_scans(scans)]
+        listed = expand_scans(scans)
+        self.uses = tuple(each.use for each in listed)
+        opened = [open_scan(each, measurement, ground_truth, cache, probe) for each in listed]
         if self.grouping.n_subsample is not None:
             count, seed = self.grouping.n_subsample, self.grouping.subsample_seed
             opened = [scan.subsample(count, seed) for scan in opened]
@@ -256,7 +256,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         """
         self.check_unchanged(indices)
         batch = self._assembled(indices)
-        # What was gathered from a sidecar that somebody was writing to is gathered again.
+        # What was gathered from a sidecar being written to is gathered again.
         return self._assembled(indices) if self.check_unchanged(indices) else batch
 
     def _assembled(self, indices: Sequence[int] | NDArray[np.integer]) -> PtychoBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,66 +11,125 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.batches.dataset import PtychoDataset
+from ptycho_torch.batches.mixing import weighted
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.scan_list import Part
 from ptycho_torch.data.split import region_of_frames, say_counts, scattered_frames, split_groups
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["region", "frames", "none"]
-Part = Literal["train", "val", "test"]
+Split = Literal["region", "frames", "scans", "none"]
 Parts = dict[Part, PtychoDataset]
 
 _NAMES = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
 
 
 def split_dataset(
-    whole: PtychoDataset, split: Split, shares: Mapping[Part, float], seed: int
+    whole: PtychoDataset,
+    split: Split,
+    shares: Mapping[Part, float],
+    seed: int,
+    taken: Sequence[Part] = (),
 ) -> Parts:
     """Divide a dataset into training and evaluation groups, scan by scan.
 
     Parameters
     ----------
     whole
-        All groups.
+        All groups; scans that their list gives to a part go there whole, however the others are
+        split.
     split
         ``"region"``: strips at one end of each scan, side by side, are for evaluation; groups
         across a border are dropped, and the log says how many. ``"frames"``: frames drawn at
-        random, each part grouped on its own. ``"none"``: all groups are for training.
+        random, each part grouped on its own. ``"scans"``: whole scans; where no list gives any to a
+        part, they are drawn. ``"none"``: all groups are for training.
     shares
-        Share of the frames of every evaluation part, in the order of the strips.
+        Share of the frames (or scans) of every evaluation part, in the order of the strips.
     seed
-        Which end, or which frames.
+        Which end, or which frames or scans; and which groups come once more.
+    taken
+        Parts that have scans of their own.
 
     Returns
     -------
     parts
-        ``"train"`` and the parts of ``shares``, all with the X scales of the whole (``"region"``)
-        or of the training part (``"frames"``).
+        ``"train"``, where groups come as often as the weight of their scan says, the parts of
+        ``shares``, and those that a list names, all with the X scales of the whole, or of the
+        training part (``"frames"``). ``"val"`` too where its groups are those of ``"train"``, but
+        each once.
 
     Raises
     ------
     OptionError
-        A part would have no group.
+        A part would have no group, or has scans of its own and is named in a list.
     """
-    if split == "none" or not shares:
-        return {"train": whole}
-    if split == "frames":
-        return _by_frames(whole, shares, seed)
-    return _by_region(whole, shares, seed)
+    shares = {} if split == "none" else shares
+    given = [use.part for use in whole.uses]
+    for part in taken:
+        if part in given:
+            found, expected = f"{part} in the list, beside scans for {part}", "one of the two"
+            raise OptionError("split", found, expected)
+    if split == "scans" and not any(given):
+        given = _drawn_scans(len(whole.scans), shares, seed)
+    if split == "frames" and any(given):
+        expected = "'region', 'scans' or 'none', where a list names the parts of scans"
+        raise OptionError("split", "'frames'", expected)
+    if split == "frames" and shares:
+        parts = _by_frames(whole, shares, seed)
+    elif shares or any(given):
+        parts = _by_region(whole, {} if split == "scans" else shares, seed, given)
+    else:
+        parts = {"train": whole}
+    for part, share in shares.items():
+        if share and part not in parts:
+            action = f"Add split: {part} to a scan of the list, or {part}_fraction=0"
+            raise OptionError(f"{_NAMES[part]} scans", 0, "at least one", action=action)
+    once = parts["train"]
+    parts["train"] = weighted(once, [use.weight for use in whole.uses], seed)
+    if "val" not in parts and "val" not in taken and parts["train"] is not once:
+        parts["val"] = once
+    return parts
 
 
-def _by_region(whole: PtychoDataset, shares: Mapping[Part, float], seed: int) -> Parts:
-    chosen: dict[Part, list[NDArray[np.int64]]] = {part: [] for part in ("train", *shares)}
-    for number, scan in enumerate(whole.scans):
+def _drawn_scans(n_scans: int, shares: Mapping[Part, float], seed: int) -> list[Part | None]:
+    order = np.random.Generator(np.random.Philox(key=[seed, n_scans])).permutation(n_scans)
+    given: list[Part | None] = ["train"] * n_scans
+    at = 0
+    for part, share in shares.items():
+        count = max(1, round(share * n_scans))
+        for number in order[at : at + count].tolist():
+            given[number] = part
+        at += count
+    if at >= n_scans:
+        expected = f"more than {at}, which go to validation and test"
+        raise OptionError(
+            "scans to split", n_scans, expected, action="Add scans, or split='region'"
+        )
+    return given
+
+
+def _by_region(
+    whole: PtychoDataset, shares: Mapping[Part, float], seed: int, given: Sequence[Part | None]
+) -> Parts:
+    strips: tuple[Part, ...] = ("train", *shares)
+    chosen: dict[Part, list[NDArray[np.int64]]] = {}
+    for number, (scan, part) in enumerate(zip(whole.scans, given, strict=True)):
         rows = np.flatnonzero(whole.index.scan_id == number)
-        strips = region_of_frames(scan.xcoords, scan.ycoords, tuple(shares.values()), seed)
-        found = split_groups(whole.index.nn_indices[rows], strips, len(chosen))
-        counts = dict(zip(chosen, map(len, found.parts), strict=True))
+        if part is not None or not shares:
+            chosen.setdefault(part or "train", []).append(rows)
+            _log_split(scan, "whole", {part or "train": len(rows)}, 0)
+            continue
+        of_frame = region_of_frames(scan.xcoords, scan.ycoords, tuple(shares.values()), seed)
+        found = split_groups(whole.index.nn_indices[rows], of_frame, len(strips))
+        counts = dict(zip(strips, map(len, found.parts), strict=True))
         _log_split(scan, "region", counts, found.dropped)
         _refuse_empty(scan, counts, "groups after the region split", 1, "at least one")
-        for kept, groups in zip(chosen.values(), found.parts, strict=True):
-            kept.append(rows[groups])
+        for each, groups in zip(strips, found.parts, strict=True):
+            chosen.setdefault(each, []).append(rows[groups])
+    if "train" not in chosen:
+        action = "Leave split: out of the entry of a scan to train on"
+        raise OptionError("training scans", 0, "at least one", action=action)
     return {part: whole.subset(np.concatenate(groups)) for part, groups in chosen.items()}
 
 
@@ -97,7 +156,7 @@ def _by_frames(whole: PtychoDataset, shares: Mapping[Part, float], seed: int) ->
     return parts
 
 
-def _log_split(scan: RawData, split: Split, counts: Mapping[Part, int], dropped: int) -> None:
+def _log_split(scan: RawData, split: str, counts: Mapping[Part, int], dropped: int) -> None:
     where = "a scan in memory" if scan.path is None else shown(scan.path)
     said = say_counts([_NAMES[part] for part in counts], list(counts.values()), dropped)
     logger.info("%s: %s split: %s", where, split, said)

@@ -1,32 +1,23 @@
-"""Which scans a dataset is made of: paths and patterns opened, and what the scans share.
+"""The scans a dataset is made of: opened, and what they share.
 
 Knows no groups and no tensors.
 """
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroundTruth, Measurement
-from ptycho_torch.data.errors import (
-    OptionError,
-    OptionTypeError,
-    ScanError,
-    ScanFileNotFoundError,
-    naming,
-)
-from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.errors import ScanError, naming
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.scan_list import ListedScan, Scans
 from ptycho_torch.physics import object_shape_for
 
-Scan = str | os.PathLike[str] | RawData
-Scans = Scan | Sequence[Scan]
 if TYPE_CHECKING:
     ScanOption = Scans
 else:
@@ -34,61 +25,21 @@ else:
     ScanOption = str | list[str]
 
 
-def expand_scans(scans: Scans) -> list[Path | RawData]:
-    """List paths and scans in order; a glob pattern becomes the sorted files it matches.
-
-    Raises
-    ------
-    ScanFileNotFoundError
-        A pattern matches nothing; folders, and caches beside scans, do not count.
-    OptionError, OptionTypeError
-        There is no scan, or something that cannot be one.
-    """
-    if isinstance(scans, (str, os.PathLike, RawData)):
-        scans = [scans]
-    if not isinstance(scans, Iterable):
-        raise OptionTypeError(
-            "scans", type(scans).__name__, "a path, a pattern, a RawData or a list"
-        )
-    found: list[Path | RawData] = []
-    for scan in scans:
-        if isinstance(scan, RawData):
-            found.append(scan)
-        elif isinstance(scan, (str, os.PathLike)):
-            found.extend(_expand(Path(scan)))
-        else:
-            raise OptionTypeError("scans", type(scan).__name__, "a path, a pattern or a RawData")
-    if not found:
-        raise OptionError("scans", "empty", "at least one scan")
-    return found
-
-
-def _expand(path: Path) -> list[Path]:
-    # os.path.exists answers no where a name cannot be one: too long, or with a NUL in it.
-    if os.path.exists(path) or not glob.has_magic(str(path)) or "\0" in str(path):
-        return [path]
-    found = map(Path, sorted(glob.glob(str(path))))
-    matches = [each for each in found if not (is_cache_name(each.name) or os.path.isdir(each))]
-    if not matches:
-        with naming(path):
-            raise ScanFileNotFoundError("the pattern", "matching no file", "at least one scan")
-    return matches
-
-
 def open_scan(
-    scan: Path | RawData,
+    listed: ListedScan,
     measurement: Measurement,
     ground_truth: GroundTruth,
     cache: str | Path,
     probe: str = "file",
 ) -> RawData:
-    """Open a scan's file, reading headers and small arrays; a scan in memory is taken as it is."""
-    if isinstance(scan, RawData):
-        return scan
+    """Open a scan's file, reading headers and small arrays; a scan in memory is taken as it is.
+
+    What a list of scans says of it goes before these options.
+    """
     # The reference ignores a file's Y; it is better than no ground truth at all.
     use_file_Y = None if ground_truth == "auto" else ground_truth == "file"
     reading = {"measurement": measurement, "probe": probe}
-    return read_scan(scan, sidecar=cache, use_file_Y=use_file_Y, **reading)
+    return listed.opened(sidecar=cache, use_file_Y=use_file_Y, **reading)
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:

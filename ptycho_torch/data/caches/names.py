@@ -133,16 +133,24 @@ def user_cache_directory(preferred: Path) -> Path:
     ``$XDG_CACHE_HOME/ptycho-torch`` or ``~/.cache/ptycho-torch``, and in it one directory for each
     original directory, so that scans of the same name do not meet. ScanFileError: there is neither.
     """
+    real = os.path.realpath(preferred)
+    return (
+        user_cache_base(preferred)
+        / f"{_cut(os.path.basename(real)[:64], 238)}-{_digest(real)[:16]}"
+    )
+
+
+def user_cache_base(asker: Path) -> Path:
+    """The folder of all caches of the user; ScanFileError, naming ``asker``: there is none."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():
         try:
             base = Path.home() / ".cache"
         except RuntimeError as error:
             raise ScanFileError(
-                "user cache directory", "unknown", "$XDG_CACHE_HOME or a home", file=preferred
+                "user cache directory", "unknown", "$XDG_CACHE_HOME or a home", file=asker
             ) from error
-    real = os.path.realpath(preferred)
-    return base / "ptycho-torch" / f"{_cut(os.path.basename(real)[:64], 238)}-{_digest(real)[:16]}"
+    return base / "ptycho-torch"
 
 
 def check_policy(policy: SidecarPolicy | str, name: str = "sidecar") -> SidecarPolicy:

@@ -8,16 +8,33 @@ group ``ptycho_torch.readers`` that names a :class:`Reader`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
+from ptycho_torch.data.caches.remote import is_remote, one_local_copy
+from ptycho_torch.data.errors import (
+    OptionError,
+    OptionTypeError,
+    PtychoTorchError,
+    ScanFileError,
+    naming,
+)
 from ptycho_torch.data.files.hdf5 import SUFFIXES
-from ptycho_torch.data.readers import cxi, dectris, npz, nsls2, ptychodus, ptyd, tike
+from ptycho_torch.data.readers import (
+    cxi,
+    dectris,
+    hdf5,
+    npz,
+    nsls2,
+    ptychodus,
+    ptyd,
+    rosettasciio,
+    tike,
+)
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -56,6 +73,14 @@ BUILT_IN: tuple[Reader, ...] = (
     Reader("ptyd", (".ptyd",), ptyd.recognises, ptyd.read_ptyd),
     Reader("nsls2", (".h5", ".hdf5"), nsls2.recognises, nsls2.read_nsls2),
     Reader("dectris", (".h5", ".hdf5", ".nxs"), dectris.recognises, dectris.read_dectris),
+    Reader(
+        "rosettasciio",
+        rosettasciio.SUFFIXES,
+        rosettasciio.recognises,
+        rosettasciio.read_rosettasciio,
+    ),
+    # Last: any HDF5 file is one to it, once a layout says what is where.
+    Reader("hdf5", hdf5.SUFFIXES, hdf5.recognises, hdf5.read_hdf5),
 )
 
 
@@ -108,6 +133,10 @@ def read_file(
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
     # Files are opened again later and by workers, by then perhaps in another directory.
+    if is_remote(path):
+        path = one_local_copy(path)
+    if format == "auto" and "layout" in options:
+        format = "hdf5"  # only it has layouts
     with naming(path), open_scan_file(Path(path).absolute()) as file:
         reader = _by_content(file) if format == "auto" else _by_name(format)
         given = {
@@ -120,6 +149,20 @@ def read_file(
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
         return with_probe(reader.read(file, **given), probe, read_file)
+
+
+def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a reader knows a file by name and content, and has been told what it needs."""
+    name = path.name.lower()
+    with naming(path), open_scan_file(path.absolute()) as file:
+        for reader in readers():
+            asks = reader.read is hdf5.read_hdf5 and "layout" not in options
+            try:
+                if not asks and name.endswith(reader.suffixes) and reader.recognises(file):
+                    return True
+            except PtychoTorchError:  # damaged, or no archive after all
+                continue
+    return False
 
 
 def _by_name(name: str | Reader) -> Reader:

@@ -1,0 +1,244 @@
+"""Any HDF5 file of a scan, read as a layout says: paths, axes, units, signs, index.
+
+What a layout may say is known by :mod:`ptycho_torch.data.readers.layout`.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.detector import Detector
+from ptycho_torch.data.errors import OptionError, ScanError
+from ptycho_torch.data.files.hdf5 import SUFFIXES, Hdf5File, is_hdf5, opened_hdf5
+from ptycho_torch.data.files.hdf5_stack import Hdf5Stack
+from ptycho_torch.data.files.npy_header import shape_text
+from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.geometry import Geometry, pair
+from ptycho_torch.data.readers.layout import LENGTHS, Layout, layout_of, preset_names
+from ptycho_torch.data.readers.layout_values import (
+    Floats,
+    array_at,
+    columns_of,
+    found_name,
+    geometry_of,
+    in_si,
+    matched,
+    unit_of,
+)
+from ptycho_torch.data.readers.measurement import settle_measurement
+from ptycho_torch.data.readers.scan_file import ScanFile
+from ptycho_torch.data.readout import Readout
+from ptycho_torch.data.scan import Scan
+
+__all__ = ["SUFFIXES", "read_hdf5", "recognises"]
+
+AS_THEY_COME = Detector()
+MAX_TRANSPOSED_BYTES = 4 << 30
+# Pixels kept free before the first patch, for interpolation and for positions that get refined.
+MARGIN_PX = 2.0
+
+
+def recognises(file: ScanFile) -> bool:
+    """Whether a file is HDF5 at all: what is where, a layout has to say."""
+    return is_hdf5(file.stream)
+
+
+def read_hdf5(
+    file: ScanFile,
+    *,
+    layout: Any = "auto",
+    measurement: str = "auto",
+    sidecar: str = "auto",
+    detector: Detector = AS_THEY_COME,
+    diffraction: str | Path | None = None,
+) -> Scan:
+    """Read a scan as ``layout`` says: the path of a YAML, the name of a preset, or a mapping.
+
+    ``measurement`` goes before the layout's; an ``orientation`` of the detector too.
+    ``diffraction`` is the file where frames, mask and dark lie, if not in this one.
+    """
+    if isinstance(layout, str) and layout == "auto":
+        expected = "the path of a YAML, a mapping, or one of " + ", ".join(preset_names())
+        action = "Pass layout=, or format= if the file has another format"
+        raise OptionError("layout", "not given", expected, action=action)
+    said = layout_of(layout)
+    with ExitStack() as held:
+        h5 = held.enter_context(opened_hdf5(file.path, links=True))
+        of_frames = h5
+        if diffraction is not None:
+            other = Path(diffraction).absolute()
+            of_frames = held.enter_context(opened_hdf5(other, links=True))
+        return _read(file.path, h5, of_frames, said, measurement, sidecar, detector)
+
+
+def _read(
+    path: Path,
+    h5: Hdf5File,
+    of_frames: Hdf5File,
+    layout: Layout,
+    measurement: str,
+    sidecar: str,
+    detector: Detector,
+) -> Scan:
+    x, y, named = columns_of(h5, layout, path.parent, path.stem)
+    if x.shape != y.shape:
+        raise ScanError("positions", f"{len(x)} of x and {len(y)} of y", "as many of both")
+    source = _source(of_frames, layout)
+    n_frames = source.shape[0]
+    indexes = (
+        _optional(of_frames, layout, "frames", "index"),
+        _optional(h5, layout, "positions", "index"),
+    )
+    rows, of_positions = matched(*indexes, n_frames, len(x))
+    photons = _optional(h5, layout, "monitor")
+    if photons is not None:
+        photons = _per_frame(photons.ravel(), {len(x): of_positions, n_frames: rows})
+    if len(rows) < n_frames:
+        source = source[rows] if isinstance(source, np.ndarray) else replace(source, index=rows)
+    readout = _readout(of_frames, layout, source, detector)
+    if isinstance(source, np.ndarray):
+        frames = Frames.from_array(readout.apply(source), measurement="counts")
+    else:
+        through = readout.through(source)
+        frames = Frames.from_source(through, sidecar=sidecar, measurement="counts")
+    if measurement == "auto":
+        measurement = layout.words.get("measurement", "auto")
+    stored = geometry_of(h5, layout)
+    geometry = None if stored is None else readout.corrected(stored)
+    kept = x[of_positions], y[of_positions]
+    x, y = _in_pixels(h5, layout, named, kept, readout.size, geometry)
+    picture = _optional(h5, layout, "object")
+    picture = None if picture is None else _plane("object", picture)
+    x, y, moved = _patch_centres(layout, x, y, readout.size, picture)
+    return Scan(
+        xcoords=x,
+        ycoords=y,
+        frames=settle_measurement(frames, measurement),
+        probeGuess=_modes(_optional(h5, layout, "probe")),
+        objectGuess=picture,
+        bad_pixels=readout.bad_pixels,
+        geometry=geometry,
+        frame_photons=photons,
+        metadata={"source": path.name, "format": f"hdf5, layout {layout.name}", **moved},
+        path=path,
+    )
+
+
+def _source(h5: Hdf5File, layout: Layout) -> Hdf5Stack | NDArray[Any]:
+    given = layout.require("frames", "path", "/entry/data/data")
+    names: list[str] = []
+    for name in given if isinstance(given, list) else [given]:
+        group, _, last = name.rpartition("/")
+        if "*" in last:
+            names += [f"{group}/{n}" for n in h5.names(group or "/") if fnmatchcase(n, last)]
+        else:
+            names.append(found_name(h5, layout, "frames", name))
+    corner = layout["frames"].get("corner", False)
+    if layout["frames"].get("axes", "frames_first") == "frames_first":
+        return Hdf5Stack.of(h5, names, corner=corner)
+    stored = h5.read_array(names[0], MAX_TRANSPOSED_BYTES)
+    if stored.ndim != 3 or len(names) > 1:
+        raise ScanError(
+            "frames", shape_text(stored.shape), "(H, W, M), with frames on the last axis"
+        )
+    frames = np.ascontiguousarray(np.moveaxis(stored, -1, 0))
+    return np.fft.fftshift(frames, axes=(1, 2)) if corner else frames
+
+
+def _readout(
+    h5: Hdf5File, layout: Layout, source: Hdf5Stack | NDArray[Any], detector: Detector
+) -> Readout:
+    mask, dark = _optional(h5, layout, "mask"), _optional(h5, layout, "dark")
+    if mask is not None:
+        mask = _plane("mask", mask)
+        mask = mask == 0 if layout["mask"].get("bad", "nonzero") == "zero" else mask != 0
+    if dark is not None:
+        dark = dark.mean(axis=0) if dark.ndim == 3 else dark
+    if layout["frames"].get("corner"):
+        mask, dark = (None if a is None else np.fft.fftshift(a) for a in (mask, dark))
+    if detector.orientation == "as stored":
+        detector = replace(detector, orientation=layout["frames"].get("orientation", "as stored"))
+    return detector.readout(source, bad_pixels=mask, dark=dark)
+
+
+def _in_pixels(
+    h5: Hdf5File,
+    layout: Layout,
+    named: str | None,
+    stored: tuple[Floats, Floats],
+    N: int,
+    geometry: Geometry | None,
+) -> tuple[Floats, Floats]:
+    """Positions in object pixels, x the column and y the row, from wherever the layout counts."""
+    words, unit = layout["positions"], unit_of(h5, layout, "positions", named)
+    x, y = stored[::-1] if words.get("swapped") else stored
+    x, y = x * words.get("x_sign", 1), y * words.get("y_sign", 1)
+    if unit == "px":
+        return x, y
+    metres = in_si(layout, "positions", unit, LENGTHS)
+    pixel = pair(geometry.for_frames(N).object_pixel_m if geometry else None)
+    if pixel is None:
+        expected = "energy, distance and detector_pixel in the layout, or object_pixel"
+        action = "Add object_pixel: {value: 10, unit: nm}, or unit: px to positions"
+        raise layout.wrong("object_pixel", "not known", expected, action)
+    return x * metres / pixel[1], y * metres / pixel[0]
+
+
+def _patch_centres(
+    layout: Layout, x: Floats, y: Floats, N: int, picture: NDArray[Any] | None
+) -> tuple[Floats, Floats, dict[str, Any]]:
+    """Positions as patch centres within the object, and by how much they were moved for it."""
+    origin = layout["positions"].get("origin", "scan" if picture is None else None)
+    if origin is None:
+        expected = "where the object has its zero: centre, patch or corner"
+        raise layout.wrong("positions.origin", "missing", expected, "Add origin: to positions")
+    if origin == "scan":
+        shift = N // 2 + MARGIN_PX - np.array([x.min(), y.min()])
+        moved = {"positions_shift_px": [float(shift[0]), float(shift[1])]}
+        return x + shift[0], y + shift[1], moved
+    if origin == "corner":
+        return x + N // 2, y + N // 2, {}
+    if origin == "centre":
+        if picture is None:
+            raise layout.wrong("positions.origin", "centre without an object", "scan")
+        height, width = picture.shape[-2:]
+        return x + width / 2, y + height / 2, {}
+    return x, y, {}
+
+
+def _optional(
+    h5: Hdf5File, layout: Layout, section: str, word: str = "path"
+) -> NDArray[Any] | None:
+    path = layout[section].get(word)
+    return None if path is None else array_at(h5, layout, section, path)
+
+
+def _plane(section: str, array: NDArray[Any]) -> NDArray[Any]:
+    """An array of two axes; those of length 1 before them are dropped."""
+    if array.ndim < 2 or array.size != array.shape[-1] * array.shape[-2]:
+        raise ScanError(f"{section} shape", shape_text(array.shape), "(H, W)")
+    return array.reshape(array.shape[-2:])
+
+
+def _modes(probe: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Modes (P, N, N); further axes before them are dropped where their length is 1."""
+    if probe is None or probe.ndim <= 3:
+        return probe
+    if any(length != 1 for length in probe.shape[:-3]):
+        raise ScanError("probe shape", shape_text(probe.shape), "(P, N, N) modes")
+    return probe.reshape(probe.shape[-3:])
+
+
+def _per_frame(photons: NDArray[Any], kept: dict[int, NDArray[np.int64]]) -> NDArray[Any]:
+    """The monitor of the frames in use: it has a number for each position, or for each frame."""
+    if len(photons) not in kept:
+        wanted = " or ".join(f"{count} numbers" for count in kept)
+        raise ScanError("monitor", f"{len(photons)} numbers", wanted)
+    return photons[kept[len(photons)]]

@@ -1,0 +1,197 @@
+"""Many scans at once: patterns, directories, and lists in YAML that say what becomes of each.
+
+Owns what such a list may say. Knows no groups.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from ptycho_torch.data.caches.names import is_cache_name
+from ptycho_torch.data.caches.remote import is_remote, local_copies
+from ptycho_torch.data.detector import Detector
+from ptycho_torch.data.errors import (
+    OptionError,
+    OptionTypeError,
+    ScanFileNotFoundError,
+    naming,
+)
+from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.readers import is_scan
+from ptycho_torch.data.readers.layout import read_yaml
+
+logger = logging.getLogger(__name__)
+
+Scan = str | os.PathLike[str] | RawData
+Scans = Scan | Sequence[Scan]
+Part = Literal["train", "val", "test"]
+
+_LISTS = (".yaml", ".yml")
+_FILES = ("layout", "probe", "diffraction")
+_NOTHING = MappingProxyType[str, Any]({})
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a list says a scan is for: its weight, and its part; None: not said."""
+
+    weight: float = 1.0
+    part: Part | None = None
+
+
+@dataclass(frozen=True)
+class ListedScan:
+    """A scan, its reader options, and its use."""
+
+    scan: Path | RawData
+    options: Mapping[str, Any] = field(default_factory=dict)
+    use: Use = Use()
+
+    def opened(self, **defaults: Any) -> RawData:
+        """The scan, its options before ``defaults``; one in memory is taken as it is."""
+        if isinstance(self.scan, RawData):
+            return self.scan
+        return read_scan(self.scan, **{**defaults, **self.options})
+
+
+def expand_scans(scans: Scans) -> list[ListedScan]:
+    """List scans in order: those of patterns, directories and lists in YAML are spelt out.
+
+    A pattern becomes the sorted files it matches, a directory the sorted scans in it; caches beside
+    scans count as none. A list is described in docs/many_scans.md.
+
+    Raises
+    ------
+    ScanFileNotFoundError
+        A pattern or directory has no scan.
+    OptionError, OptionTypeError
+        There is no scan, something that cannot be one, or a list with other words.
+    """
+    if isinstance(scans, (str, os.PathLike, RawData)):
+        scans = [scans]
+    if not isinstance(scans, Iterable):
+        raise OptionTypeError(
+            "scans", type(scans).__name__, "a path, a pattern, a RawData or a list"
+        )
+    found: list[ListedScan] = []
+    copies: set[Path] = set()
+    for scan in scans:
+        if isinstance(scan, RawData):
+            found.append(ListedScan(scan))
+        elif isinstance(scan, (str, os.PathLike)):
+            if is_list(scan):
+                found.extend(_listed(Path(scan), copies))
+            else:
+                found.extend(map(ListedScan, _files(scan, copies)))
+        else:
+            raise OptionTypeError("scans", type(scan).__name__, "a path, a pattern or a RawData")
+    if not found:
+        raise OptionError("scans", "empty", "at least one scan")
+    return found
+
+
+def is_list(path: Any) -> bool:
+    """Whether this is the path of a list, by its ending."""
+    return isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() in _LISTS
+
+
+def parts_named(scans: Scans | None) -> set[Part]:
+    """The parts to which lists among the scans give whole scans; other scans are not looked at."""
+    several = [scans] if isinstance(scans, (str, os.PathLike, RawData)) else scans or []
+    listed = [each for scan in several if is_list(scan) for each in expand_scans(scan)]
+    return {each.use.part for each in listed if each.use.part is not None}
+
+
+def _files(
+    name: str | os.PathLike[str], copies: set[Path], options: Mapping[str, Any] = _NOTHING
+) -> list[Path]:
+    if is_remote(name):
+        return local_copies(name, copies)
+    path = Path(name)
+    # os.path.exists answers no where a name cannot be one: too long, or with a NUL in it.
+    if os.path.isdir(path):
+        return _of_directory(path, options)
+    if os.path.exists(path) or not glob.has_magic(str(path)) or "\0" in str(path):
+        return [path]
+    found = map(Path, sorted(glob.glob(str(path))))
+    matches = [each for each in found if not (is_cache_name(each.name) or os.path.isdir(each))]
+    if not matches:
+        with naming(path):
+            raise ScanFileNotFoundError("the pattern", "matching no file", "at least one scan")
+    return matches
+
+
+def _of_directory(path: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The scans in a directory: files that a reader knows by name and content."""
+    files = [each for each in sorted(path.iterdir()) if each.is_file()]
+    files = [each for each in files if not is_cache_name(each.name)]
+    found = [each for each in files if is_scan(each, options)]
+    left = len(files) - len(found)
+    if left:
+        logger.info("%s: %d scans; %d other files left out", path, len(found), left)
+    if not found:
+        expected = "at least one scan"
+        raise ScanFileNotFoundError("the directory", "without a scan", expected, file=path)
+    return found
+
+
+def _listed(path: Path, copies: set[Path]) -> list[ListedScan]:
+    with naming(path):
+        content = read_yaml(path)
+        entries = content.get("scans") if isinstance(content, Mapping) else content
+        only = not isinstance(content, Mapping) or set(content) == {"scans"}
+        if not isinstance(entries, list) or not entries or not only:
+            raise OptionError("the list", "without scans", "scans: and one entry for each")
+        found = [
+            each
+            for number, entry in enumerate(entries)
+            for each in _entry(path.parent, f"scans[{number}]", entry, copies)
+        ]
+        files = [str(each.scan) for each in found]
+        for file in files:
+            if files.count(file) > 1:
+                raise OptionError("scans", f"{file} twice", "each once", action="Give it a weight")
+    return found
+
+
+def _entry(folder: Path, where: str, entry: Any, copies: set[Path]) -> Iterator[ListedScan]:
+    words: Any = {"path": entry} if isinstance(entry, str) else entry
+    if not isinstance(words, Mapping) or not isinstance(words.get("path"), str):
+        raise OptionTypeError(where, repr(entry), "a path, or a mapping with path:")
+    path = words["path"] if is_remote(words["path"]) else folder / words["path"]
+    if is_list(path):
+        raise OptionError(f"{where}.path", repr(words["path"]), "a scan, not another list")
+    weight, part = words.get("weight", 1.0), words.get("split")
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise OptionTypeError(f"{where}.weight", repr(weight), "a number above 0")
+    if not (math.isfinite(weight) and weight > 0):
+        raise OptionError(f"{where}.weight", weight, "a number above 0")
+    if part is not None and part not in get_args(Part):
+        expected = "one of " + ", ".join(get_args(Part))
+        raise OptionError(f"{where}.split", repr(part), expected)
+    options = {key: value for key, value in words.items() if key not in ("path", "weight", "split")}
+    for name in _FILES:
+        if isinstance(options.get(name), str) and (folder / options[name]).exists():
+            options[name] = str(folder / options[name])
+    if isinstance(options.get("detector"), Mapping):
+        options["detector"] = _detector(f"{where}.detector", options["detector"])
+    use = Use(float(weight), part)
+    return (ListedScan(file, options, use) for file in _files(path, copies, options))
+
+
+def _detector(where: str, words: Mapping[str, Any]) -> Detector:
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in words.items()
+    }
+    try:
+        return Detector(**given)
+    except TypeError as error:
+        raise OptionTypeError(where, repr(dict(words)), "options of Detector") from error

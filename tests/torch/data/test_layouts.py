@@ -1,0 +1,377 @@
+"""HDF5 files read as a layout says: every word has its effect, and every mistake its line."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptycho_torch import simulate_scan
+from ptycho_torch.data.detector import Detector
+from ptycho_torch.data.errors import OptionError, PtychoTorchError, ScanError, ScanKeyError
+from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.readers.layout import layout_of, preset_names
+
+h5py = pytest.importorskip("h5py", reason="h5py is not installed: nothing to read HDF5 with")
+
+M, N, PIXEL_M = 40, 16, 8e-9
+DOCS = Path(__file__).parents[3] / "docs"
+Write = Callable[..., Path]
+
+FULL: dict[str, Any] = {
+    "measurement": "counts",
+    "frames": "/entry/data",
+    "positions": {"x": "/entry/x", "y": "/entry/y", "unit": "um"},
+    "object_pixel": {"value": 8, "unit": "nm"},
+    "probe": "/entry/probe",
+}
+
+
+@pytest.fixture(scope="module")
+def scan() -> RawData:
+    return simulate_scan(n_frames=M, N=N, photons=1e5, seed=3)
+
+
+@pytest.fixture
+def write(tmp_path: Path, scan: RawData) -> Write:
+    """Write a scan of the usual arrays, some of them changed, those that are None left out."""
+
+    def written(name: str = "scan.h5", **changes: Any) -> Path:
+        counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+        held = {
+            "entry/data": counts.astype(np.uint16 if counts.max() < 65000 else np.uint32),
+            "entry/x": scan.xcoords * PIXEL_M * 1e6,
+            "entry/y": scan.ycoords * PIXEL_M * 1e6,
+            "entry/probe": scan.probeGuess,
+        }
+        held.update({key.replace("__", "/"): value for key, value in changes.items()})
+        with h5py.File(tmp_path / name, "w") as file:
+            for key, value in held.items():
+                if value is not None:
+                    file[key] = value
+        return tmp_path / name
+
+    return written
+
+
+def changed(section: str, **words: Any) -> dict[str, Any]:
+    held = FULL.get(section, {})
+    return {**FULL, section: {**({"path": held} if isinstance(held, str) else held), **words}}
+
+
+def assert_same_scan(read: RawData, scan: RawData) -> None:
+    """The same positions but for one shift of all, and the same frames."""
+    for axis in ("xcoords", "ycoords"):
+        moved = getattr(read, axis) - getattr(scan, axis)
+        np.testing.assert_allclose(moved, moved[0], atol=1e-9)
+    expected = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    np.testing.assert_array_equal(read.frames.stored, expected)
+
+
+def test_layout_in_memory_reads_the_scan(write: Write, scan: RawData) -> None:
+    read = read_scan(write(), layout=FULL)
+    assert_same_scan(read, scan)
+    assert read.frames.measurement == "counts"
+    assert read.geometry is not None
+    assert read.geometry.object_pixel_m == pytest.approx(PIXEL_M)
+    assert read.xcoords.min() == pytest.approx(N // 2 + 2)
+    assert read.metadata is not None
+    shift = read.metadata["positions_shift_px"]
+    np.testing.assert_allclose(read.xcoords - shift[0], scan.xcoords)
+    np.testing.assert_array_equal(read.probeGuess, scan.probeGuess)
+
+
+def test_ten_lines_of_yaml_in_the_docs_are_a_beamline(
+    write: Write, scan: RawData, tmp_path: Path
+) -> None:
+    page = (DOCS / "layouts.md").read_text()
+    text = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert text is not None and len(text[1].splitlines()) <= 10
+    (tmp_path / "my.yaml").write_text(text[1])
+    path = write(
+        entry__x=None,
+        entry__y=None,
+        entry__data=None,
+        entry__detector__frames=np.rint(scan.frames.stored.astype(np.float64) ** 2).astype("u4"),
+        entry__stage__position=np.stack([-scan.ycoords, scan.xcoords], 1) * PIXEL_M * 1e6,
+        entry__detector__mask=np.ones((N, N), "u1"),
+        entry__energy=8.0,
+        entry__detector__distance=N * 75e-6 * PIXEL_M / (1.239841984e-6 / 8e3) * 1e3,
+    )
+    read = read_scan(path, layout=tmp_path / "my.yaml")
+    assert_same_scan(read, scan)
+    assert read.geometry is not None
+    assert read.geometry.energy_ev == pytest.approx(8000)
+
+
+@pytest.mark.parametrize(
+    ("words", "stored"),
+    [
+        ({"x_sign": -1}, {"entry__x": -1}),
+        ({"y_sign": -1}, {"entry__y": -1}),
+        ({"unit": "mm"}, {"entry__x": 1e-3, "entry__y": 1e-3}),
+        ({"unit": "nm"}, {"entry__x": 1e3, "entry__y": 1e3}),
+        ({"unit": "px"}, {"entry__x": 1e-6 / PIXEL_M, "entry__y": 1e-6 / PIXEL_M}),
+    ],
+)
+def test_signs_and_units_are_undone(
+    write: Write, scan: RawData, words: dict[str, Any], stored: dict[str, float]
+) -> None:
+    microns = {"entry__x": scan.xcoords * PIXEL_M * 1e6, "entry__y": scan.ycoords * PIXEL_M * 1e6}
+    path = write(**{key: microns[key] * factor for key, factor in stored.items()})
+    assert_same_scan(read_scan(path, layout=changed("positions", **words)), scan)
+
+
+def test_swapped_exchanges_x_and_y(write: Write, scan: RawData) -> None:
+    path = write(entry__x=scan.ycoords * PIXEL_M * 1e6, entry__y=scan.xcoords * PIXEL_M * 1e6)
+    assert_same_scan(read_scan(path, layout=changed("positions", swapped=True)), scan)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_columns_name_the_axes_of_one_dataset(write: Write, scan: RawData, wide: bool) -> None:
+    table = np.stack([scan.ycoords, scan.xcoords, 0 * scan.xcoords], 1) * PIXEL_M * 1e6
+    layout = {**FULL, "positions": {"path": "/p", "columns": ["y", "x", "z"], "unit": "um"}}
+    assert_same_scan(read_scan(write(p=table.T if wide else table), layout=layout), scan)
+
+
+def test_units_are_taken_from_the_attribute_where_the_layout_has_none(
+    write: Write, scan: RawData
+) -> None:
+    layout = {**FULL, "positions": {"x": "/entry/x", "y": "/entry/y"}}
+    path = write()
+    with pytest.raises(OptionError, match=r"scan.h5: layout given: positions.unit is missing"):
+        read_scan(path, layout=layout)
+    with h5py.File(path, "r+") as file:
+        file["entry/x"].attrs["units"] = "micron"
+    assert_same_scan(read_scan(path, layout=layout), scan)
+
+
+def test_frames_on_the_last_axis_and_zero_at_the_corner(write: Write, scan: RawData) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    stored = np.moveaxis(np.fft.ifftshift(counts, axes=(1, 2)), 0, -1)
+    layout = changed("frames", axes="frames_last", corner=True)
+    assert_same_scan(read_scan(write(entry__data=stored), layout=layout), scan)
+    first = changed("frames", corner=True)
+    path = write(entry__data=np.fft.ifftshift(counts, axes=(1, 2)))
+    assert_same_scan(read_scan(path, layout=first), scan)
+
+
+def test_orientation_is_the_layouts_unless_the_detector_has_one(
+    write: Write, scan: RawData
+) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    path = write(entry__data=counts.swapaxes(1, 2))
+    layout = changed("frames", orientation="transpose")
+    assert_same_scan(read_scan(path, layout=layout), scan)
+    other = read_scan(path, layout=layout, detector=Detector(orientation="rot180"))
+    assert not np.array_equal(other.frames.stored, counts)
+
+
+def test_datasets_of_a_pattern_are_laid_one_after_the_other(write: Write, scan: RawData) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    path = write(entry__data=None, d__data_01=counts[:15], d__data_02=counts[15:])
+    assert_same_scan(read_scan(path, layout=changed("frames", path="/d/data_*")), scan)
+
+
+def test_the_first_path_that_is_there_is_taken(write: Write, scan: RawData) -> None:
+    layout = changed("frames", path="/entry/other | /entry/data")
+    assert_same_scan(read_scan(write(), layout=layout), scan)
+
+
+def test_raster_axes_are_spread_row_by_row(write: Write, scan: RawData) -> None:
+    path = write(entry__x=np.arange(8) * 0.1, entry__y=np.arange(5) * 0.2)
+    read = read_scan(path, layout=changed("positions", raster=True))
+    assert read.xcoords[1] - read.xcoords[0] == pytest.approx(0.1e-6 / PIXEL_M)
+    assert read.ycoords[8] - read.ycoords[0] == pytest.approx(0.2e-6 / PIXEL_M)
+
+
+def test_positions_and_frames_are_matched_by_index(
+    write: Write, scan: RawData, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    keep = np.array([7, 3, *range(10, M)])
+    order = np.arange(M)[::-1]
+    path = write(
+        entry__data=counts[keep],
+        entry__x=scan.xcoords[order] * PIXEL_M * 1e6,
+        entry__y=scan.ycoords[order] * PIXEL_M * 1e6,
+        frame_numbers=keep + 100,
+        position_numbers=order + 100,
+        monitor=(order + 1.0),
+    )
+    layout = {
+        **FULL,
+        "frames": {"path": "/entry/data", "index": "/frame_numbers"},
+        "positions": {**FULL["positions"], "index": "/position_numbers"},
+        "monitor": "/monitor",
+    }
+    with caplog.at_level(logging.WARNING):
+        read = read_scan(path, layout=layout)
+    assert "32 of 40 positions have a frame" in caplog.text
+    np.testing.assert_array_equal(read.frames.stored, counts[keep])
+    np.testing.assert_allclose(np.diff(read.xcoords), np.diff(scan.xcoords[keep]))
+    np.testing.assert_array_equal(read.frame_photons, keep + 1.0)
+    with pytest.raises(ScanError, match=r"positions is 40; expected 32, as frames\. Name an index"):
+        read_scan(path, layout=FULL)
+    with h5py.File(path, "r+") as file:
+        file["frame_numbers"][0] = 103
+    with pytest.raises(ScanError, match=r"frames.index is 32 numbers, 31 of them distinct"):
+        read_scan(path, layout=layout)
+
+
+@pytest.mark.parametrize(("bad", "value"), [("nonzero", 1), ("zero", 0)])
+def test_mask_in_either_sense(write: Write, scan: RawData, bad: str, value: int) -> None:
+    mask = np.full((N, N), 1 - value, "u1")
+    mask[2, 5] = value
+    layout = {**FULL, "mask": {"path": "/mask", "bad": bad}}
+    read = read_scan(write(mask=mask), layout=layout)
+    assert read.bad_pixels is not None
+    assert read.bad_pixels[2, 5] and read.bad_pixels.sum() < N
+
+
+def test_dark_is_subtracted(write: Write, scan: RawData) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2).astype("u4")
+    path = write(entry__data=counts + 3, dark=np.full((2, N, N), 3.0))
+    assert_same_scan(read_scan(path, layout={**FULL, "dark": "/dark"}), scan)
+
+
+@pytest.mark.parametrize("origin", ["centre", "patch", "corner"])
+def test_origin_of_the_object(write: Write, scan: RawData, origin: str) -> None:
+    height, width = scan.objectGuess.shape
+    away = {"centre": (width / 2, height / 2), "patch": (0, 0), "corner": (N // 2, N // 2)}[origin]
+    path = write(
+        entry__x=(scan.xcoords - away[0]) * PIXEL_M * 1e6,
+        entry__y=(scan.ycoords - away[1]) * PIXEL_M * 1e6,
+        object=scan.objectGuess[None],
+    )
+    layout = {**changed("positions", origin=origin), "object": "/object"}
+    read = read_scan(path, layout=layout)
+    np.testing.assert_allclose(read.xcoords, scan.xcoords)
+    np.testing.assert_allclose(read.ycoords, scan.ycoords)
+    with pytest.raises(OptionError, match=r"positions.origin is missing.*Add origin: to positions"):
+        read_scan(path, layout={**FULL, "object": "/object"})
+
+
+def test_positions_from_a_file_of_their_own_and_frames_from_another(
+    write: Write, scan: RawData, tmp_path: Path
+) -> None:
+    table = np.stack([scan.ycoords, scan.xcoords], 1) * PIXEL_M * 1e6
+    lines = [f"{float(y)!r}, {float(x)!r}" for y, x in table]
+    (tmp_path / "scan_motors.csv").write_text("\n".join(["y,x", *lines]))
+    words = {"file": "{stem}_motors.csv", "columns": ["y", "x"], "unit": "um"}
+    write("frames.h5")
+    path = write(entry__data=None)
+    layout = {**FULL, "positions": words}
+    assert_same_scan(read_scan(path, layout=layout, diffraction=tmp_path / "frames.h5"), scan)
+
+
+@pytest.mark.parametrize(
+    ("layout", "line"),
+    [
+        ({"frame": "/d"}, r"layout given: frame is no word of a layout; expected one of frames"),
+        ({"frames": {"pth": "/d"}}, r"frames.pth is no word of a layout; expected one of path"),
+        ({"frames": {"path": 3}}, r"frames.path is 3; expected text or a list"),
+        ({"positions": {"unit": "inch"}}, r"positions.unit is 'inch'; expected one of px, m"),
+        ({"positions": {"x_sign": True}}, r"positions.x_sign is True; expected one of 1, -1"),
+        ({"near_field": "yes"}, r"near_field is 'yes'; expected true or false"),
+        ({"energy": 8}, r"energy is 8; expected a path or a mapping"),
+        (
+            {"positions": "/p"},
+            r"positions.columns is missing.*Add positions: \{columns: \[x, y\]\}",
+        ),
+        ([1], r"layout is list; expected a YAML, a preset or a mapping"),
+        ("nanomx", r"layout is 'nanomx'; expected a name ending in .yaml, or one of 26id"),
+    ],
+)
+def test_mistakes_in_a_layout_are_one_line(write: Write, layout: Any, line: str) -> None:
+    path = write(p=np.zeros((M, 3)))
+    with pytest.raises(PtychoTorchError, match=line) as raised:
+        read_scan(path, layout={**FULL, **layout} if isinstance(layout, dict) else layout)
+    assert "\n" not in str(raised.value)
+
+
+def test_mistakes_in_a_yaml_name_its_file_and_line(write: Write, tmp_path: Path) -> None:
+    scan, bad = write(), tmp_path / "bad.yaml"
+    bad.write_text("frames: /entry/data\npositions: {x: [}\n")
+    with pytest.raises(OptionError, match=r"bad.yaml: line 2 is no YAML"):
+        read_scan(scan, layout=bad)
+    bad.write_text("frames: /entry/data\nmask: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(OptionError, match=r"bad.yaml: line 2 is no YAML \(could not determine"):
+        read_scan(scan, layout=bad)
+    bad.write_text("measurement: photons\n")
+    with pytest.raises(OptionError, match=r"bad.yaml: layout bad.yaml: measurement is 'photons'"):
+        read_scan(scan, layout=str(bad))
+
+
+def test_a_path_that_is_not_there_is_named_with_its_section(write: Write) -> None:
+    with pytest.raises(ScanKeyError, match=r"scan.h5: frames /nope is missing.*Correct frames in"):
+        read_scan(write(), layout=changed("frames", path="/nope"))
+
+
+def test_positions_in_metres_need_a_pixel(write: Write) -> None:
+    layout = {key: value for key, value in FULL.items() if key != "object_pixel"}
+    with pytest.raises(OptionError, match=r"object_pixel is not known; .* Add object_pixel: \{"):
+        read_scan(write(), layout=layout)
+
+
+def test_hdf5_without_a_layout_says_so(write: Write) -> None:
+    with pytest.raises(OptionError, match=r"layout is not given; .*nanomax.* Pass layout="):
+        read_scan(write(), format="hdf5")
+
+
+def test_presets_are_layouts() -> None:
+    assert set(preset_names()) == {"nanomax", "csaxs", "i08", "26id", "hxn", "lcls"}
+    for name in preset_names():
+        assert layout_of(name)["frames"]
+
+
+def test_preset_is_changed_by_the_words_beside_it(write: Write, scan: RawData) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    path = write(
+        entry__data=None, entry__data__data=counts, entry__x=scan.xcoords, entry__y=scan.ycoords
+    )
+    words = {"x": "/entry/x", "y": "/entry/y", "unit": "px"}
+    layout = {"preset": "26id", "positions": words, "probe": "/entry/probe"}
+    assert_same_scan(read_scan(path, layout=layout), scan)
+
+
+def test_hxn_preset_reads_amplitudes_from_the_corner(write: Write, scan: RawData) -> None:
+    amplitude = scan.frames.stored
+    path = write(
+        diffamp=np.fft.ifftshift(amplitude, axes=(1, 2)).swapaxes(1, 2),
+        points=np.stack([scan.xcoords, scan.ycoords]) * PIXEL_M * 1e6,
+        lambda_nm=0.1,
+        z_m=N * 75e-6 * PIXEL_M / 0.1e-9,
+        ccd_pixel_um=75.0,
+    )
+    read = read_scan(path, layout={"preset": "hxn", "probe": "/entry/probe"})
+    np.testing.assert_array_equal(read.frames.stored, amplitude)
+    np.testing.assert_allclose(np.diff(read.xcoords), np.diff(scan.xcoords), atol=1e-9)
+
+
+def test_nexus_preset_takes_the_photons_energy(write: Write, scan: RawData) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    metres = np.stack([scan.xcoords, scan.ycoords, 0 * scan.xcoords], 1) * PIXEL_M
+    path = write(
+        entry_1__data_1__data=counts.reshape(5, 8, N, N),
+        entry_1__instrument_1__detector_1__translation=metres,
+        entry_1__instrument_1__detector_1__x_pixel_size=0.075,
+        entry_1__instrument_1__detector_1__y_pixel_size=0.075,
+        entry_1__instrument_1__detector_1__distance=N * 75e-6 * PIXEL_M / (1.239841984e-6 / 8e3),
+        entry_1__instrument_1__beam_1__energy=8.0,
+        entry_1__instrument_1__source_1__energy=3.0,
+    )
+    units = {"translation": "m", "x_pixel_size": "mm", "y_pixel_size": "mm", "distance": "m"}
+    with h5py.File(path, "r+") as file:
+        for name, unit in units.items():
+            file[f"entry_1/instrument_1/detector_1/{name}"].attrs["units"] = unit
+        file["entry_1/instrument_1/beam_1/energy"].attrs["units"] = "keV"
+    read = read_scan(path, layout={"preset": "i08", "probe": "/entry/probe"})
+    assert_same_scan(read, scan)
+    assert read.geometry is not None
+    assert read.geometry.energy_ev == pytest.approx(8000)
