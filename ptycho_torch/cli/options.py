@@ -12,6 +12,7 @@ from typing import get_args
 
 from ptycho_torch import __version__
 from ptycho_torch.data.config import Measurement, NeighborChoice
+from ptycho_torch.data.corrections import BadPixels, PositionUnit, ZeroFrequency
 
 TRAINING = MappingProxyType(
     {
@@ -96,12 +97,14 @@ def _inspect(command: argparse.ArgumentParser) -> None:
             help=f"{part}_fraction of a data module whose split to report",
         )
     _add_reading(command)
+    _add_corrections(command)
     _add_grouping(command)
 
 
 def _prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument("scans", type=Path, nargs="+", metavar="SCAN")
     _add_reading(command)
+    _add_corrections(command)
     _add_grouping(command)
 
 
@@ -115,6 +118,7 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.npz")
     command.add_argument("--format", default="auto", help="format of IN; 'auto' asks the file")
     _add_reading(command)
+    _add_corrections(command)
     _add_overwrite(command)
 
 
@@ -124,6 +128,43 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         choices=get_args(Measurement),
         default="auto",
         help="whether diff3d holds amplitude or counts; 'auto' refuses what may be either",
+    )
+
+
+def _add_corrections(command: argparse.ArgumentParser) -> None:
+    """How the scan differs from the contract; plausibility says when to use which."""
+    command.add_argument(
+        "--probe", default="file", metavar="PROBE", help="file, initial, or the path of a probe"
+    )
+    command.add_argument(
+        "--position-unit",
+        choices=get_args(PositionUnit),
+        default="px",
+        help="of xcoords and ycoords; px: object pixels",
+    )
+    command.add_argument(
+        "--pixel-size", dest="pixel_size_m", type=float, metavar="METRES", help="object pixel"
+    )
+    for name, help in (
+        ("swap-xy", "exchange the axes of the positions"),
+        ("flip-x", "reverse x"),
+        ("flip-y", "reverse y"),
+        ("shift-origin", "let the first patch begin at row and column 0 of the object"),
+        ("transpose-frames", "exchange rows and columns of every frame"),
+        ("scale-probe", "make sum |P|^2 the mean counts of a frame"),
+    ):
+        command.add_argument(f"--{name}", action="store_true", help=help)
+    command.add_argument(
+        "--zero-frequency",
+        choices=get_args(ZeroFrequency),
+        default="centre",
+        help="where it lies in the frames of the file",
+    )
+    command.add_argument(
+        "--bad-pixels",
+        choices=get_args(BadPixels),
+        default="file",
+        help="'estimate' adds hot, dead and full pixels of a sample of frames",
     )
 
 

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError, naming
 from ptycho_torch.data.readers import npz, tike
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
@@ -80,6 +81,7 @@ def read_file(
     *,
     sidecar: str | Path = "auto",
     probe: Probe = "file",
+    corrections: Corrections | None = None,
     **options: Any,
 ) -> Scan:
     """Read a scan in any registered format, through one opening of the file.
@@ -87,9 +89,9 @@ def read_file(
     ``format`` is a name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
     ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
-    has), an array, or the path of an ``.npy`` or a scan. ``options`` are those of the format's
-    reader; one that is ``"auto"`` is left to a reader without it. Errors name file, field, what was
-    found and what was expected.
+    has), an array, or the path of an ``.npy`` or a scan. ``corrections`` are made of what the
+    reader gives. ``options`` are those of the format's reader; one that is ``"auto"`` is left to a
+    reader without it. Errors name file, field, what was found and what was expected.
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
@@ -105,7 +107,9 @@ def read_file(
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
-        return with_probe(reader.read(file, **given), probe, read_file)
+        corrected = corrections or Corrections()
+        measured = corrected.of_measurement(reader.read(file, **given))
+        return corrected.of_probe(with_probe(measured, probe, read_file))
 
 
 def _by_name(name: str) -> Reader:
