@@ -25,6 +25,11 @@ TRAINING = MappingProxyType(
 """Commands whose options LightningCLI parses, and what they do."""
 
 
+def names_a_scan(arguments: Sequence[str]) -> bool:
+    """Whether the words are ``fit SCAN ...``: no configuration, and options of our own."""
+    return list(arguments[:1]) == ["fit"] and not (arguments[1:2] or ["-"])[0].startswith("-")
+
+
 def parse(arguments: Sequence[str]) -> Callable[[], None]:
     """The command that the arguments ask for, ready to run.
 
@@ -49,7 +54,9 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
     _prepare(add("prepare", "map, check and group scans, once, ahead of training"))
     _verify(add("verify", "check scans and caches to the last byte"))
     _convert(add("convert", "write a scan of any known format as a canonical NPZ"))
-    for name, help in TRAINING.items():
+    fit = "train a model: fit --config FILE.yaml; or reconstruct a scan: fit SCAN"
+    _fit(add("fit", fit))
+    for name, help in list(TRAINING.items())[1:]:
         # Only for the list of commands: main hands these to LightningCLI.
         commands.add_parser(name, help=f"{help}: {name} --config FILE.yaml", add_help=False)
     bench = add("bench", "run the benchmarks of the source checkout")
@@ -60,7 +67,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
 
 def _run(options: argparse.Namespace) -> None:
     name = options.command
-    room = {"inspect": "inspection", "bench": "bench"}.get(name, "scans")
+    room = {"inspect": "inspection", "bench": "bench", "fit": "fit_scan"}.get(name, "scans")
     getattr(import_module(f"ptycho_torch.cli.{room}"), name)(options)
 
 
@@ -108,6 +115,16 @@ def _prepare(command: argparse.ArgumentParser) -> None:
     _add_grouping(command)
 
 
+def _fit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scan", type=Path, metavar="SCAN")
+    command.add_argument("--out", type=Path, metavar="DIR", help="default outputs/<name of SCAN>")
+    command.add_argument("--epochs", type=int, help="default: by the number of frames, 8 to 60")
+    command.add_argument("--modes", type=int, help="incoherent probe modes; default: the scan's")
+    command.add_argument("--format", default="auto", help="format of SCAN; 'auto' asks the file")
+    _add_reading(command)
+    _add_corrections(command, probe="auto")
+
+
 def _verify(command: argparse.ArgumentParser) -> None:
     command.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     _add_reading(command)
@@ -131,10 +148,13 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_corrections(command: argparse.ArgumentParser) -> None:
+def _add_corrections(command: argparse.ArgumentParser, probe: str = "file") -> None:
     """How the scan differs from the contract; plausibility says when to use which."""
     command.add_argument(
-        "--probe", default="file", metavar="PROBE", help="file, initial, or the path of a probe"
+        "--probe",
+        default=probe,
+        help="the file's: file; the average pattern: initial; file, else initial: auto; or a path "
+        f"of another; default {probe}",
     )
     command.add_argument(
         "--position-unit",

@@ -131,7 +131,8 @@ class Corrections:
         if self.bad_pixels == "estimate":
             seen = estimated_bad(frames)
             known = frames.bad_pixels
-            frames = frames.with_bad_pixels(seen if known is None else np.logical_or(seen, known))
+            every = seen if known is None else np.asarray(seen | known)
+            frames = frames.with_bad_pixels(every)
         return frames
 
     def _positions(
