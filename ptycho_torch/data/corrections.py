@@ -131,8 +131,9 @@ class Corrections:
         if self.bad_pixels == "estimate":
             seen = estimated_bad(frames)
             known = frames.bad_pixels
-            every = seen if known is None else np.asarray(seen | known)
-            frames = frames.with_bad_pixels(every)
+            if known is not None:
+                seen = cast("NDArray[np.bool_]", seen | known)
+            frames = frames.with_bad_pixels(seen)
         return frames
 
     def _positions(
