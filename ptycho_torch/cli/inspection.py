@@ -59,6 +59,10 @@ def inspect(options: argparse.Namespace) -> None:
 
         save_figure(plot_scan(raw, groups), options.png)
         print(f"  {'picture':<10} {shown(options.png)}")
+    if options.orientations:
+        from ptycho_torch.cli.orientations import say_orientations
+
+        say_orientations(raw, options.png)
 
 
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:

@@ -95,6 +95,11 @@ def _simulate(command: argparse.ArgumentParser) -> None:
 def _inspect(command: argparse.ArgumentParser) -> None:
     command.add_argument("scan", type=Path, metavar="SCAN")
     command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
+    command.add_argument(
+        "--orientations",
+        action="store_true",
+        help="compare the eight orientations of the positions by short fits; draw them with --png",
+    )
     for part, share in (("val", 0.1), ("test", 0.0)):
         command.add_argument(
             f"--{part}-fraction",

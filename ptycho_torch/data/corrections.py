@@ -132,7 +132,7 @@ class Corrections:
             seen = estimated_bad(frames)
             known = frames.bad_pixels
             if known is not None:
-                seen = cast("NDArray[np.bool_]", seen | known)
+                seen = seen | known
             frames = frames.with_bad_pixels(seen)
         return frames
 
@@ -179,7 +179,7 @@ def estimated_bad(frames: Frames) -> NDArray[np.bool_]:
     """Hot, dead and full pixels (N, N) of a sample of frames, those known to be bad left out."""
     known = frames.bad_pixels
     if known is not None and known.ndim == 3:
-        known = known.any(axis=0)
+        known = np.asarray(known.any(axis=0))
     counts = counts_of(frames, frames.sample(SAMPLE_FRAMES))
     seen = PixelEstimates.of(counts, known)
     bad: NDArray[np.bool_] = seen.invalid | seen.hot | seen.dead | full(counts)

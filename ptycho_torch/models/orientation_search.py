@@ -58,7 +58,7 @@ def rank_orientations(
     list of Orientation
         Eight; the first has the lowest error.
     """
-    modes = np.asarray(scan.probeGuess, dtype=np.complex64).reshape(-1, scan.N, scan.N)
+    modes = np.array(scan.probeGuess, dtype=np.complex64).reshape(-1, scan.N, scan.N)
     found = []
     with torch.inference_mode(False), torch.enable_grad():
         for swap, flip_x, flip_y in product((False, True), repeat=3):
