@@ -117,7 +117,7 @@ class FramesToFit:
         return self.fit(probe)[0]
 
     def fit(self, probe: NDArray[np.complex64]) -> tuple[float, NDArray[np.complex64]]:
-        """That error after a fit from a flat object and a probe (P, N, N), and the object (H, W)."""
+        """That error of a fit from a flat object and a probe (P, N, N), and the object (H, W)."""
         start = torch.from_numpy(probe).to(self.amplitude.device)
         unit = start.abs().square().sum(dim=0).mean().sqrt()
         probe_in_units = (start / unit).requires_grad_()
