@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.cli.coverage import linear_overlap, nearest_step, probe_width_px
-from ptycho_torch.cli.scans import grouping_config
+from ptycho_torch.cli.scans import grouping_config, scan_of
 from ptycho_torch.cli.split_preview import split_rows
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
@@ -22,7 +22,8 @@ from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
-from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.plausibility import implausible
+from ptycho_torch.data.raw_data import RawData
 
 SAMPLE_FRAMES = 8
 
@@ -34,7 +35,7 @@ def inspect(options: argparse.Namespace) -> None:
         with naming(options.png):
             _require_picture_path(options.png, options.scan)
     # With Y, so that opening checks it too; reads only its header.
-    raw = read_scan(options.scan, measurement=options.measurement, use_file_Y=True)
+    raw = scan_of(options, options.scan, use_file_Y=True)
     groups = group_indices(raw, config)
     shares = options.val_fraction, options.test_fraction
     rows = {
@@ -49,12 +50,19 @@ def inspect(options: argparse.Namespace) -> None:
     print(shown(options.scan))
     for name, text in rows.items():
         print(f"  {name:<10} {text}")
+    verdicts = [shown(verdict) for verdict in implausible(raw)]
+    for text in verdicts or ["nothing that looks wrong"]:
+        print(f"  {'plausible' if not verdicts else 'warning':<10} {text}")
     if options.png is not None:
         from ptycho_torch.results.plotting import save_figure
         from ptycho_torch.results.scan_figure import plot_scan
 
         save_figure(plot_scan(raw, groups), options.png)
         print(f"  {'picture':<10} {shown(options.png)}")
+    if options.orientations:
+        from ptycho_torch.cli.orientations import say_orientations
+
+        say_orientations(raw, options.png)
 
 
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:

@@ -18,9 +18,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.files.mapping import require_regular
+from ptycho_torch.data.plausibility import warn_of
 from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.readers.probe_choice import array_in_npy
@@ -46,11 +48,11 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    given = reading_options(options)
-    raw = read_scan(options.scan, format=options.format, use_file_Y=True, **given)
+    raw = scan_of(options, options.scan, format=options.format, use_file_Y=True)
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
+    warn_of(raw)
     _write(options, raw)
 
 
@@ -62,9 +64,10 @@ def prepare(options: argparse.Namespace) -> None:
     def prepared(path: Path) -> str:
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
-        raw = read_scan(path, measurement=options.measurement)
+        raw = scan_of(options, path)
         with _byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
+        warn_of(raw)
         return (
             f"{shown(path)}: {len(raw)} frames, {raw.frames.nbytes / 2**20:.1f} MiB; "
             f"{len(groups.nn_indices)} groups of {config.channels} frames"
@@ -88,6 +91,12 @@ def verify(options: argparse.Namespace) -> None:
         broken += bool(faults)
     if broken:
         raise SystemExit(1)
+
+
+def scan_of(options: argparse.Namespace, path: Path, **reading: Any) -> RawData:
+    """The scan at a path, read and corrected as the options of the command say."""
+    corrections = Corrections(**{f.name: getattr(options, f.name) for f in fields(Corrections)})
+    return read_scan(path, corrections=corrections, **reading_options(options), **reading)
 
 
 @contextmanager

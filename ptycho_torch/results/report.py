@@ -22,11 +22,13 @@ from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.files.atomic_write import atomic_write
+from ptycho_torch.data.geometry import pair
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.readers.write_product import write_product
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import error_of_sums, fourier_sums
 from ptycho_torch.results import metrics
+from ptycho_torch.results.flat_object import flat_object_error
 from ptycho_torch.results.plotting import require_matplotlib, save_figure
 from ptycho_torch.results.reconstruction_figure import plot_reconstruction
 
@@ -50,7 +52,8 @@ class ReconstructionReport(pl.Callback):
     them is a product that Ptychodus opens.
 
     metrics.json holds ``fourier_error``, from one more pass over all training groups with the final
-    parameters; ``complex_correlation`` with the scan's objectGuess over the illuminated area, or
+    parameters; ``flat_object_error``, that of the fitted probe behind nothing;
+    ``complex_correlation`` with the scan's objectGuess over the illuminated area, or
     null where the scan has none of the same shape; and the settings of the fit.
 
     The objectGuess of a measured scan is an earlier reconstruction rather than the truth; the
@@ -117,6 +120,7 @@ class ReconstructionReport(pl.Callback):
         figures = {
             "complex_correlation": correlation,
             "fourier_error": error,
+            "flat_object_error": flat_object_error(raw, probe),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": seconds,
@@ -129,7 +133,8 @@ class ReconstructionReport(pl.Callback):
             "frames_per_group": dataset.grouping.channels,
             "model": type(pl_module).__name__,
         }
-        self._write(obj, probe, truth, positions, figures)
+        pixel = pair(None if raw.geometry is None else raw.geometry.object_pixel_m)
+        self._write(obj, probe, truth, positions, figures, pixel)
         self._write_product(raw, obj, probe)
 
     def _write(
@@ -139,6 +144,7 @@ class ReconstructionReport(pl.Callback):
         truth: NDArray[Any] | None,
         positions: NDArray[np.float64],
         figures: dict[str, Any],
+        pixel_m: tuple[float, float] | None,
     ) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.output_dir / "reconstruction.npz") as handle:
@@ -150,6 +156,7 @@ class ReconstructionReport(pl.Callback):
             positions_px=positions,
             history=self.history,
             title=_title(figures),
+            pixel_m=pixel_m,
         )
         save_figure(picture, self.output_dir / "reconstruction.png")
         with atomic_write(self.output_dir / "metrics.json") as handle:

@@ -32,8 +32,11 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
     """The scan with the probe that is asked for; ``read`` opens another scan for its probe.
 
     ``"file"``: as read; a ScanKeyError where the file has none. ``"initial"``: the average pattern
-    without defocus. Else an array, or the path of an ``.npy`` or of a scan.
+    without defocus; ``"auto"``: the file's, else that. Else an array, or the path of an ``.npy`` or
+    of a scan.
     """
+    if isinstance(probe, str) and probe == "auto":
+        probe = "file" if scan.has_probe else "initial"
     if isinstance(probe, str) and probe == "file":
         if not scan.has_probe:
             raise ScanKeyError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.data.caches.remote import is_remote, one_local_copy
+from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
@@ -118,6 +119,7 @@ def read_file(
     *,
     sidecar: str | Path = "auto",
     probe: Probe = "file",
+    corrections: Corrections | None = None,
     **options: Any,
 ) -> Scan:
     """Read a scan in any registered format, through one opening of the file.
@@ -126,9 +128,9 @@ def read_file(
     :class:`Reader` that is not registered.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
     ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
-    has), an array, or the path of an ``.npy`` or a scan. ``options`` are those of the format's
-    reader; one that is ``"auto"`` is left to a reader without it. Errors name file, field, what was
-    found and what was expected.
+    has), an array, or the path of an ``.npy`` or a scan. ``corrections`` are made of what the
+    reader gives. ``options`` are those of the format's reader; one that is ``"auto"`` is left to a
+    reader without it. Errors name file, field, what was found and what was expected.
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
@@ -148,7 +150,9 @@ def read_file(
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
-        return with_probe(reader.read(file, **given), probe, read_file)
+        corrected = corrections or Corrections()
+        measured = corrected.of_measurement(reader.read(file, **given))
+        return corrected.of_probe(with_probe(measured, probe, read_file))
 
 
 def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
