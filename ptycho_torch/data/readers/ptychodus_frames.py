@@ -44,6 +44,12 @@ class MeasuredFrames:
     photons: NDArray[Any] | None = None
     pixel_m: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("indexes", "bad_pixels", "photons"):
+            array = getattr(self, name)
+            if array is not None and array.dtype.kind not in "biuf":
+                raise ScanError(name, array.dtype, "plain numbers")
+
 
 @contextmanager
 def opened_any(path: Path) -> Iterator[Opened]:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -317,16 +318,15 @@ def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 def test_unknown_format_and_option_are_refused_by_name(write: Callable[..., Path]) -> None:
     path = write()
-    assert format_names() == ("npz", "tike", "ptychodus")
-    assert "format is 'cxi'; expected one of auto, npz, tike, ptychodus" in refusal(
-        path, OptionError, format="cxi"
-    )
+    names = ", ".join(("auto", *format_names()))
+    line = refusal(path, OptionError, format="ptyx")
+    assert f"format is 'ptyx'; expected one of {names}" in line
     message = refusal(path, OptionError, measurment="counts")
     assert "measurment" in message and "measurement, sidecar, axis_order" in message
     assert "measurement is 'count'" in refusal(path, OptionError, measurement="count")
     assert "axis_order is 'last'" in refusal(path, OptionError, axis_order="last")
     other = path.rename(path.with_suffix(".dat"))
-    assert "ending among .npz, .npz.bz2" in refusal(other, ScanFileError)
+    assert re.search("ending among .*.npz, .npz.bz2", refusal(other, ScanFileError))
     assert read_file(other, "npz").frames.shape == (M, N, N)
 
 
