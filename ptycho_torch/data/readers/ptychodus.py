@@ -190,8 +190,8 @@ def _photons(
 ) -> NDArray[np.float64] | None:
     """Photons of each frame: measured with the frames, else the product's."""
     if frames.photons is not None:
-        photons = np.asarray(frames.photons, np.float64)
-    elif product.photons is not None and product.photons.shape == product.x.shape:
+        photons = frames.photons
+    elif product.photons is not None:
         photons = matching.of_frames(product.photons)
     else:
         return None

@@ -44,6 +44,14 @@ class MeasuredFrames:
     photons: NDArray[Any] | None = None
     pixel_m: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        if self.source.dtype.kind not in "fiu":
+            raise ScanError(f"{self.source.field} dtype", self.source.dtype, "real numbers")
+        for name in ("indexes", "bad_pixels", "photons"):
+            array = getattr(self, name)
+            if array is not None and array.dtype.kind not in "biuf":
+                raise ScanError(name, array.dtype, "plain numbers")
+
 
 @contextmanager
 def opened_any(path: Path) -> Iterator[Opened]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.errors import ScanError, ScanKeyError
+from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanKeyError
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.readers.ptychodus_names import Held
 
@@ -64,10 +64,11 @@ def product_of(held: Held) -> Product:
     x, y = (_row(held, f"probe_position_{axis}_{'px' if in_pixels else 'm'}") for axis in "xy")
     if x is None or y is None:
         raise ScanKeyError("probe_position_x_m and probe_position_y_m", "missing", "positions")
-    if x.shape != y.shape:
-        raise ScanError("probe_position_y shape", shape_text(y.shape), shape_text(x.shape))
-    indexes = held("probe_position_indexes")
     photons = _row(held, "probe_photon_counts")
+    for name, row in (("probe_position_y", y), ("probe_photon_counts", photons)):
+        if row is not None and row.shape != x.shape:
+            raise ScanError(f"{name} shape", shape_text(row.shape), shape_text(x.shape))
+    indexes = held("probe_position_indexes")
     far_field = held("far_field")
     return Product(
         x=x,
@@ -120,9 +121,13 @@ def _pixel(held: Held, owner: str) -> tuple[float, float] | None:
 
 
 def _note(held: Held, name: str) -> Any:
-    found = held(name)
-    if found is None and name in OLDER_NAMES:
-        found = held(OLDER_NAMES[name])
+    try:
+        found = held(name)
+        if found is None and name in OLDER_NAMES:
+            found = held(OLDER_NAMES[name])
+    except PtychoTorchError as error:
+        logger.info("%s skipped: %s", name, error)  # no array depends on it
+        return None
     if isinstance(found, np.ndarray):
         found = found.item() if found.size == 1 and found.dtype.kind in "fiubU" else None
     finite = not isinstance(found, float) or np.isfinite(found)

@@ -303,7 +303,7 @@ def test_verify_reads_the_checksum_of_a_stored_member(stored: Path) -> None:
 def test_verify_names_the_frame_with_an_impossible_value(value: float, found: str) -> None:
     array = some_frames()
     array[7, 2, 2] = value
-    with pytest.raises(ScanError, match=f"frames frame 7 is {found}.*Mask bad pixels"):
+    with pytest.raises(ScanError, match=f"frames frame 7 is {found}.*Name them in bad_pixels"):
         Frames.from_array(array).verify()
     check_frame_values(array[8:])
 

@@ -300,6 +300,38 @@ def test_arrays_that_are_no_such_are_refused(pair, name, array):
     refusal(pair, PtychoTorchError)
 
 
+@pytest.mark.parametrize(
+    ("half", "name", "array"),
+    [
+        ("diffraction", "patterns", np.zeros((24, 16, 16), complex)),
+        ("diffraction", "patterns", np.zeros((24, 16, 9), np.uint16)),
+        ("diffraction", "bad_pixels", np.array("bad")),
+        ("diffraction", "bad_pixels", np.zeros((3, 3), bool)),
+        ("diffraction", "indexes", np.zeros(24, complex)),
+        ("product", "probe_photon_counts", np.ones(5)),
+        ("product", "photon_energy_eV", np.array("eight")),
+        ("product", "object_pixel_width_m", np.array(1j)),
+        ("product", "probe", np.zeros((2, 16, 16), bool)),
+    ],
+)
+def test_arrays_of_an_npz_that_are_no_such_are_refused(tmp_path, half, name, array):
+    files.write_diffraction_npz(tmp_path / "diffraction.npz", example_scan())
+    product = files.write_product_npz(tmp_path / "product.npz", example_scan())
+    path = tmp_path / f"{half}.npz"
+    with np.load(path) as archive:
+        arrays = {**archive, name: array}
+    np.savez(path, **arrays)
+    refusal(product, PtychoTorchError)
+
+
+def test_notes_that_are_no_such_are_left_out(pair):
+    with h5py.File(pair, "r+") as file:
+        file.attrs["exposure_time_s"] = np.nan
+        file.attrs["comments"] = np.zeros((2, 2))
+        file["name"] = np.array([b"a", b"b"])
+    assert not {"exposure_time_s", "comments"} & set(read_scan(pair).metadata)
+
+
 @pytest.mark.parametrize("value", [np.zeros(3), "eight", -1.0, np.inf])
 def test_energy_that_is_no_number_above_0_is_refused(pair, value):
     with h5py.File(pair, "r+") as file:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
