@@ -85,7 +85,8 @@ def _simulate(command: argparse.ArgumentParser) -> None:
 
 
 def _inspect(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scan", type=Path, metavar="SCAN")
+    command.add_argument("scan", type=Path, metavar="SCAN", help="or several, or a list of scans")
+    _add_layout(command)
     command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
     for part, share in (("val", 0.1), ("test", 0.0)):
         command.add_argument(
@@ -100,7 +101,8 @@ def _inspect(command: argparse.ArgumentParser) -> None:
 
 
 def _prepare(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scans", type=Path, nargs="+", metavar="SCAN")
+    command.add_argument("scans", type=Path, nargs="+", metavar="SCAN", help="or a list of scans")
+    _add_layout(command)
     _add_reading(command)
     _add_grouping(command)
 
@@ -114,6 +116,7 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("scan", type=Path, metavar="IN")
     command.add_argument("out", type=Path, metavar="OUT.npz")
     command.add_argument("--format", default="auto", help="format of IN; 'auto' asks the file")
+    _add_layout(command)
     _add_reading(command)
     _add_overwrite(command)
 
@@ -124,6 +127,12 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         choices=get_args(Measurement),
         default="auto",
         help="whether diff3d holds amplitude or counts; 'auto' refuses what may be either",
+    )
+
+
+def _add_layout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--layout", metavar="YAML", help="what is where in an HDF5 file: a YAML, or a preset's name"
     )
 
 

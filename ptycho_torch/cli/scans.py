@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from threading import Event
+from typing import Any, cast
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -22,6 +23,7 @@ from ptycho_torch.data.files.mapping import require_regular
 from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.readers.write_npz import write_scan
+from ptycho_torch.data.scan_list import ListedScan, expand_scans
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
 
@@ -43,9 +45,7 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    raw = read_scan(
-        options.scan, format=options.format, measurement=options.measurement, use_file_Y=True
-    )
+    raw = read_scan(options.scan, format=options.format, use_file_Y=True, **reading(options))
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
@@ -57,10 +57,11 @@ def prepare(options: argparse.Namespace) -> None:
     config = grouping_config(options)
     stopped = Event()
 
-    def prepared(path: Path) -> str:
+    def prepared(listed: ListedScan) -> str:
+        path = cast("Path", listed.scan)
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
-        raw = read_scan(path, measurement=options.measurement)
+        raw = listed.opened(**reading(options))
         with _byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
         return (
@@ -69,7 +70,7 @@ def prepare(options: argparse.Namespace) -> None:
         )
 
     with logging_redirect_tqdm(loggers=[logging.getLogger("ptycho_torch")]):
-        for line in each_in_a_thread(prepared, options.scans, stopped):
+        for line in each_in_a_thread(prepared, expand_scans(options.scans), stopped):
             print(line)
 
 
@@ -102,6 +103,12 @@ def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[in
             bar.update(done - bar.n)
 
         yield progress
+
+
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """The reader options of a command."""
+    layout = {} if options.layout is None else {"layout": options.layout}
+    return {"measurement": options.measurement, **layout}
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:
