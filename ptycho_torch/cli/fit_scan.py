@@ -10,12 +10,12 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer, seed_everything
 
-from ptycho_torch.cli.scans import scan_of
+from ptycho_torch.cli.scans import reading
 from ptycho_torch.cli.training import without_chatter
 from ptycho_torch.data.config import GroupingConfig, check_integer
 from ptycho_torch.data.errors import ScanError, shown
 from ptycho_torch.data.plausibility import Verdict, warn_of
-from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.models.object_fit import ObjectFit
 from ptycho_torch.results.flat_object import FitVerdict, shot_noise_error
@@ -30,7 +30,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
 def fit(options: argparse.Namespace) -> None:
     """Fit object and probe, leave picture, arrays and figures, and say how good they are."""
     check_integer("--epochs", options.epochs, minimum=1, optional=True)
-    raw = scan_of(options, options.scan, format=options.format)
+    raw = read_scan(options.scan, format=options.format, **reading(options))
     require_far_field(raw)
     verdicts = warn_of(raw)
     out = options.out or Path("outputs") / options.scan.name.partition(".")[0]

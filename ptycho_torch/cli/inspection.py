@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.cli.coverage import linear_overlap, nearest_step, probe_width_px
-from ptycho_torch.cli.scans import grouping_config, scan_of
+from ptycho_torch.cli.scan_table import print_scans
+from ptycho_torch.cli.scans import grouping_config, reading
 from ptycho_torch.cli.split_preview import split_rows
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
@@ -23,7 +24,8 @@ from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.plausibility import implausible
-from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.scan_list import expand_scans, is_list
 
 SAMPLE_FRAMES = 8
 
@@ -31,11 +33,16 @@ SAMPLE_FRAMES = 8
 def inspect(options: argparse.Namespace) -> None:
     """Print what the scan is; draw it where ``--png`` asks for it."""
     config = grouping_config(options)
+    if is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1:
+        if options.png is not None:
+            raise OptionError("--png", "given for several scans", "one scan")
+        print_scans(expand_scans(options.scan), reading(options), config)
+        return
     if options.png is not None:
         with naming(options.png):
             _require_picture_path(options.png, options.scan)
     # With Y, so that opening checks it too; reads only its header.
-    raw = scan_of(options, options.scan, use_file_Y=True)
+    raw = read_scan(options.scan, use_file_Y=True, **reading(options))
     groups = group_indices(raw, config)
     shares = options.val_fraction, options.test_fraction
     rows = {

@@ -94,7 +94,8 @@ def _simulate(command: argparse.ArgumentParser) -> None:
 
 
 def _inspect(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scan", type=Path, metavar="SCAN")
+    command.add_argument("scan", type=Path, metavar="SCAN", help="or several, or a list of scans")
+    _add_layout(command)
     command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
     command.add_argument(
         "--orientations",
@@ -115,7 +116,8 @@ def _inspect(command: argparse.ArgumentParser) -> None:
 
 
 def _prepare(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scans", type=Path, nargs="+", metavar="SCAN")
+    command.add_argument("scans", type=Path, nargs="+", metavar="SCAN", help="or a list of scans")
+    _add_layout(command)
     _add_reading(command)
     _add_corrections(command)
     _add_grouping(command)
@@ -127,6 +129,7 @@ def _fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--epochs", type=int, help="default: by the number of frames, 8 to 60")
     command.add_argument("--modes", type=int, help="incoherent probe modes; default: the scan's")
     command.add_argument("--format", default="auto", help="format of SCAN; 'auto' asks the file")
+    _add_layout(command)
     _add_reading(command)
     _add_corrections(command, probe="auto")
 
@@ -140,6 +143,7 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("scan", type=Path, metavar="IN")
     command.add_argument("out", type=Path, metavar="OUT.npz")
     command.add_argument("--format", default="auto", help="format of IN; 'auto' asks the file")
+    _add_layout(command)
     _add_reading(command)
     _add_corrections(command)
     _add_overwrite(command)
@@ -220,6 +224,12 @@ def _add_corrections(command: argparse.ArgumentParser, probe: str = "file") -> N
         choices=get_args(BadPixels),
         default="file",
         help="'estimate' adds hot, dead and full pixels of a sample of frames",
+    )
+
+
+def _add_layout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--layout", metavar="YAML", help="what is where in an HDF5 file: a YAML, or a preset's name"
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -27,6 +27,7 @@ from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.readers.probe_choice import array_in_npy
 from ptycho_torch.data.readers.write_npz import write_scan
+from ptycho_torch.data.scan_list import ListedScan, expand_scans
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
 
@@ -48,7 +49,7 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    raw = scan_of(options, options.scan, format=options.format, use_file_Y=True)
+    raw = read_scan(options.scan, format=options.format, use_file_Y=True, **reading(options))
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
@@ -61,10 +62,11 @@ def prepare(options: argparse.Namespace) -> None:
     config = grouping_config(options)
     stopped = Event()
 
-    def prepared(path: Path) -> str:
+    def prepared(listed: ListedScan) -> str:
+        path = cast("Path", listed.scan)
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
-        raw = scan_of(options, path)
+        raw = listed.opened(**reading(options))
         with _byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
         warn_of(raw)
@@ -74,7 +76,7 @@ def prepare(options: argparse.Namespace) -> None:
         )
 
     with logging_redirect_tqdm(loggers=[logging.getLogger("ptycho_torch")]):
-        for line in each_in_a_thread(prepared, options.scans, stopped):
+        for line in each_in_a_thread(prepared, expand_scans(options.scans), stopped):
             print(line)
 
 
@@ -93,12 +95,6 @@ def verify(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def scan_of(options: argparse.Namespace, path: Path, **reading: Any) -> RawData:
-    """The scan at a path, read and corrected as the options of the command say."""
-    corrections = Corrections(**{f.name: getattr(options, f.name) for f in fields(Corrections)})
-    return read_scan(path, corrections=corrections, **reading_options(options), **reading)
-
-
 @contextmanager
 def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for (bytes done, bytes in all); once ``stopped``, it ends the work."""
@@ -115,9 +111,9 @@ def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[in
         yield progress
 
 
-def reading_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What of the options a reader takes; what is not given is left to it."""
-    names = ("measurement", "diffraction", "probe", "axis_order")
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """How to read a scan, as the options say; what is not given is left to the reader."""
+    names = ("measurement", "layout", "diffraction", "probe", "axis_order")
     detector = {
         field.name: value
         for field in fields(Detector)
@@ -127,7 +123,9 @@ def reading_options(options: argparse.Namespace) -> dict[str, Any]:
         detector["dark"] = array_in_npy(detector["dark"])
     if detector.get("pad_value") == "bad":
         detector["pad_value"] = None
+    corrections = Corrections(**{f.name: getattr(options, f.name) for f in fields(Corrections)})
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    given["corrections"] = corrections
     return {**given, "detector": Detector(**detector)} if detector else given
 
 

@@ -211,7 +211,7 @@ def test_split_that_leaves_no_validation_group_says_what_to_change(tmp_path: Pat
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0; expected an integer >= 1"),
-        ({"split": "random"}, "split is 'random'; expected one of region, frames, none"),
+        ({"split": "random"}, "split is 'random'; expected one of region, frames, scans, none"),
         ({"assemble_on": "gpu"}, "assemble_on is 'gpu'"),
         ({"val_fraction": 1.5}, "split fractions"),
         ({"seed": None}, "seed is None"),

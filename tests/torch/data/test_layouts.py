@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -375,3 +376,74 @@ def test_nexus_preset_takes_the_photons_energy(write: Write, scan: RawData) -> N
     assert_same_scan(read, scan)
     assert read.geometry is not None
     assert read.geometry.energy_ev == pytest.approx(8000)
+
+
+def formats() -> Path:
+    """Files that other packages wrote of one simulated scan, and the truth."""
+    folder = Path(os.environ.get("PTYCHO_TORCH_DATA", "nowhere")) / "data" / "formats"
+    if not folder.is_dir():
+        pytest.skip("PTYCHO_TORCH_DATA names no folder with files of other packages")
+    return folder
+
+
+PTYCHODUS: dict[str, Any] = {
+    "measurement": "counts",
+    "frames": {"path": "/patterns", "index": "/indexes"},
+    "positions": {
+        "x": "/probe_position_x_m",
+        "y": "/probe_position_y_m",
+        "unit": "m",
+        "origin": "centre",
+        "index": "/probe_position_indexes",
+    },
+    "energy": {"value": 8, "unit": "keV"},
+    "object_pixel": {"value": 8, "unit": "nm"},
+    "mask": "/bad_pixels",
+    "probe": "/probe",
+    "object": "/object",
+}
+
+
+def test_files_of_ptychodus_come_to_the_truth(caplog: pytest.LogCaptureFixture) -> None:
+    folder = formats()
+    truth = np.load(folder / "truth.npz")
+    with h5py.File(folder / "ptychodus170" / "diffraction.h5") as file:
+        index, patterns, bad = (file[name][()] for name in ("indexes", "patterns", "bad_pixels"))
+    product = folder / "ptychodus170" / "product.h5"
+    read = read_scan(
+        product, layout=PTYCHODUS, diffraction=product.with_name("diffraction.h5"), sidecar="off"
+    )
+    assert "293 of 300 positions have a frame" in caplog.text
+    np.testing.assert_allclose(read.xcoords, truth["xcoords"][index], atol=1e-9)
+    np.testing.assert_allclose(read.ycoords, truth["ycoords"][index], atol=1e-9)
+    np.testing.assert_array_equal(read.bad_pixels, bad)
+    np.testing.assert_array_equal(read.frames.stored[:, ~bad], patterns[:, ~bad])
+    np.testing.assert_allclose(read.objectGuess, truth["objectGuess"], atol=1e-6)
+
+
+def test_cxi_of_cdtools_comes_to_the_truth() -> None:
+    folder = formats()
+    truth = np.load(folder / "truth.npz")
+    detector = "/entry_1/instrument_1/detector_1"
+    layout = {
+        "measurement": "counts",
+        "frames": f"{detector}/data",
+        "positions": {
+            "path": "/entry_1/sample_1/geometry_1/translation",
+            "columns": ["x", "y", "z"],
+            "unit": "m",
+        },
+        "energy": {"path": "/entry_1/instrument_1/source_1/energy", "unit": "J"},
+        "distance": {"path": f"{detector}/distance", "unit": "m"},
+        "detector_pixel": {"path": f"{detector}/x_pixel_size", "unit": "m"},
+        "mask": f"{detector}/mask",
+        "dark": f"{detector}/data_dark",
+    }
+    path = folder / "cdtools032" / "default_basis.cxi"
+    read = read_scan(path, layout=layout, probe="initial", sidecar="off")
+    for axis in ("xcoords", "ycoords"):
+        moved = getattr(read, axis) - truth[axis]
+        np.testing.assert_allclose(moved, moved.mean(), atol=1e-4)
+    assert read.geometry is not None
+    assert read.geometry.energy_ev == pytest.approx(8000, rel=1e-5)
+    assert read.bad_pixels is not None and read.bad_pixels.sum() == 1

@@ -171,9 +171,10 @@ def test_a_label_of_another_length_or_type_is_refused(label: Any) -> None:
 def test_raw_data_has_the_signature_of_the_reference() -> None:
     parameters = inspect.signature(RawData).parameters
     names = "xcoords ycoords xcoords_start ycoords_start diff3d probeGuess scan_index "
-    assert list(parameters) == (
-        names + "objectGuess Y norm_Y_I metadata bad_pixels geometry frame_photons"
-    ).split()
+    assert (
+        list(parameters)
+        == (names + "objectGuess Y norm_Y_I metadata bad_pixels geometry frame_photons").split()
+    )
     assert parameters["scan_index"].default is None
     assert not raw_data(scan_index=None).scan_index.any()
     with pytest.raises(TypeError, match=r"RawData\.__init__\(\) missing .*'probeGuess'"):
