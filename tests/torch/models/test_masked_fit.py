@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: fits")
 pytest.importorskip("lightning", reason="lightning is not installed: fits")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: the report's picture")
 
-from ptycho_torch import RawData, simulate_scan
-from ptycho_torch.cli.fit_scan import reconstruct
-from ptycho_torch.data.corrections import Corrections
-from ptycho_torch.physics import diffract, illuminate, object_patches
-from ptycho_torch.results.metrics import fourier_error
+from ptycho_torch import RawData, simulate_scan  # noqa: E402
+from ptycho_torch.cli.fit_scan import reconstruct  # noqa: E402
+from ptycho_torch.data.corrections import Corrections  # noqa: E402
+from ptycho_torch.physics import diffract, illuminate, object_patches  # noqa: E402
+from ptycho_torch.results.metrics import fourier_error  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
