@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ptycho_torch.data.geometry import Geometry
     from ptycho_torch.data.initial_probe import initial_probe
     from ptycho_torch.data.raw_data import RawData, read_scan
+    from ptycho_torch.data.readers.write_product import write_product
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
     from ptycho_torch.memmap_bridge import MemmapDatasetBridge
@@ -51,6 +52,7 @@ __all__ = [
     "initial_probe",
     "read_scan",
     "simulate_scan",
+    "write_product",
 ]
 
 _HOME = MappingProxyType(
@@ -70,6 +72,7 @@ _HOME = MappingProxyType(
         "initial_probe": "ptycho_torch.data.initial_probe",
         "read_scan": "ptycho_torch.data.raw_data",
         "simulate_scan": "ptycho_torch.simulation.scan",
+        "write_product": "ptycho_torch.data.readers.write_product",
     }
 )
 _TORCH_FAMILY = ("torch", "tensordict", "lightning", "torchmetrics")

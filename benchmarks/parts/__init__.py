@@ -8,6 +8,7 @@ from types import MappingProxyType
 from benchmarks.bench import Bench
 from benchmarks.figures import Part
 from benchmarks.parts import (
+    conversion,
     disk,
     first_batch,
     floor,
@@ -32,6 +33,7 @@ PARTS: MappingProxyType[str, Callable[[Bench], Part]] = MappingProxyType(
         "g": disk.run,
         "h": grouping.run,
         "i": training.run,
+        "k": conversion.run,
         "r": reference_call.run,
         "gpu": gpu.run,
     }

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from ptycho_torch.cli.options import TRAINING, parse
+from ptycho_torch.cli.options import TRAINING, names_a_scan, parse
 from ptycho_torch.data.errors import (
     MissingDependencyError,
     OptionError,
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str]) -> Callable[[], None]:
-    if arguments and arguments[0] in TRAINING:
+    if arguments and arguments[0] in TRAINING and not names_a_scan(arguments):
         # LightningCLI parses all that follows.
         return lambda: _train(arguments)
     return parse(arguments)

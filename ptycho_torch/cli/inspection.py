@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.cli.coverage import linear_overlap, nearest_step, probe_width_px
 from ptycho_torch.cli.scan_table import print_scans
-from ptycho_torch.cli.scans import grouping_config, reading
+from ptycho_torch.cli.scans import grouping_config, reading_options, scan_of
 from ptycho_torch.cli.split_preview import split_rows
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
@@ -23,7 +23,8 @@ from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
-from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.plausibility import implausible
+from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.scan_list import expand_scans, is_list
 
 SAMPLE_FRAMES = 8
@@ -35,13 +36,13 @@ def inspect(options: argparse.Namespace) -> None:
     if is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1:
         if options.png is not None:
             raise OptionError("--png", "given for several scans", "one scan")
-        print_scans(expand_scans(options.scan), reading(options), config)
+        print_scans(expand_scans(options.scan), reading_options(options), config)
         return
     if options.png is not None:
         with naming(options.png):
             _require_picture_path(options.png, options.scan)
     # With Y, so that opening checks it too; reads only its header.
-    raw = read_scan(options.scan, use_file_Y=True, **reading(options))
+    raw = scan_of(options, options.scan, use_file_Y=True)
     groups = group_indices(raw, config)
     shares = options.val_fraction, options.test_fraction
     rows = {
@@ -56,12 +57,19 @@ def inspect(options: argparse.Namespace) -> None:
     print(shown(options.scan))
     for name, text in rows.items():
         print(f"  {name:<10} {text}")
+    verdicts = [shown(verdict) for verdict in implausible(raw)]
+    for text in verdicts or ["nothing that looks wrong"]:
+        print(f"  {'plausible' if not verdicts else 'warning':<10} {text}")
     if options.png is not None:
         from ptycho_torch.results.plotting import save_figure
         from ptycho_torch.results.scan_figure import plot_scan
 
         save_figure(plot_scan(raw, groups), options.png)
         print(f"  {'picture':<10} {shown(options.png)}")
+    if options.orientations:
+        from ptycho_torch.cli.orientations import say_orientations
+
+        say_orientations(raw, options.png)
 
 
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:

@@ -12,6 +12,8 @@ from typing import get_args
 
 from ptycho_torch import __version__
 from ptycho_torch.data.config import Measurement, NeighborChoice
+from ptycho_torch.data.corrections import BadPixels, PositionUnit, ZeroFrequency
+from ptycho_torch.data.readout import ORIENTATIONS
 
 TRAINING = MappingProxyType(
     {
@@ -22,6 +24,11 @@ TRAINING = MappingProxyType(
     }
 )
 """Commands whose options LightningCLI parses, and what they do."""
+
+
+def names_a_scan(arguments: Sequence[str]) -> bool:
+    """Whether the words are ``fit SCAN ...``: no configuration, and options of our own."""
+    return list(arguments[:1]) == ["fit"] and not (arguments[1:2] or ["-"])[0].startswith("-")
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], None]:
@@ -48,7 +55,9 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
     _prepare(add("prepare", "map, check and group scans, once, ahead of training"))
     _verify(add("verify", "check scans and caches to the last byte"))
     _convert(add("convert", "write a scan of any known format as a canonical NPZ"))
-    for name, help in TRAINING.items():
+    fit = "train a model: fit --config FILE.yaml; or reconstruct a scan: fit SCAN"
+    _fit(add("fit", fit))
+    for name, help in list(TRAINING.items())[1:]:
         # Only for the list of commands: main hands these to LightningCLI.
         commands.add_parser(name, help=f"{help}: {name} --config FILE.yaml", add_help=False)
     bench = add("bench", "run the benchmarks of the source checkout")
@@ -59,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
 
 def _run(options: argparse.Namespace) -> None:
     name = options.command
-    room = {"inspect": "inspection", "bench": "bench"}.get(name, "scans")
+    room = {"inspect": "inspection", "bench": "bench", "fit": "fit_scan"}.get(name, "scans")
     getattr(import_module(f"ptycho_torch.cli.{room}"), name)(options)
 
 
@@ -88,6 +97,11 @@ def _inspect(command: argparse.ArgumentParser) -> None:
     command.add_argument("scan", type=Path, metavar="SCAN", help="or several, or a list of scans")
     _add_layout(command)
     command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
+    command.add_argument(
+        "--orientations",
+        action="store_true",
+        help="compare the eight orientations of the positions by short fits; draw them with --png",
+    )
     for part, share in (("val", 0.1), ("test", 0.0)):
         command.add_argument(
             f"--{part}-fraction",
@@ -97,6 +111,7 @@ def _inspect(command: argparse.ArgumentParser) -> None:
             help=f"{part}_fraction of a data module whose split to report",
         )
     _add_reading(command)
+    _add_corrections(command)
     _add_grouping(command)
 
 
@@ -104,7 +119,18 @@ def _prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument("scans", type=Path, nargs="+", metavar="SCAN", help="or a list of scans")
     _add_layout(command)
     _add_reading(command)
+    _add_corrections(command)
     _add_grouping(command)
+
+
+def _fit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scan", type=Path, metavar="SCAN")
+    command.add_argument("--out", type=Path, metavar="DIR", help="default outputs/<name of SCAN>")
+    command.add_argument("--epochs", type=int, help="default: by the number of frames, 8 to 60")
+    command.add_argument("--modes", type=int, help="incoherent probe modes; default: the scan's")
+    command.add_argument("--format", default="auto", help="format of SCAN; 'auto' asks the file")
+    _add_reading(command)
+    _add_corrections(command, probe="auto")
 
 
 def _verify(command: argparse.ArgumentParser) -> None:
@@ -118,6 +144,7 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", default="auto", help="format of IN; 'auto' asks the file")
     _add_layout(command)
     _add_reading(command)
+    _add_corrections(command)
     _add_overwrite(command)
 
 
@@ -133,6 +160,75 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 def _add_layout(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--layout", metavar="YAML", help="what is where in an HDF5 file: a YAML, or a preset's name"
+    )
+
+
+def _add_sources(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--diffraction", metavar="FILE", help="frames of a scan whose positions are in IN"
+    )
+    command.add_argument(
+        "--axis-order", choices=("frames_first", "frames_last"), help="where IN does not tell"
+    )
+
+
+def _add_detector(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("detector", "how stored frames become N x N")
+    group.add_argument("--size", type=int, metavar="N", help="crop or pad to so many pixels")
+    group.add_argument(
+        "--centre",
+        type=_centre,
+        metavar="CENTRE",
+        help="'keep', 'estimate' or ROW,COLUMN of the zero frequency",
+    )
+    group.add_argument("--bin", type=int, help="sum so many pixels along each axis into one")
+    group.add_argument("--orientation", choices=tuple(ORIENTATIONS), help="turn or mirror frames")
+    group.add_argument(
+        "--pad-value", type=_pad, metavar="VALUE", help="outside the detector; 'bad': no value"
+    )
+    group.add_argument("--dark", type=Path, metavar="FILE.npy", help="frame to subtract")
+    group.add_argument("--saturation", type=float, help="a pixel that reaches it is bad")
+
+
+def _add_corrections(command: argparse.ArgumentParser, probe: str = "file") -> None:
+    """How the scan differs from the contract; plausibility says when to use which."""
+    _add_sources(command)
+    _add_detector(command)
+    command.add_argument(
+        "--probe",
+        default=probe,
+        help="the file's: file; the average pattern: initial; file, else initial: auto; or a path "
+        f"of another; default {probe}",
+    )
+    command.add_argument(
+        "--position-unit",
+        choices=get_args(PositionUnit),
+        default="px",
+        help="of xcoords and ycoords; px: object pixels",
+    )
+    command.add_argument(
+        "--pixel-size", dest="pixel_size_m", type=float, metavar="METRES", help="object pixel"
+    )
+    for name, help in (
+        ("swap-xy", "exchange the axes of the positions"),
+        ("flip-x", "reverse x"),
+        ("flip-y", "reverse y"),
+        ("shift-origin", "let the first patch begin at row and column 0 of the object"),
+        ("transpose-frames", "exchange rows and columns of every frame"),
+        ("scale-probe", "make sum |P|^2 the mean counts of a frame"),
+    ):
+        command.add_argument(f"--{name}", action="store_true", help=help)
+    command.add_argument(
+        "--zero-frequency",
+        choices=get_args(ZeroFrequency),
+        default="centre",
+        help="where it lies in the frames of the file",
+    )
+    command.add_argument(
+        "--bad-pixels",
+        choices=get_args(BadPixels),
+        default="file",
+        help="'estimate' adds hot, dead and full pixels of a sample of frames",
     )
 
 
@@ -168,3 +264,14 @@ def _add_overwrite(command: argparse.ArgumentParser) -> None:
 
 def _photons(text: str) -> float | None:
     return None if text.lower() == "none" else float(text)
+
+
+def _centre(text: str) -> str | tuple[int, int]:
+    if text in ("keep", "estimate"):
+        return text
+    row, column = text.split(",")
+    return int(row), int(column)
+
+
+def _pad(text: str) -> float | str:
+    return text if text == "bad" else float(text)

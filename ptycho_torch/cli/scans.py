@@ -18,10 +18,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.config import GroupingConfig
+from ptycho_torch.data.corrections import Corrections
+from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.files.mapping import require_regular
+from ptycho_torch.data.plausibility import warn_of
 from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
+from ptycho_torch.data.readers.probe_choice import array_in_npy
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan_list import ListedScan, expand_scans
 from ptycho_torch.data.verify import verify_path
@@ -45,10 +49,11 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    raw = read_scan(options.scan, format=options.format, use_file_Y=True, **reading(options))
+    raw = scan_of(options, options.scan, format=options.format, use_file_Y=True)
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
+    warn_of(raw)
     _write(options, raw)
 
 
@@ -61,9 +66,10 @@ def prepare(options: argparse.Namespace) -> None:
         path = cast("Path", listed.scan)
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
-        raw = listed.opened(**reading(options))
+        raw = scan_of(options, path, **listed.options)
         with _byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
+        warn_of(raw)
         return (
             f"{shown(path)}: {len(raw)} frames, {raw.frames.nbytes / 2**20:.1f} MiB; "
             f"{len(groups.nn_indices)} groups of {config.channels} frames"
@@ -89,6 +95,12 @@ def verify(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def scan_of(options: argparse.Namespace, path: Path, **reading: Any) -> RawData:
+    """The scan at a path, read and corrected as the options of the command say."""
+    corrections = Corrections(**{f.name: getattr(options, f.name) for f in fields(Corrections)})
+    return read_scan(path, **{**reading_options(options), "corrections": corrections, **reading})
+
+
 @contextmanager
 def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for (bytes done, bytes in all); once ``stopped``, it ends the work."""
@@ -105,10 +117,20 @@ def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[in
         yield progress
 
 
-def reading(options: argparse.Namespace) -> dict[str, Any]:
-    """The reader options of a command."""
-    layout = {} if options.layout is None else {"layout": options.layout}
-    return {"measurement": options.measurement, **layout}
+def reading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What of the options a reader takes; what is not given is left to it."""
+    names = ("measurement", "diffraction", "probe", "axis_order", "layout")
+    detector = {
+        field.name: value
+        for field in fields(Detector)
+        if (value := getattr(options, field.name, None)) is not None
+    }
+    if "dark" in detector:
+        detector["dark"] = array_in_npy(detector["dark"])
+    if detector.get("pad_value") == "bad":
+        detector["pad_value"] = None
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    return {**given, "detector": Detector(**detector)} if detector else given
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:

@@ -11,7 +11,8 @@ import json
 import logging
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -33,6 +34,7 @@ from ptycho_torch.data.errors import (
     naming,
     shown,
 )
+from ptycho_torch.data.plausibility import warn_of
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.results.report import ReconstructionReport
 
@@ -48,14 +50,7 @@ LIMITS = MappingProxyType({"validate": "val", "test": "test", "predict": "predic
 
 def run(arguments: Sequence[str]) -> None:
     """Run one LightningCLI command; ``arguments[0]`` is its name."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).addFilter(_is_about_this_run)
-    with warnings.catch_warnings():
-        # Lightning itself uses deprecated names: no user can act on that.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
-        # A run may be repeated into the same folder.
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+    with without_chatter():
         try:
             PtychoCLI(
                 LightningModule,
@@ -77,6 +72,20 @@ def run(arguments: Sequence[str]) -> None:
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
             raise
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Leave out what Lightning says of itself and of absent hardware; no user can act on it."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(_is_about_this_run)
+    with warnings.catch_warnings():
+        # Lightning itself uses deprecated names.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+        # A run may be repeated into the same folder.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+        yield
 
 
 def _is_about_this_run(record: logging.LogRecord) -> bool:
@@ -140,6 +149,12 @@ class PtychoCLI(LightningCLI):
         if self.subcommand == "predict":
             self._predictions = WritePredictions()
             cast("Any", self.trainer).callbacks.append(self._predictions)
+
+    def before_fit(self) -> None:
+        """Say, once, what looks wrong with the scans to train on."""
+        if self.trainer.is_global_zero:
+            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").scans:
+                warn_of(scan)
 
     def after_predict(self) -> None:
         """Print the path of the predictions."""

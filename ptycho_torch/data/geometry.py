@@ -65,7 +65,7 @@ class Geometry:
             object.__setattr__(self, name, _pixel(name, getattr(self, name)))
 
     @classmethod
-    def from_energy(cls, energy_ev: float, **known: Any) -> Geometry:
+    def from_energy(cls, energy_ev: float | None, **known: Any) -> Geometry:
         """The geometry of light of so many electronvolts per photon."""
         energy = _length("energy_ev", energy_ev)
         return cls(wavelength_m=None if energy is None else HC_EV_M / energy, **known)

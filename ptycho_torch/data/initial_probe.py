@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
 from ptycho_torch.data.errors import OptionError, ScanError, naming
 from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.scan import Scan
 
 ProbeKind = Literal["average", "gaussian", "aperture"]
@@ -28,24 +29,12 @@ FIELD_SHARE = 0.25
 """Diameter where none is given, in sides of the field."""
 
 
-class ProbeGeometry(Protocol):
-    """What of a scan's geometry a probe depends on."""
-
-    @property
-    def wavelength_m(self) -> float | None:
-        """Wavelength."""
-
-    @property
-    def object_pixel_m(self) -> Any:
-        """Pixel of object and probe: a length, or a pair (row, column)."""
-
-
 def initial_probe(
     frames_or_scan: Scan | Frames | NDArray[Any],
     *,
     kind: ProbeKind = "average",
     n_modes: int = 1,
-    geometry: ProbeGeometry | None = None,
+    geometry: Geometry | None = None,
     defocus: float = 0.0,
     diameter: float | None = None,
     seed: int | None = None,
@@ -127,13 +116,13 @@ def average_pattern(frames_or_scan: Scan | Frames | NDArray[Any]) -> NDArray[np.
     n_frames = len(source)
     spread = np.linspace(0, n_frames - 1, min(n_frames, AVERAGED_FRAMES)).astype(np.intp)
     rows = source.file_indices(spread) if isinstance(source, Scan) else spread
-    bad = getattr(source, "bad_pixels", None)
     total, seen = np.zeros(frames.shape[1:]), np.zeros(frames.shape[1:])
     for start, stop, block in frames.chunks(chosen=rows):
         counts = frames.amplitude(block).astype(np.float64) ** 2
         good = np.ones(frames.shape[1:], bool)
-        if bad is not None:
-            good = ~(bad[spread[start:stop]] if bad.ndim == 3 else bad)
+        if frames.bad_pixels is not None:
+            bad = frames.bad_pixels
+            good = ~(bad[rows[start:stop]] if bad.ndim == 3 else bad)
         total += np.where(good, counts, 0).sum(axis=0)
         seen += np.broadcast_to(good, counts.shape).sum(axis=0)
     if not (total > 0).any():
@@ -218,7 +207,7 @@ def _shape(kind: str, N: int, pixels: tuple[float, float], diameter: float) -> N
     return disc
 
 
-def _defocus(geometry: ProbeGeometry | None, N: int, defocus: float) -> NDArray[np.float64]:
+def _defocus(geometry: Geometry | None, N: int, defocus: float) -> NDArray[np.float64]:
     """Phase in reciprocal space, zero frequency at (N // 2, N // 2), rad."""
     u = (np.arange(N) - N // 2) / N
     if geometry is None or defocus == 0:
@@ -230,7 +219,7 @@ def _defocus(geometry: ProbeGeometry | None, N: int, defocus: float) -> NDArray[
     return -np.pi * geometry.wavelength_m * defocus * squared
 
 
-def _pixels(geometry: ProbeGeometry | None, N: int) -> tuple[float, float]:
+def _pixels(geometry: Geometry | None, N: int) -> tuple[float, float]:
     """Row and column pixel of the probe: metres, or without a geometry sides of the field."""
     if geometry is None:
         return 1 / N, 1 / N

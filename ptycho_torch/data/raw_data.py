@@ -6,7 +6,6 @@ become groups, what a grouped array holds and what a cache keeps is known by the
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +29,12 @@ from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.grouped import grouped_arrays
 from ptycho_torch.data.grouping import GroupingRequest
 from ptycho_torch.data.patches import reference_patches
-from ptycho_torch.data.readers import read_file
+from ptycho_torch.data.readers import Reader, read_file
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan import AnyArray, Scan
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-logger = logging.getLogger(__name__)
 
 
 class RawData(Scan):
@@ -64,12 +61,9 @@ class RawData(Scan):
     norm_Y_I, metadata
         Kept as given; metadata are JSON values by name, None where there are none.
     bad_pixels
-        bool, shape (N, N), or (M, N, N) where they vary by frame, True = bad: such pixels count as
-        0 in frames, energies and X, whatever they hold.
-    geometry
-        A :class:`~ptycho_torch.Geometry`, completed where the far-field relation allows.
-    frame_photons
-        Photons (or a monitor's counts) that met the object in each frame, shape (M,), above 0.
+        bool, shape (N, N), or per frame (M, N, N), True = bad: such pixels count as 0 everywhere.
+    geometry, frame_photons
+        A :class:`~ptycho_torch.Geometry`; photons that met the object per frame, shape (M,).
 
     Raises
     ------
@@ -248,7 +242,7 @@ class RawData(Scan):
             config,
             frames=self.frames.identity(),
             measurement=self.frames.measurement,
-            scan_path=self._cache_name(),
+            scan_path=self.cache_name(),
             cache=cache,
         )
 
@@ -361,16 +355,6 @@ class RawData(Scan):
         """
         return write_scan(self, Path(path))
 
-    def _cache_name(self) -> Path | None:
-        """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
-        path = self.path
-        if path is None or self.chosen is None:
-            return path
-        if self._part_name is None:
-            logger.info("%s: groups of a chosen part of the scan are not cached", path)
-            return None
-        return path.with_name(f"{path.stem}.{self._part_name}{path.suffix}")
-
 
 def _given(name: str, array: Any) -> AnyArray:
     if array is None:
@@ -385,7 +369,7 @@ def _given(name: str, array: Any) -> AnyArray:
 def read_scan(
     path: str | Path,
     *,
-    format: str = "auto",
+    format: str | Reader = "auto",
     use_file_Y: bool | None = False,
     sidecar: str | Path = "auto",
     **reader_options: Any,
@@ -395,14 +379,16 @@ def read_scan(
     Parameters
     ----------
     path, format
-        The file, and the name of its format; ``"auto"``: judged from the file.
+        The file, and the name of its format, or a :class:`~ptycho_torch.data.readers.Reader`;
+        ``"auto"``: judged from the file.
     use_file_Y
         Take ready-made patches from the file, where it has them; None: where it has no object.
     sidecar
         Where frames that cannot be mapped are unpacked to, as for :meth:`RawData.from_file`.
     **reader_options
         ``probe``: ``"file"``, ``"initial"`` (the average pattern), an array, or the path of an
-        ``.npy`` or a scan; and options of that format's reader, ``"auto"`` left to it.
+        ``.npy`` or a scan; ``corrections``: :class:`~ptycho_torch.data.corrections.Corrections`;
+        and options of that format's reader, ``"auto"`` left to it.
 
     Raises
     ------

@@ -39,6 +39,15 @@ NumPy's: ``rot90`` is ``numpy.rot90(frame)``, counter-clockwise with the first r
 _Geometry = TypeVar("_Geometry")
 
 
+def composed(first: str, then: str) -> str:
+    """The orientation that is one after the other."""
+    (swap, *reverse), (swap_then, *reverse_then) = ORIENTATIONS[first], ORIENTATIONS[then]
+    if swap_then:
+        reverse.reverse()
+    both = (swap != swap_then, *(a != b for a, b in zip(reverse, reverse_then, strict=True)))
+    return next(name for name, steps in ORIENTATIONS.items() if steps == both)
+
+
 @dataclass(frozen=True, eq=False)
 class Readout:
     """Every choice made: what turns stored frames (H, W) into frames (N, N) of ``dtype``.

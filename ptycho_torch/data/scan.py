@@ -7,6 +7,7 @@ groups are made by the rooms above.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from ptycho_torch.data.geometry import Geometry
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
 
 AnyArray = NDArray[Any]
 
@@ -259,6 +262,16 @@ class Scan:
             chosen=_read_only(self.file_indices(keep).astype(np.int64)),
             _part_name=part_name,
         )
+
+    def cache_name(self) -> Path | None:
+        """The scan's path, or for a seeded subsample one that names it; None: nothing is kept."""
+        path = self.path
+        if path is None or self.chosen is None:
+            return path
+        if self._part_name is None:
+            logger.info("%s: groups of a chosen part of the scan are not cached", path)
+            return None
+        return path.with_name(f"{path.stem}.{self._part_name}{path.suffix}")
 
     def frame_energies(
         self, *, check: bool = False, progress: Progress | None = None

@@ -30,10 +30,8 @@ from ptycho_torch.data.caches.sidecar import require_whole
 from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError, naming
 from ptycho_torch.data.files.mapping import state_of
 from ptycho_torch.data.frames import FrameStack, Progress
-from ptycho_torch.data.readers import read_file
+from ptycho_torch.data.readers import read_file, scan_suffixes
 from ptycho_torch.data.scan import Scan
-
-_SCAN_SUFFIXES = (".npz", ".bz2")
 
 
 def verify_path(
@@ -123,7 +121,8 @@ def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
 
 
 def _beside(file: Path, stem: str, is_its_scan: Callable[[Path], bool]) -> Path | None:
+    suffixes = scan_suffixes()
     for scan in sorted(file.parent.glob(f"{glob.escape(stem[:KEPT_OF_STEM])}*")):
-        if scan.suffix in _SCAN_SUFFIXES and is_its_scan(scan) and scan.is_file():
+        if scan.name.lower().endswith(suffixes) and is_its_scan(scan) and scan.is_file():
             return scan
     return None

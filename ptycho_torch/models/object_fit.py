@@ -172,6 +172,7 @@ class ObjectFit(pl.LightningModule):
                 "one: ObjectFit has one object",
                 action="Fit each scan in a run of its own",
             )
+        _require_far_field(scans[0])
         height, width = data.object_shape if self.object_shape is None else self.object_shape
         probe = data.initial_probe
         unknown = self.first_probe == "initial" or is_average_pattern(scans[0])
@@ -324,6 +325,13 @@ def _orthogonal(probe: Tensor) -> Tensor:
     largest = mixture.gather(1, mixture.abs().argmax(dim=1, keepdim=True))
     modes: Tensor = (largest.conj() / largest.abs() * mixture) @ flat
     return modes.reshape(probe.shape).to(probe.dtype)
+
+
+def _require_far_field(scan: RawData) -> None:
+    if scan.geometry is not None and scan.geometry.near_field:
+        found, expected = "that of the near field", "the far field: frames are modelled as |FFT|"
+        action = "Fit it with a program that propagates, or correct near_field of its geometry"
+        raise OptionError("geometry", found, expected, action=action, file=scan.path)
 
 
 def _warn_of_cut_patches(raw: RawData) -> None:

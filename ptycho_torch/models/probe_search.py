@@ -59,7 +59,7 @@ def search_probe(
     """
     step, edge = defocus_step(average_pattern(scan))
     a_side = min(max(math.ceil(math.pi / (2 * edge) / step), FEWEST_A_SIDE), MOST_A_SIDE)
-    frames = _FramesToFit(scan, torch.device(device), seed)
+    frames = FramesToFit(scan, torch.device(device), seed)
     errors: dict[float, float] = {}
 
     def judge(defocus: float) -> None:
@@ -89,7 +89,7 @@ def defocus_step(pattern: NDArray[np.float64]) -> tuple[float, float]:
     return min(EDGE_PHASE / (N * edge**2), math.pi / (2 * edge) / FEWEST_A_SIDE), edge
 
 
-class _FramesToFit:
+class FramesToFit:
     """Neighbouring frames in the middle of the scan, on a device, in the order of the steps."""
 
     def __init__(self, scan: RawData, device: torch.device, seed: int) -> None:
@@ -103,7 +103,7 @@ class _FramesToFit:
         amplitude = scan.frames.take(scan.file_indices(middle)).astype(np.float32)
         self.amplitude = torch.from_numpy(amplitude).to(device)
         self.good = None
-        bad = getattr(scan, "bad_pixels", None)
+        bad = scan.bad_pixels
         if bad is not None:
             self.good = torch.from_numpy(~np.asarray(bad[middle] if bad.ndim == 3 else bad))
             self.good = self.good.to(device)
@@ -114,6 +114,10 @@ class _FramesToFit:
 
     def error_after_fit(self, probe: NDArray[np.complex64]) -> float:
         """Fourier error of the second half of a short fit, each batch before its step."""
+        return self.fit(probe)[0]
+
+    def fit(self, probe: NDArray[np.complex64]) -> tuple[float, NDArray[np.complex64]]:
+        """That error of a fit from a flat object and a probe (P, N, N), and the object (H, W)."""
         start = torch.from_numpy(probe).to(self.amplitude.device)
         unit = start.abs().square().sum(dim=0).mean().sqrt()
         probe_in_units = (start / unit).requires_grad_()
@@ -130,7 +134,7 @@ class _FramesToFit:
             torch.autograd.backward(residual / energy)
             optimizer.step()
             schedule.step()
-        return float(error_of_sums(sums[0], sums[1]))
+        return float(error_of_sums(sums[0], sums[1])), obj.detach().cpu().numpy()
 
     def _sums(self, obj: Tensor, probe: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         measured = self.amplitude[chosen]

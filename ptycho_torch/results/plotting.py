@@ -92,3 +92,25 @@ def label_pixels(axes: Axes, along: str = "x", down: str = "y") -> None:
     """Name both axes, in pixels."""
     axes.set_xlabel(f"{along} (px)")
     axes.set_ylabel(f"{down} (px)")
+
+
+def draw_scale_bar(axes: Axes, shape: tuple[int, ...], pixel_m: float) -> None:
+    """A bar of a round length, about a fifth of a picture of that shape (H, W), with its length."""
+    from matplotlib.patheffects import withStroke
+
+    height, width = shape
+    length = scale_bar_m(width * pixel_m)
+    unit, factor = ("nm", 1e9) if length < 1e-6 else ("um", 1e6)
+    left, row = 0.05 * width, 0.94 * height
+    outline = [withStroke(linewidth=4, foreground="black")]
+    axes.plot(
+        [left, left + length / pixel_m], [row, row], color="white", lw=2.5, path_effects=outline
+    )
+    text = f"{length * factor:g} {unit}"
+    axes.text(left, row - 0.02 * height, text, color="white", path_effects=outline, va="bottom")
+
+
+def scale_bar_m(width_m: float) -> float:
+    """The largest of 1, 2, 5, 10, ... of a unit that is at most a quarter of a width, metres."""
+    power = 10.0 ** np.floor(np.log10(width_m / 4))
+    return float(max(step for step in (1, 2, 5) if step * power <= width_m / 4) * power)

@@ -15,6 +15,7 @@ from ptycho_torch.results.metrics import align, illuminated_mask
 from ptycho_torch.results.plotting import (
     add_colorbar,
     draw_probe,
+    draw_scale_bar,
     label_pixels,
     modes_of,
     new_figure,
@@ -33,6 +34,7 @@ def plot_reconstruction(
     positions_px: ArrayLike | None = None,
     history: Mapping[str, Sequence[float]] | None = None,
     title: str = "",
+    pixel_m: tuple[float, float] | None = None,
 ) -> Figure:
     """A reconstruction, beside the truth where there is one, with its probe and its error curve.
 
@@ -54,6 +56,8 @@ def plot_reconstruction(
         Error per epoch by name, e.g. ``{"train": [...]}``.
     title
         Heading of the picture.
+    pixel_m
+        Height and width of an object pixel, metres, for a bar of scale; None: pixels only.
 
     Returns
     -------
@@ -78,6 +82,10 @@ def plot_reconstruction(
     _draw_parts(amplitudes, shown, "amplitude", lit)
     _draw_parts(phases, shown, "phase", lit)
     draw_probe(probe_panel, modes, "probe")
+    if pixel_m is not None:
+        for panel in (*amplitudes, *phases):
+            draw_scale_bar(panel, found.shape, pixel_m[1])
+        draw_scale_bar(probe_panel, modes.shape[1:], pixel_m[1])
     _draw_history(error_panel, history or {})
     if title:
         figure.suptitle(title, fontsize=14)

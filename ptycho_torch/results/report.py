@@ -20,11 +20,15 @@ from torch import Tensor
 
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.dataset import PtychoDataset
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.files.atomic_write import atomic_write
+from ptycho_torch.data.geometry import pair
+from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.readers.write_product import write_product
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import error_of_sums, fourier_sums
 from ptycho_torch.results import metrics
+from ptycho_torch.results.flat_object import flat_object_error
 from ptycho_torch.results.plotting import require_matplotlib, save_figure
 from ptycho_torch.results.reconstruction_figure import plot_reconstruction
 
@@ -44,8 +48,12 @@ class Reconstructs(Protocol):
 class ReconstructionReport(pl.Callback):
     """Write reconstruction.png, reconstruction.npz and metrics.json when a fit ends.
 
+    Where wavelength, distance and object pixel are known, and h5py is installed, product.h5 beside
+    them is a product that Ptychodus opens.
+
     metrics.json holds ``fourier_error``, from one more pass over all training groups with the final
-    parameters; ``complex_correlation`` with the scan's objectGuess over the illuminated area, or
+    parameters; ``flat_object_error``, that of the fitted probe behind nothing;
+    ``complex_correlation`` with the scan's objectGuess over the illuminated area, or
     null where the scan has none of the same shape; and the settings of the fit.
 
     The objectGuess of a measured scan is an earlier reconstruction rather than the truth; the
@@ -54,7 +62,7 @@ class ReconstructionReport(pl.Callback):
     Parameters
     ----------
     output_dir
-        Folder of the three files; made where it is missing.
+        Folder of the files; made where it is missing.
     """
 
     def __init__(self, output_dir: str) -> None:
@@ -91,7 +99,7 @@ class ReconstructionReport(pl.Callback):
                 self.history[name].append(float(value))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the reconstruction and write the three files."""
+        """Judge the reconstruction and write the files."""
         if not trainer.is_global_zero:
             return
         seconds = time.perf_counter() - self._started_s
@@ -112,6 +120,7 @@ class ReconstructionReport(pl.Callback):
         figures = {
             "complex_correlation": correlation,
             "fourier_error": error,
+            "flat_object_error": flat_object_error(raw, probe),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": seconds,
@@ -124,7 +133,9 @@ class ReconstructionReport(pl.Callback):
             "frames_per_group": dataset.grouping.channels,
             "model": type(pl_module).__name__,
         }
-        self._write(obj, probe, truth, positions, figures)
+        pixel = pair(None if raw.geometry is None else raw.geometry.object_pixel_m)
+        self._write(obj, probe, truth, positions, figures, pixel)
+        self._write_product(raw, obj, probe)
 
     def _write(
         self,
@@ -133,6 +144,7 @@ class ReconstructionReport(pl.Callback):
         truth: NDArray[Any] | None,
         positions: NDArray[np.float64],
         figures: dict[str, Any],
+        pixel_m: tuple[float, float] | None,
     ) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.output_dir / "reconstruction.npz") as handle:
@@ -144,11 +156,24 @@ class ReconstructionReport(pl.Callback):
             positions_px=positions,
             history=self.history,
             title=_title(figures),
+            pixel_m=pixel_m,
         )
         save_figure(picture, self.output_dir / "reconstruction.png")
         with atomic_write(self.output_dir / "metrics.json") as handle:
             handle.write((json.dumps(figures, indent=2, default=str) + "\n").encode())
         logger.info("reconstruction written to %s", self.output_dir)
+
+    def _write_product(
+        self, raw: RawData, obj: NDArray[np.complex64], probe: NDArray[np.complex64]
+    ) -> None:
+        known = raw.geometry.known() if raw.geometry else {}
+        if not {"wavelength_m", "distance_m", "object_pixel_m"} <= set(known):
+            return
+        losses = np.array(self.history["training"])
+        try:
+            write_product(self.output_dir / "product.h5", raw, obj, probe, losses=losses)
+        except MissingDependencyError as error:
+            logger.info("product.h5 is not written: %s", error)
 
 
 @torch.no_grad()

@@ -232,7 +232,7 @@ def is_hdf5(stream: BinaryIO) -> bool:
 
 @contextmanager
 def _opened(path: Path, expected: FileState | None, files: _Linked | None) -> Iterator[Hdf5File]:
-    h5py = _h5py()
+    h5py = require_h5py()
     with opened(path, expected) as stream, ExitStack() as held:
         state = FileState.of(os.fstat(stream.fileno()))
         if not is_hdf5(stream):
@@ -245,7 +245,8 @@ def _opened(path: Path, expected: FileState | None, files: _Linked | None) -> It
         yield Hdf5File(path, state, root, files)
 
 
-def _h5py() -> Any:
+def require_h5py() -> Any:
+    """The library; a MissingDependencyError says how to get it."""
     try:
         import h5py
     except ImportError as error:

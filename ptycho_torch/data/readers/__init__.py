@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ptycho_torch.data.readers.registry import Reader, format_names, is_scan, read_file
+from ptycho_torch.data.readers.registry import (
+    Reader,
+    format_names,
+    is_scan,
+    read_file,
+    scan_suffixes,
+)
 from ptycho_torch.data.readers.scan_file import ScanFile
 
-__all__ = ["Reader", "ScanFile", "format_names", "is_scan", "read_file"]
+__all__ = ["Reader", "ScanFile", "format_names", "is_scan", "read_file", "scan_suffixes"]

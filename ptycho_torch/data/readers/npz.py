@@ -21,6 +21,7 @@ from ptycho_torch.data.files.zip_archive import ZipArchive
 from ptycho_torch.data.frames import AxisOrder, Frames, FrameStack
 from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.readers.measurement import settle_measurement
+from ptycho_torch.data.readers.ptychodus_product import CENTRE_PX
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.scan import AnyArray, Scan
 
@@ -86,12 +87,16 @@ def read_npz(
     frames = Frames.from_archive(archive, key, sidecar=sidecar, axis_order=order)
     if "bad_pixels" in archive.members:
         frames = frames.with_bad_pixels(archive.read("bad_pixels"))
+    # An export of Ptychodus: no canonical file has amplitudes in integers.
+    exported = "bad_pixels" in archive.members and frames.dtype.kind in "iu"
+    if exported and measurement == "auto":
+        measurement = "counts"
     patches = None
     if "Y" in archive.members:
         patches = FrameStack.from_archive(archive, "Y", sidecar=sidecar)
     return Scan(
-        xcoords=archive.read("xcoords"),
-        ycoords=archive.read("ycoords"),
+        xcoords=_read(archive, "xcoords", exported),
+        ycoords=_read(archive, "ycoords", exported),
         frames=settle_measurement(frames, measurement),
         probeGuess=archive.read("probeGuess") if "probeGuess" in archive.members else None,
         scan_index=_scan_index(archive),
@@ -99,8 +104,15 @@ def read_npz(
         metadata=metadata,
         path=file.path,
         geometry=_geometry(archive),
-        **{name: archive.read(name) for name in OPTIONAL_KEYS if name in archive.members},
+        **{k: _read(archive, k, exported) for k in OPTIONAL_KEYS if k in archive.members},
     )
+
+
+def _read(archive: ZipArchive, key: str, exported: bool) -> AnyArray:
+    """An array; positions that Ptychodus exported count from the middle of pixel 0."""
+    array = archive.read(key)
+    shifted = exported and "coords" in key and array.dtype.kind in "fiu"
+    return array + CENTRE_PX if shifted else array
 
 
 def _frames_key(archive: ZipArchive, wanted: str) -> str:

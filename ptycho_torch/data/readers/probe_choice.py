@@ -32,8 +32,11 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
     """The scan with the probe that is asked for; ``read`` opens another scan for its probe.
 
     ``"file"``: as read; a ScanKeyError where the file has none. ``"initial"``: the average pattern
-    without defocus. Else an array, or the path of an ``.npy`` or of a scan.
+    without defocus; ``"auto"``: the file's, else that. Else an array, or the path of an ``.npy`` or
+    of a scan.
     """
+    if isinstance(probe, str) and probe == "auto":
+        probe = "file" if scan.has_probe else "initial"
     if isinstance(probe, str) and probe == "file":
         if not scan.has_probe:
             raise ScanKeyError(
@@ -57,8 +60,11 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
 
 
 def _probe_of(path: Path, read: Callable[[Path], Scan]) -> NDArray[Any]:
-    if path.suffix != ".npy":
-        return read(path).probeGuess
+    return array_in_npy(path) if path.suffix == ".npy" else read(path).probeGuess
+
+
+def array_in_npy(path: Path) -> NDArray[Any]:
+    """The array of an ``.npy`` that somebody names for an option; ScanFileError: it holds none."""
     with naming(path), opened(path) as stream:
         try:
             loaded: NDArray[Any] = np.load(stream, allow_pickle=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.data.caches.remote import is_remote, one_local_copy
+from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.errors import (
     OptionError,
     OptionTypeError,
@@ -23,7 +24,18 @@ from ptycho_torch.data.errors import (
     ScanFileError,
     naming,
 )
-from ptycho_torch.data.readers import hdf5, npz, rosettasciio, tike
+from ptycho_torch.data.files.hdf5 import SUFFIXES
+from ptycho_torch.data.readers import (
+    cxi,
+    dectris,
+    hdf5,
+    npz,
+    nsls2,
+    ptychodus,
+    ptyd,
+    rosettasciio,
+    tike,
+)
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -56,6 +68,13 @@ BUILT_IN: tuple[Reader, ...] = (
     Reader("npz", (".npz",), npz.recognises, npz.read_npz),
     Reader("tike", (".npz", ".npz.bz2"), tike.recognises, tike.read_tike),
     Reader(
+        "ptychodus", (".npz", ".npy", *SUFFIXES), ptychodus.recognises, ptychodus.read_ptychodus
+    ),
+    Reader("cxi", (".cxi", ".h5", ".hdf5"), cxi.recognises, cxi.read_cxi),
+    Reader("ptyd", (".ptyd",), ptyd.recognises, ptyd.read_ptyd),
+    Reader("nsls2", (".h5", ".hdf5"), nsls2.recognises, nsls2.read_nsls2),
+    Reader("dectris", (".h5", ".hdf5", ".nxs"), dectris.recognises, dectris.read_dectris),
+    Reader(
         "rosettasciio",
         rosettasciio.SUFFIXES,
         rosettasciio.recognises,
@@ -84,6 +103,11 @@ def readers() -> Iterator[Reader]:
         yield reader
 
 
+def scan_suffixes() -> tuple[str, ...]:
+    """Endings of the names of files that a reader may know, lower case."""
+    return tuple(sorted({suffix for reader in readers() for suffix in reader.suffixes}))
+
+
 def format_names() -> tuple[str, ...]:
     """What ``format`` may be, ``"auto"`` apart."""
     return tuple(reader.name for reader in readers())
@@ -91,20 +115,22 @@ def format_names() -> tuple[str, ...]:
 
 def read_file(
     path: str | Path,
-    format: str = "auto",
+    format: str | Reader = "auto",
     *,
     sidecar: str | Path = "auto",
     probe: Probe = "file",
+    corrections: Corrections | None = None,
     **options: Any,
 ) -> Scan:
     """Read a scan in any registered format, through one opening of the file.
 
-    ``format`` is a name of :func:`format_names`, or ``"auto"``: chosen by file name and content.
+    ``format`` is a name of :func:`format_names`, ``"auto"``: chosen by file name and content, or a
+    :class:`Reader` that is not registered.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
     ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
-    has), an array, or the path of an ``.npy`` or a scan. ``options`` are those of the format's
-    reader; one that is ``"auto"`` is left to a reader without it. Errors name file, field, what was
-    found and what was expected.
+    has), an array, or the path of an ``.npy`` or a scan. ``corrections`` are made of what the
+    reader gives. ``options`` are those of the format's reader; one that is ``"auto"`` is left to a
+    reader without it. Errors name file, field, what was found and what was expected.
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
@@ -124,7 +150,9 @@ def read_file(
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
-        return with_probe(reader.read(file, **given), probe, read_file)
+        corrected = corrections or Corrections()
+        measured = corrected.of_measurement(reader.read(file, **given))
+        return corrected.of_probe(with_probe(measured, probe, read_file))
 
 
 def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
@@ -141,7 +169,9 @@ def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
     return False
 
 
-def _by_name(name: str) -> Reader:
+def _by_name(name: str | Reader) -> Reader:
+    if isinstance(name, Reader):
+        return name
     for reader in readers():
         if reader.name == name:
             return reader
@@ -157,7 +187,7 @@ def _by_content(file: ScanFile) -> Reader:
                 return reader
             fitting.append(reader)
     if not fitting:
-        endings = ", ".join(sorted({suffix for reader in readers() for suffix in reader.suffixes}))
+        endings = ", ".join(scan_suffixes())
         raise ScanFileError(
             "file name",
             repr(file.path.name),

@@ -19,14 +19,13 @@ from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.zip_archive import ZipArchive, damaged
 from ptycho_torch.data.frames import Frames, check_frame_values
+from ptycho_torch.data.readers.object_pixels import MARGIN_PX
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.scan import AnyArray, Scan
 
 KEYS = ("data", "scan", "probe")
 DEFAULT_MAX_BYTES = 2 << 30
 _BLOCK_BYTES = 1 << 20
-# Pixels kept free before the first patch, for interpolation and for positions that get refined.
-MARGIN_PX = 2.0
 
 
 def recognises(file: ScanFile) -> bool:

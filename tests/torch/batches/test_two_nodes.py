@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="torch is not installed: ranks are torch's")
 pytest.importorskip("lightning", reason="lightning is not installed: it makes the ranks one job")
 
 import two_nodes
-from builders import ROOT
+from builders import ROOT, write_fit_config
 from campaign.processes import call
 from campaign.scans import write_scan
 from campaign.visits import Run, fit, read_visits, training_order
@@ -97,3 +97,35 @@ def test_a_killed_rank_ends_the_job_and_the_rest_is_resumed_exactly(
     seen, more = training_order(first), training_order(rest)
     found = [*seen[:-1], seen[-1] + more[0], *more[1:]]
     assert found == [epoch[:-1] for epoch in training_order(whole)]
+
+
+KILLER = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Killer(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_rank == 1 and trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_rank_that_is_left_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scan(tmp_path, compressed=False, n_frames=40)
+    write_fit_config(tmp_path)
+    (tmp_path / "killer.py").write_text(KILLER, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+    words = ["-m", "ptycho_torch.cli", "fit", "--config", "fit.yaml", "--trainer.strategy", "ddp"]
+    words += ["--trainer.num_nodes", "2", "--trainer.devices", "1"]
+    words += ["--trainer.callbacks+=killer.Killer"]
+    left, killed = two_nodes.torchrun(words, processes=1, folder=tmp_path)
+    assert (left.returncode, killed.returncode) == (1, 1)
+    said, _, launcher = left.stdout.partition("ptycho-torch: another rank ended")
+    assert "Traceback" not in said
+    assert launcher.startswith("; its own output says why, and --ckpt_path FILE goes on: ")
+    # What torchrun says after that of its own accord names no line of the package.
+    assert f"{ROOT}/ptycho_torch" not in left.stdout
+    assert "SIGKILL" in killed.stdout

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import FRAMES, assert_one_line, at_once, flip, listing, make_irregular
 
-from ptycho_torch import GroupingConfig, RawData, simulate_scan
+from ptycho_torch import GroupingConfig, RawData, read_scan, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
+from ptycho_torch.data.detector import Detector
+from ptycho_torch.data.readers.conformance import example_scan
 
 
 def test_simulate_writes_a_canonical_scan(folder, capsys):
@@ -266,3 +269,60 @@ def test_prepare_leaves_out_the_caches_that_a_pattern_of_the_shell_brings(folder
     for caches in (0, 3):
         assert main(["prepare", *sorted(os.listdir())]) == DONE
         assert capsys.readouterr().out.count("a cache, left out") == caches
+
+
+# -- convert: every option of reading ------------------------------------------------------------
+
+
+@pytest.fixture
+def product(folder):
+    """A product whose frames have another name, so that they have to be named."""
+    pytest.importorskip("h5py", reason="h5py is not installed: pip install ptycho-torch[formats]")
+    files, example = import_module("ptychodus_files"), example_scan()
+    files.write_diffraction_h5(folder / "frames.h5", example)
+    return files.write_product_h5(folder / "product.h5", example)
+
+
+def test_convert_says_how_to_name_the_frames_and_takes_them(product, capsys):
+    assert main(["convert", "product.h5", "out.npz"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "frames is missing", "--diffraction FILE")
+    assert main(["convert", "product.h5", "out.npz", "--diffraction", "frames.h5"]) == DONE
+    assert "24 of 24 positions have a frame" in capsys.readouterr().err
+    found, truth = RawData.from_file("out.npz"), example_scan()
+    assert found.geometry == truth.geometry
+    np.testing.assert_array_equal(found.bad_pixels, truth.bad_pixels)
+    np.testing.assert_allclose(found.xcoords, truth.xcoords, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--size", "8"], {"size": 8}),
+        (["--size", "8", "--centre", "7,9"], {"size": 8, "centre": (7, 9)}),
+        (["--size", "8", "--centre", "estimate"], {"size": 8, "centre": "estimate"}),
+        (["--bin", "2"], {"bin": 2}),
+        (["--orientation", "flipud"], {"orientation": "flipud"}),
+        (["--size", "20", "--pad-value", "3"], {"size": 20, "pad_value": 3.0}),
+        (["--size", "20", "--pad-value", "bad"], {"size": 20, "pad_value": None}),
+        (["--saturation", "230"], {"saturation": 230.0}),
+        (["--dark", "dark.npy"], {"dark": np.full((16, 16), 2)}),
+    ],
+)
+def test_convert_takes_every_option_of_the_detector(product, options, expected):
+    np.save("dark.npy", np.full((16, 16), 2))
+    rest = ["--diffraction", "frames.h5", "--probe", "initial"]
+    assert main(["convert", "product.h5", "out.npz", *rest, *options]) == DONE
+    found = RawData.from_file("out.npz")
+    plain = read_scan("product.h5", diffraction="frames.h5", probe="initial")
+    wanted = read_scan(
+        "product.h5", diffraction="frames.h5", probe="initial", detector=Detector(**expected)
+    )
+    np.testing.assert_array_equal(found.diff3d, wanted.diff3d)
+    np.testing.assert_array_equal(found.bad_pixels, wanted.bad_pixels)
+    changed = wanted.N != plain.N or not np.array_equal(wanted.diff3d, plain.diff3d)
+    assert changed or not np.array_equal(wanted.bad_pixels, plain.bad_pixels)
+
+
+def test_convert_refuses_a_detector_where_the_format_has_none(folder, capsys):
+    assert main(["convert", "scan.npz", "out.npz", "--size", "8"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "option of format npz is detector")

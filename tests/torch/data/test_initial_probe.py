@@ -7,6 +7,7 @@ import pytest
 
 from ptycho_torch import RawData, initial_probe, read_scan, simulate_scan
 from ptycho_torch.data.errors import OptionError, ScanError, ScanKeyError
+from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.initial_probe import add_modes
 from ptycho_torch.data.readers.probe_choice import is_average_pattern
 
@@ -59,11 +60,28 @@ def test_bad_pixels_are_left_out():
     wild[:, 2, 3] = 1e4
     bad = np.zeros((8, 8), bool)
     bad[2, 3] = True
-    masked = RawData.sharing(
-        RawData(scan.xcoords, scan.ycoords, scan.xcoords, scan.ycoords, wild, scan.probeGuess),
-        bad_pixels=bad,
-    )
+    rest = scan.xcoords, scan.ycoords, scan.xcoords, scan.ycoords
+    masked = RawData(*rest, wild, scan.probeGuess, bad_pixels=bad)
     assert np.allclose(initial_probe(masked), initial_probe(clean))
+    one_frame = np.zeros((3, 8, 8), bool)
+    one_frame[2, 2, 3] = True
+    wild = frames.copy()
+    wild[one_frame] = np.nan
+    per_frame = RawData(*rest, wild, scan.probeGuess, bad_pixels=one_frame)
+    assert np.allclose(initial_probe(per_frame), initial_probe(clean))
+    assert np.allclose(initial_probe(per_frame.choose([2, 0])), initial_probe(clean))
+
+
+def test_metres_are_fractions_of_the_field_and_phases_of_it(scan):
+    pixel, wavelength, z, N = 8e-9, 1.5e-10, 2e-6, scan.N
+    geometry = Geometry(wavelength_m=wavelength, object_pixel_m=pixel)
+    metres = initial_probe(
+        scan, kind="aperture", geometry=geometry, diameter=0.3 * N * pixel, defocus=z
+    )
+    plain = -np.pi * wavelength * z / (N * pixel**2)
+    assert np.allclose(metres, initial_probe(scan, kind="aperture", diameter=0.3, defocus=plain))
+    with pytest.raises(OptionError, match="wavelength_m"):
+        initial_probe(scan, geometry=Geometry(object_pixel_m=pixel), defocus=z)
 
 
 def test_enough_modes_are_given_back():

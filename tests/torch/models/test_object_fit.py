@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -16,7 +15,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed: fitting obj
 
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
 from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
-from ptycho_torch.data.raw_data import RawData  # noqa: E402
+from ptycho_torch.data.geometry import Geometry  # noqa: E402
+from ptycho_torch.data.raw_data import RawData, read_scan  # noqa: E402
 from ptycho_torch.datamodule import PtychoDataModule  # noqa: E402
 from ptycho_torch.models.object_fit import ObjectFit  # noqa: E402
 from ptycho_torch.physics import stitch  # noqa: E402
@@ -102,8 +102,7 @@ def test_refined_probe_makes_up_for_a_wrong_guess(scan):
 
 
 def flip_xy(batch):
-    return dataclasses.replace(
-        batch,
+    return batch.replace(
         global_offsets=batch.global_offsets.flip(-2),
         local_offsets=batch.local_offsets.flip(-2),
     )
@@ -111,24 +110,23 @@ def flip_xy(batch):
 
 WRONG_BATCHES = {
     "axis order": flip_xy,
-    "group sign": lambda batch: dataclasses.replace(batch, local_offsets=-batch.local_offsets),
+    "group sign": lambda batch: batch.replace(local_offsets=-batch.local_offsets),
     "x sign": lambda batch: mirrored(batch, 0, 79),
     "y sign": lambda batch: mirrored(batch, 1, 74),
-    "frames transposed": lambda batch: dataclasses.replace(batch, X=batch.X.transpose(1, 2)),
-    "frames of other groups": lambda batch: dataclasses.replace(batch, X=batch.X.roll(1, 0)),
-    "zero frequency at the corner": lambda batch: dataclasses.replace(
-        batch, X=torch.fft.ifftshift(batch.X, dim=(1, 2))
+    "frames transposed": lambda batch: batch.replace(X=batch.X.transpose(1, 2)),
+    "frames of other groups": lambda batch: batch.replace(X=batch.X.roll(1, 0)),
+    "zero frequency at the corner": lambda batch: batch.replace(
+        X=torch.fft.ifftshift(batch.X, dim=(1, 2))
     ),
-    "counts for amplitude": lambda batch: dataclasses.replace(batch, X=batch.X**2),
-    "scale": lambda batch: dataclasses.replace(batch, scale=2 * batch.scale),
+    "counts for amplitude": lambda batch: batch.replace(X=batch.X**2),
+    "scale": lambda batch: batch.replace(scale=2 * batch.scale),
 }
 
 
 def mirrored(batch, axis, side):
     sign, shift = torch.ones(1, 1, 2, 1).double(), torch.zeros(1, 1, 2, 1).double()
     sign[0, 0, axis], shift[0, 0, axis] = -1, side
-    return dataclasses.replace(
-        batch,
+    return batch.replace(
         global_offsets=sign * batch.global_offsets + shift,
         local_offsets=sign * batch.local_offsets,
     )
@@ -151,7 +149,7 @@ def test_probe_of_the_batch_is_used_when_it_is_not_refined(scan):
     model = ObjectFit(refine_probe=False)
     model.initialize((75, 80), torch.tensor(scan.probeGuess)[None])
     batch = data_for(scan).dataset("train").__getitems__(range(4))
-    brighter = dataclasses.replace(batch, probe=2 * batch.probe)
+    brighter = batch.replace(probe=2 * batch.probe)
     assert torch.allclose(model(brighter), 2 * model(batch))
     model.refine_probe = True
     assert torch.equal(model(brighter), model(batch))
@@ -289,6 +287,35 @@ def test_model_without_a_scan_says_what_it_needs(scan):
 def test_two_scans_are_refused_in_one_line(scan):
     with pytest.raises(OptionError, match="train is 2 scans; expected one"):
         trainer_for(1).fit(ObjectFit(), datamodule=data_for([scan, scan]))
+
+
+def test_near_field_scan_is_refused_with_the_reason(scan):
+    near = RawData.sharing(scan, geometry=Geometry(near_field=True))
+    with pytest.raises(OptionError, match="geometry is that of the near field; expected the far"):
+        trainer_for(1).fit(ObjectFit(), datamodule=data_for(near))
+
+
+FORMATS = Path(os.environ.get("PTYCHO_TORCH_DATA", "nowhere")) / "data" / "formats"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FORMATS.exists(), reason="PTYCHO_TORCH_DATA has no data/formats")
+def test_files_of_ptychodus_are_fitted_as_well_as_the_scan_they_were_made_of():
+    pytest.importorskip("h5py", reason="h5py is not installed: pip install ptycho-torch[formats]")
+    reached = []
+    for name in ("truth.npz", "ptychodus170/product.h5", "ptychodus170/ptychopinn_training.npz"):
+        measured = read_scan(FORMATS / name, sidecar="off")
+        torch.manual_seed(0)
+        model = ObjectFit(object_shape=measured.objectGuess.shape)
+        trainer_for(8).fit(model, datamodule=data_for(measured, gridsize=1))
+        obj, probe = (part.numpy() for part in model.reconstruction())
+        places = np.stack([measured.xcoords, measured.ycoords], axis=1)
+        mask = metrics.illuminated_mask(probe, places, obj.shape)
+        found, truth = (a[mask] - a[mask].mean() for a in (obj, measured.objectGuess))
+        norms = np.linalg.norm(found) * np.linalg.norm(truth)
+        reached.append(abs(np.vdot(found, truth)) / norms)
+    assert max(reached) - min(reached) < 0.01, reached
+    assert min(reached) > 0.9, reached
 
 
 def test_positions_that_leave_the_object_are_warned_of(scan, caplog):

@@ -17,6 +17,7 @@ import torch
 
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
+from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.models.object_fit import ObjectFit
@@ -155,3 +156,27 @@ def test_report_of_a_model_without_reconstruction_is_refused_before_the_fit(scan
     with pytest.raises(OptionError, match=r"model is Other; expected .* reconstruction\(\)"):
         trainer.fit(Other(), datamodule=data)
     assert not (tmp_path / "out").exists()
+
+
+def test_report_writes_a_product_where_the_geometry_is_known(scan, tmp_path):
+    h5py = pytest.importorskip(
+        "h5py", reason="h5py is not installed: pip install ptycho-torch[formats]"
+    )
+    geometry = Geometry.from_energy(8000.0, distance_m=0.5, detector_pixel_m=75e-6)
+    known = RawData.sharing(scan, geometry=geometry.for_frames(scan.N))
+    model = fit(known, tmp_path)[0]
+    with h5py.File(tmp_path / "product.h5") as file:
+        obj, probe = (part.numpy() for part in model.reconstruction())
+        assert np.array_equal(file["object"][0], obj)
+        assert np.array_equal(file["probe"][0], probe)
+        pixel = file["object"].attrs["pixel_width_m"]
+        places = file["probe_position_x_m"][()] / pixel + obj.shape[1] / 2
+        assert np.allclose(places, scan.xcoords, rtol=0, atol=1e-9)
+        assert len(file["loss_values"]) == 2
+
+
+def test_fit_without_h5py_ends_without_a_product(scan, tmp_path, monkeypatch):
+    geometry = Geometry.from_energy(8000.0, distance_m=0.5, detector_pixel_m=75e-6)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    fit(RawData.sharing(scan, geometry=geometry.for_frames(scan.N)), tmp_path)
+    assert not (tmp_path / "product.h5").exists()

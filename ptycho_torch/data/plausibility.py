@@ -1,0 +1,293 @@
+"""What looks wrong with a scan that keeps the contract, and what to type: one table of checks.
+
+Owns the checks and their thresholds. Each is a function of the evidence, which reads positions,
+probe and at most 128 frames, and gives a verdict or None. :mod:`ptycho_torch.data.corrections` has
+what the verdicts say to type.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.corrections import METRES, counts_of, full
+from ptycho_torch.data.geometry import pair
+from ptycho_torch.data.grouping import neighbor_table
+from ptycho_torch.data.pixel_estimates import PixelEstimates
+from ptycho_torch.data.scan import Scan
+from ptycho_torch.data.shadows import Shadows
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_SPAN_PX = 0.5
+FEWEST_FRAMES = 9
+"""So few positions may span nothing, and their frames say nothing of their order."""
+POWER_RATIO = 8.0
+BACKGROUND = 0.2
+CLEAR_R2 = 0.3
+ORDER_R2 = 0.15
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check saw, what it expected, and what to type; ``field`` is what it is about."""
+
+    field: str
+    saw: str
+    expected: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.saw}; expected {self.expected}. {self.action}"
+
+
+class Evidence:
+    """What the checks look at; each part is made when it is first asked for."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan, self.N = scan, scan.N
+        self.x = scan.xcoords.astype(np.float64)
+        self.y = scan.ycoords.astype(np.float64)
+        self.span = float(max(np.ptp(self.x), np.ptp(self.y)))
+
+    @cached_property
+    def stored(self) -> NDArray[Any]:
+        """Values of a sample of frames as they are stored, (64 or fewer, N, N), bad pixels 0."""
+        return self.scan.frames.sample(64)
+
+    @cached_property
+    def full(self) -> NDArray[np.bool_]:
+        """Pixels (N, N) that hold the largest integer in every frame of the sample."""
+        return full(counts_of(self.scan.frames, self.stored)) & ~self.bad
+
+    @cached_property
+    def counts(self) -> NDArray[np.float64]:
+        """Counts (n, N, N) of the sample, full pixels 0."""
+        return np.where(self.full, 0, counts_of(self.scan.frames, self.stored))
+
+    @cached_property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean counts (N, N) of the sample."""
+        return np.asarray(self.counts.mean(axis=0))
+
+    @cached_property
+    def light(self) -> NDArray[np.float64]:
+        """Intensity (N, N) of the probe, all modes."""
+        intensity = np.abs(self.scan.probeGuess.astype(np.complex128)) ** 2
+        return np.asarray(intensity.reshape(-1, self.N, self.N).sum(axis=0))
+
+    @cached_property
+    def bad(self) -> NDArray[np.bool_]:
+        """Pixels (N, N) known to be bad in any frame."""
+        bad = self.scan.bad_pixels
+        if bad is None:
+            return np.zeros((self.N, self.N), bool)
+        return bad if bad.ndim == 2 else np.asarray(bad.any(axis=0))
+
+    @cached_property
+    def shadows(self) -> Shadows | None:
+        """How the patterns of the first frames move; None where they are too few or unknown."""
+        if self.scan.chosen is not None or len(self.x) < FEWEST_FRAMES or not self.span > 0:
+            return None
+        return Shadows.of_first_frames(self.scan)
+
+
+def _units(seen: Evidence) -> Verdict | None:
+    if len(seen.x) < FEWEST_FRAMES or seen.span > SMALLEST_SPAN_PX:
+        return None
+    if seen.span == 0:
+        return Verdict("positions", "all alike", "a scan", "Look for the positions elsewhere")
+    saw = f"the scan spans {seen.span:.2f} px ({seen.span:.2g})"
+    unit = "m" if seen.span < 1e-2 else "um"
+    words = {"m": "metres", "um": "micrometres"}[unit]
+    expected = f"object pixels, about the width of the probe or more: are these {words}?"
+    return Verdict("positions", saw, expected, _unit_action(seen, unit))
+
+
+def _unit_action(seen: Evidence, unit: str) -> str:
+    geometry = seen.scan.geometry
+    known = pair(None if geometry is None else geometry.object_pixel_m)
+    if known is None:
+        return f"Add --position-unit {unit} --pixel-size METRES"
+    span_px = seen.span * METRES[unit] / known[1]
+    return f"Add --position-unit {unit}: the scan then spans {span_px:.4g} px"
+
+
+def _overlap(seen: Evidence) -> Verdict | None:
+    if len(seen.x) < FEWEST_FRAMES or not seen.light.any() or not seen.span > 0:
+        return None
+    width = 2 * np.sqrt(seen.light.sum() ** 2 / np.square(seen.light).sum() / np.pi)
+    nearest = neighbor_table(seen.x, seen.y, 1)
+    steps = np.hypot(seen.x[nearest] - seen.x[:, None], seen.y[nearest] - seen.y[:, None])
+    step = float(np.median(steps.max(axis=1)))
+    if step <= width:
+        return None
+    saw = f"a step of {step:.3g} px over a probe {width:.3g} px wide: frames share nothing"
+    action = "Check the pixel size; of positions in nanometres add --position-unit nm"
+    return Verdict("overlap", saw, "a step below the width of the probe", action)
+
+
+def _origin(seen: Evidence) -> Verdict | None:
+    if seen.span <= SMALLEST_SPAN_PX:
+        return None
+    first, half = min(seen.x.min(), seen.y.min()), seen.N // 2
+    expected = f"about {half} px or more, so that every patch lies on the object"
+    action = "Add --shift-origin"
+    if first < half - 1:
+        return Verdict("positions", f"they begin at {first:.1f} px", expected, action)
+    if first > half + 2 * seen.span + 2 * seen.N:
+        saw = f"they begin at {first:.1f} px and span {seen.span:.1f} px"
+        return Verdict("positions", saw, "a small empty border of the object", action)
+    if seen.scan.objectGuess is None:
+        return None
+    height, width = seen.scan.objectGuess.shape
+    over = max(seen.x.max() + seen.N - half - width, seen.y.max() + seen.N - half - height)
+    if over <= 1:
+        return None
+    saw = f"the last patch reaches {over:.1f} px beyond an object of {height} x {width}"
+    return Verdict("positions", saw, "patches on the object", action)
+
+
+def _corner(seen: Evidence) -> Verdict | None:
+    axis = np.abs(np.arange(seen.N) - seen.N // 2) < seen.N / 4
+    centre = seen.mean[axis][:, axis].sum()
+    corners = seen.mean[~axis][:, ~axis].sum()
+    if corners <= 1.5 * centre:
+        return None
+    saw = f"{corners / max(seen.mean.sum(), 1e-300):.0%} of the light in the corners"
+    return Verdict("frames", saw, "it at the centre", "Add --zero-frequency corner")
+
+
+def _sentinels(seen: Evidence) -> Verdict | None:
+    if not seen.full.any():
+        return None
+    value = counts_of(seen.scan.frames, seen.stored[:1])[0][seen.full].max()
+    saw = f"{int(seen.full.sum())} pixels hold {value:.10g} in every frame, the largest integer"
+    return Verdict("frames", saw, "counts", "Add --bad-pixels estimate")
+
+
+def _bad_pixels(seen: Evidence) -> Verdict | None:
+    estimates = PixelEstimates.of(seen.counts, seen.bad | seen.full)
+    hot, dead = int(estimates.hot.sum()), int(estimates.dead.sum())
+    if not hot + dead:
+        return None
+    saw = f"{hot} hot and {dead} dead pixels that bad_pixels does not name"
+    return Verdict("frames", saw, "a mask of them", "Add --bad-pixels estimate")
+
+
+def _constant(seen: Evidence) -> Verdict | None:
+    for axis, name in ((2, "rows"), (1, "columns")):
+        low, high = seen.counts.min(axis=axis), seen.counts.max(axis=axis)
+        constant = ((high == low) & (low > 0)).all(axis=0) & (len(seen.counts) > 1)
+        if constant.any():
+            saw = (
+                f"{int(constant.sum())} {name} that hold one value each, first {constant.argmax()}"
+            )
+            return Verdict("frames", saw, "counts", f"Name these {name} in bad_pixels")
+    return None
+
+
+def _background(seen: Evidence) -> Verdict | None:
+    good = seen.mean[~seen.bad]
+    share = float(np.quantile(good, 0.05) * good.size / max(good.sum(), 1e-300))
+    if share <= BACKGROUND:
+        return None
+    saw = f"a background of {share:.0%} of the light, the same in every pixel"
+    return Verdict("frames", saw, "dark corners", "Subtract it: Detector(dark=...)")
+
+
+def _probe_power(seen: Evidence) -> Verdict | None:
+    power, counts = float(seen.light.sum()), float(seen.counts.sum(axis=(1, 2)).mean())
+    if not (power > 0 and counts > 0) or 1 / POWER_RATIO < power / counts < POWER_RATIO:
+        return None
+    saw = f"sum |P|**2 is {power:.4g} and a frame has {counts:.4g} counts"
+    return Verdict("probeGuess", saw, "the two alike", "Scale the probe: add --scale-probe")
+
+
+def _probe_place(seen: Evidence) -> Verdict | None:
+    axis = np.abs(np.arange(seen.N) - seen.N // 2) < seen.N / 4
+    if seen.light[~axis][:, ~axis].sum() <= 1.5 * seen.light[axis][:, axis].sum():
+        return None
+    action = "Read it with probe=numpy.fft.fftshift(probe)"
+    return Verdict("probeGuess", "in the corners of its array", "it at the centre", action)
+
+
+def _measurement(seen: Evidence) -> Verdict | None:
+    stored = seen.stored.astype(np.float64)
+    lit = stored[stored > 0]
+    if not len(lit) or seen.stored.dtype.kind in "iu" or lit.max() < 4:
+        return None
+    squares = np.square(lit)
+    whole = bool((lit == np.round(lit)).all())
+    squares_whole = bool(np.allclose(squares, np.round(squares), rtol=1e-6, atol=1e-3))
+    if seen.scan.frames.measurement == "amplitude" and whole:
+        return Verdict("frames", "whole numbers", "amplitudes", "Try --measurement counts")
+    if seen.scan.frames.measurement == "counts" and squares_whole and not whole:
+        saw = "square roots of whole numbers"
+        return Verdict("frames", saw, "counts", "Try --measurement amplitude")
+    return None
+
+
+def _orientation(seen: Evidence) -> Verdict | None:
+    shadows = seen.shadows
+    if shadows is None or shadows.r2(0) < CLEAR_R2:
+        return None
+    wrong = shadows.wrong_orientation()
+    if wrong is None:
+        return None
+    saw = f"patterns do not move as positions do ({wrong})"
+    action = f"Try {wrong}; inspect --orientations compares the eight by short fits"
+    return Verdict("orientation", saw, "both along the same axes", action)
+
+
+def _order(seen: Evidence) -> Verdict | None:
+    shadows = seen.shadows
+    if shadows is None:
+        return None
+    lag = max((-1, 0, 1), key=shadows.r2)
+    if not lag or shadows.r2(lag) < max(CLEAR_R2, shadows.r2(0) + ORDER_R2):
+        return None
+    saw = f"frame i fits position i {lag:+d} (R2 {shadows.r2(lag):.2f}, as is {shadows.r2(0):.2f})"
+    action = f"Drop the {'first position' if lag > 0 else 'first frame'} and write the scan again"
+    return Verdict("order", saw, "frames and positions in one order", action)
+
+
+CHECKS: tuple[Callable[[Evidence], Verdict | None], ...] = (
+    _units,
+    _overlap,
+    _origin,
+    _corner,
+    _sentinels,
+    _bad_pixels,
+    _constant,
+    _background,
+    _probe_power,
+    _probe_place,
+    _measurement,
+    _orientation,
+    _order,
+)
+"""What is looked at, in this order."""
+
+
+def implausible(scan: Scan) -> list[Verdict]:
+    """Every verdict on a scan, the most telling first; an empty list says that nothing was seen.
+
+    Reads at most 128 frames and writes nothing.
+    """
+    seen = Evidence(scan)
+    return [verdict for check in CHECKS if (verdict := check(seen)) is not None]
+
+
+def warn_of(scan: Scan) -> list[Verdict]:
+    """Log every verdict on a scan as a warning of one line, and give them back."""
+    verdicts = implausible(scan)
+    for verdict in verdicts:
+        logger.warning("%s: %s", scan.path or "scan in memory", verdict)
+    return verdicts

@@ -1,0 +1,67 @@
+"""What a fit is compared with: the frames of an empty beam, and what shot noise alone leaves.
+
+NumPy only; frames are streamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_torch.data.scan import Scan
+
+SAMPLE_FRAMES = 64
+
+
+def flat_object_error(scan: Scan, probe: NDArray[np.complexfloating[Any, Any]]) -> float:
+    """Fourier error of a flat object behind a probe (P, N, N), at the modulus that fits best."""
+    waves = np.fft.fft2(probe.astype(np.complex128), norm="ortho")
+    empty = np.fft.fftshift(np.sqrt((np.abs(waves) ** 2).reshape(-1, scan.N, scan.N).sum(axis=0)))
+    bad = scan.bad_pixels
+    if bad is not None and bad.ndim == 2:
+        empty = np.where(bad, 0, empty)
+    product = energy = 0.0
+    rows = scan.file_indices(np.arange(len(scan)))
+    for _, _, block in scan.frames.chunks(chosen=rows):
+        amplitude = scan.frames.amplitude(block).astype(np.float64)
+        product += float(np.einsum("byx,yx->", amplitude, empty))
+        energy += float(np.square(amplitude).sum())
+    explained = product**2 / (len(scan) * float(np.square(empty).sum()) * energy)
+    return float(np.sqrt(max(0.0, 1 - explained)))
+
+
+def shot_noise_error(scan: Scan) -> float:
+    """Fourier error that the noise of counts leaves to a perfect model, from a few frames."""
+    sample = scan.frames.amplitude(scan.frames.sample(SAMPLE_FRAMES)).astype(np.float64)
+    mean = np.square(sample).mean(axis=0)
+    # The square root of a Poisson number has the variance 1/4, or its mean where that is less.
+    return float(np.sqrt(np.minimum(mean, 0.25).sum() / mean.sum()))
+
+
+@dataclass(frozen=True)
+class FitVerdict:
+    """How good an error is beside that of a flat object and of noise, in a line."""
+
+    error: float
+    flat: float
+    noise: float
+
+    @property
+    def share(self) -> float:
+        """What is left of the flat object's error, noise apart; 0 is perfect."""
+        return float(np.sqrt(max(0.0, self.error**2 - self.noise**2))) / max(self.flat, 1e-12)
+
+    def __str__(self) -> str:
+        if self.share > 0.75:
+            words = "hardly better than a flat object: the scan is probably misread"
+        elif self.share > 0.45:
+            words = "the frames are explained in part"
+        else:
+            words = "the frames are explained well"
+        return (
+            f"Fourier error {self.error:.4f} (a flat object {self.flat:.4f}, "
+            f"shot noise {self.noise:.4f}): {words}"
+        )

@@ -1,0 +1,239 @@
+"""Plausibility: every usual mistake is seen with its fix named, and a right scan is left alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import simulated_arrays
+
+from ptycho_torch import Geometry, RawData, read_scan, simulate_scan
+from ptycho_torch.data.corrections import Corrections
+from ptycho_torch.data.plausibility import implausible
+
+PIXEL_M = 8e-9
+FILES = Path(os.environ.get("PTYCHO_TORCH_DATA", "absent")) / "data"
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plausible")
+    return simulated_arrays(folder, n_frames=225, N=64, photons=1e5, seed=4)
+
+
+def said(path, **options):
+    return [str(verdict) for verdict in implausible(read_scan(path, **options))]
+
+
+def swapped(fields):
+    return {"xcoords": fields["ycoords"], "ycoords": fields["xcoords"]}
+
+
+def off_by_one(fields, lag):
+    kept = slice(1, None) if lag > 0 else slice(None, -1)
+    other = slice(None, -1) if lag > 0 else slice(1, None)
+    frames, places = fields["diff3d"][other], {}
+    for name in ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index"):
+        if name in fields:
+            places[name] = fields[name][kept]
+    return {"diff3d": frames, **places}
+
+
+def with_dead(frames):
+    frames = frames.copy()
+    frames[:, 30, 30] = 0
+    frames[:, 34, 31] = 0
+    return frames
+
+
+def with_full(frames, value):
+    frames = frames.copy()
+    frames[:, 5, 7] = np.sqrt(value)
+    return frames
+
+
+MISTAKES = {
+    "metres": (
+        lambda f: {a: f[a] * PIXEL_M for a in ("xcoords", "ycoords")},
+        "positions",
+        "--position-unit m",
+        Corrections(position_unit="m", pixel_size_m=PIXEL_M),
+    ),
+    "micrometres": (
+        lambda f: {a: f[a] * PIXEL_M * 1e6 / 20 for a in ("xcoords", "ycoords")},
+        "positions",
+        "--position-unit um",
+        Corrections(position_unit="um", pixel_size_m=PIXEL_M / 20),
+    ),
+    "sentinels of 32 bits": (
+        lambda f: {"diff3d": with_full(f["diff3d"], 2**32 - 1)},
+        "frames",
+        "--bad-pixels estimate",
+        Corrections(bad_pixels="estimate"),
+    ),
+    "sentinels of 16 bits": (
+        lambda f: {"diff3d": with_full(f["diff3d"], 2**16 - 1)},
+        "frames",
+        "--bad-pixels estimate",
+        Corrections(bad_pixels="estimate"),
+    ),
+    "bad pixels dropped": (
+        lambda f: {"diff3d": with_dead(f["diff3d"])},
+        "frames",
+        "--bad-pixels estimate",
+        Corrections(bad_pixels="estimate"),
+    ),
+    "zero frequency at the corner": (
+        lambda f: {"diff3d": np.fft.ifftshift(f["diff3d"], axes=(1, 2))},
+        "frames",
+        "--zero-frequency corner",
+        Corrections(zero_frequency="corner"),
+    ),
+    "probe normalised": (
+        lambda f: {"probeGuess": f["probeGuess"] / np.linalg.norm(f["probeGuess"])},
+        "probeGuess",
+        "--scale-probe",
+        Corrections(scale_probe=True),
+    ),
+    "axes swapped": (swapped, "orientation", "--swap-xy", Corrections(swap_xy=True)),
+    "y flipped": (
+        lambda f: {"ycoords": f["ycoords"].min() + f["ycoords"].max() - f["ycoords"]},
+        "orientation",
+        "--flip-y",
+        Corrections(flip_y=True),
+    ),
+    "axes turned": (
+        lambda f: {"xcoords": f["ycoords"].max() + 32 - f["ycoords"], "ycoords": f["xcoords"]},
+        "orientation",
+        "--swap-xy --flip-y",
+        Corrections(swap_xy=True, flip_y=True),
+    ),
+    "frames transposed": (
+        lambda f: {"diff3d": np.ascontiguousarray(f["diff3d"].swapaxes(1, 2))},
+        "orientation",
+        "--swap-xy",
+        Corrections(transpose_frames=True),
+    ),
+    "origin in the middle": (
+        lambda f: {a: f[a] - f[a].mean() for a in ("xcoords", "ycoords")},
+        "positions",
+        "--shift-origin",
+        Corrections(shift_origin=True),
+    ),
+    "origin far away": (
+        lambda f: {a: f[a] + 5000 for a in ("xcoords", "ycoords")},
+        "positions",
+        "--shift-origin",
+        Corrections(shift_origin=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_seen_and_what_it_says_to_type_mends_it(tmp_path, fields, name):
+    mistake, field, action, mends = MISTAKES[name]
+    changes = mistake(fields)
+    kept = {k: v for k, v in fields.items() if not (k.endswith("_start") and "xcoords" in changes)}
+    if name == "y flipped":
+        kept = {k: v for k, v in fields.items() if not k.endswith("_start")}
+    np.savez(tmp_path / "wrong.npz", **{**kept, **changes})
+    verdicts = said(tmp_path / "wrong.npz")
+    assert len(verdicts) >= 1
+    assert verdicts[0].startswith(f"{field}: ")
+    assert "; expected " in verdicts[0]
+    assert f"{action}" in verdicts[0]
+    assert said(tmp_path / "wrong.npz", corrections=mends) == []
+
+
+@pytest.mark.parametrize(("lag", "word"), [(1, "first position"), (-1, "first frame")])
+def test_frames_off_by_one_are_seen_in_a_jittered_scan(tmp_path, fields, lag, word):
+    np.savez(tmp_path / "late.npz", **{**fields, **off_by_one(fields, -lag)})
+    (verdict,) = said(tmp_path / "late.npz")
+    assert verdict.startswith("order: ")
+    assert word in verdict
+
+
+def test_counts_read_as_amplitude_and_amplitude_read_as_counts_are_seen(tmp_path, fields):
+    counts = np.round(np.square(fields["diff3d"])).astype(np.float32)
+    np.savez(tmp_path / "counts.npz", **{**fields, "diff3d": counts})
+    np.savez(tmp_path / "amplitude.npz", **fields)
+    wrong = said(tmp_path / "counts.npz", measurement="amplitude")
+    assert any("--measurement counts" in verdict for verdict in wrong)
+    assert said(tmp_path / "counts.npz", measurement="counts") == []
+    wrong = said(tmp_path / "amplitude.npz", measurement="counts")
+    assert any("--measurement amplitude" in verdict for verdict in wrong)
+
+
+def test_constant_rows_and_a_background_are_seen(tmp_path, fields):
+    rows, grey = fields["diff3d"].copy(), np.sqrt(np.square(fields["diff3d"]) + 20)
+    rows[:, 3] = 2
+    for name, frames, word in (("rows", rows, "1 rows"), ("grey", grey, "background")):
+        np.savez(tmp_path / "wrong.npz", **{**fields, "diff3d": frames.astype(np.float32)})
+        assert any(word in verdict for verdict in said(tmp_path / "wrong.npz")), name
+
+
+def test_frames_that_share_nothing_are_seen(tmp_path, fields):
+    far = {a: fields[a] * 30 for a in ("xcoords", "ycoords")}
+    kept = {k: v for k, v in fields.items() if not k.endswith("_start") and k != "objectGuess"}
+    np.savez(tmp_path / "far.npz", **{**kept, **far})
+    assert any(verdict.startswith("overlap: ") for verdict in said(tmp_path / "far.npz"))
+
+
+def test_patches_beyond_the_object_are_seen(fields):
+    scan = RawData.from_coords_without_pc(
+        fields["xcoords"] + 20,
+        fields["ycoords"],
+        fields["diff3d"],
+        fields["probeGuess"],
+        objectGuess=fields["objectGuess"],
+    )
+    assert any("beyond an object" in str(verdict) for verdict in implausible(scan))
+
+
+@pytest.mark.parametrize("pattern", ["jittered_raster", "raster", "fermat", "random"])
+@pytest.mark.parametrize(("n_frames", "N", "photons"), [(40, 16, 1e4), (150, 32, None), (1, 32, 1)])
+def test_a_simulated_scan_gives_no_alarm(pattern, n_frames, N, photons):
+    for seed in range(3):
+        scan = simulate_scan(
+            n_frames=n_frames, N=N, pattern=pattern, photons=photons, n_modes=1 + seed, seed=seed
+        )
+        assert implausible(scan) == []
+
+
+def test_the_demo_scan_gives_no_alarm():
+    assert implausible(simulate_scan(n_frames=1156, N=64, seed=0)) == []
+
+
+@pytest.mark.skipif(not FILES.is_dir(), reason="PTYCHO_TORCH_DATA names no folder with data/")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("aps_velociprobe_siemens.npz", {}),
+        ("formats/ptychodus170/ptychopinn_training.npz", {"measurement": "counts"}),
+    ],
+)
+def test_a_measured_scan_gives_no_alarm(name, options):
+    assert said(FILES / name, **options) == []
+
+
+def test_corrections_keep_start_positions_and_turn_bad_pixels_with_the_frames(fields):
+    bad = np.zeros((64, 64), bool)
+    bad[3, 10] = True
+    scan = RawData(
+        fields["xcoords"],
+        fields["ycoords"],
+        fields["xcoords"] + 0.25,
+        fields["ycoords"],
+        fields["diff3d"],
+        fields["probeGuess"],
+        bad_pixels=bad,
+        geometry=Geometry(object_pixel_m=(1e-8, 2e-8)),
+    )
+    turned = Corrections(transpose_frames=True, flip_x=True).of_measurement(scan)
+    np.testing.assert_array_equal(turned.bad_pixels, bad.T)
+    np.testing.assert_array_equal(turned.diff3d, scan.diff3d.swapaxes(1, 2))
+    np.testing.assert_allclose(turned.xcoords_start, turned.xcoords - 0.25)
+    assert turned.geometry.object_pixel_m == (2e-8, 1e-8)
+    assert Corrections().of_measurement(scan) is scan
