@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.cli.coverage import linear_overlap, nearest_step, probe_width_px
 from ptycho_torch.cli.scan_table import print_scans
-<<<<<<< HEAD
 from ptycho_torch.cli.scans import grouping_config, reading
-=======
-from ptycho_torch.cli.scans import grouping_config, reading_options, scan_of
->>>>>>> r-decl
 from ptycho_torch.cli.split_preview import split_rows
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
@@ -28,11 +24,7 @@ from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.plausibility import implausible
-<<<<<<< HEAD
 from ptycho_torch.data.raw_data import RawData, read_scan
-=======
-from ptycho_torch.data.raw_data import RawData
->>>>>>> r-decl
 from ptycho_torch.data.scan_list import expand_scans, is_list
 
 SAMPLE_FRAMES = 8
@@ -44,17 +36,13 @@ def inspect(options: argparse.Namespace) -> None:
     if is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1:
         if options.png is not None:
             raise OptionError("--png", "given for several scans", "one scan")
-        print_scans(expand_scans(options.scan), reading_options(options), config)
+        print_scans(expand_scans(options.scan), reading(options), config)
         return
     if options.png is not None:
         with naming(options.png):
             _require_picture_path(options.png, options.scan)
     # With Y, so that opening checks it too; reads only its header.
-<<<<<<< HEAD
     raw = read_scan(options.scan, use_file_Y=True, **reading(options))
-=======
-    raw = scan_of(options, options.scan, use_file_Y=True)
->>>>>>> r-decl
     groups = group_indices(raw, config)
     shares = options.val_fraction, options.test_fraction
     rows = {

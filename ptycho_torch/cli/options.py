@@ -158,15 +158,6 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     )
 
 
-<<<<<<< HEAD
-=======
-def _add_layout(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--layout", metavar="YAML", help="what is where in an HDF5 file: a YAML, or a preset's name"
-    )
-
-
->>>>>>> r-decl
 def _add_sources(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--diffraction", metavar="FILE", help="frames of a scan whose positions are in IN"
@@ -233,15 +224,12 @@ def _add_corrections(command: argparse.ArgumentParser, probe: str = "file") -> N
         choices=get_args(BadPixels),
         default="file",
         help="'estimate' adds hot, dead and full pixels of a sample of frames",
-<<<<<<< HEAD
     )
 
 
 def _add_layout(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--layout", metavar="YAML", help="what is where in an HDF5 file: a YAML, or a preset's name"
-=======
->>>>>>> r-decl
     )
 
 

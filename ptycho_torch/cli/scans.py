@@ -49,11 +49,7 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-<<<<<<< HEAD
     raw = read_scan(options.scan, format=options.format, use_file_Y=True, **reading(options))
-=======
-    raw = scan_of(options, options.scan, format=options.format, use_file_Y=True)
->>>>>>> r-decl
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
@@ -70,11 +66,7 @@ def prepare(options: argparse.Namespace) -> None:
         path = cast("Path", listed.scan)
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
-<<<<<<< HEAD
         raw = listed.opened(**reading(options))
-=======
-        raw = scan_of(options, path, **listed.options)
->>>>>>> r-decl
         with _byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
         warn_of(raw)
@@ -103,15 +95,6 @@ def verify(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-<<<<<<< HEAD
-=======
-def scan_of(options: argparse.Namespace, path: Path, **reading: Any) -> RawData:
-    """The scan at a path, read and corrected as the options of the command say."""
-    corrections = Corrections(**{f.name: getattr(options, f.name) for f in fields(Corrections)})
-    return read_scan(path, **{**reading_options(options), "corrections": corrections, **reading})
-
-
->>>>>>> r-decl
 @contextmanager
 def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for (bytes done, bytes in all); once ``stopped``, it ends the work."""
@@ -128,15 +111,9 @@ def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[in
         yield progress
 
 
-<<<<<<< HEAD
 def reading(options: argparse.Namespace) -> dict[str, Any]:
     """How to read a scan, as the options say; what is not given is left to the reader."""
     names = ("measurement", "layout", "diffraction", "probe", "axis_order")
-=======
-def reading_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What of the options a reader takes; what is not given is left to it."""
-    names = ("measurement", "diffraction", "probe", "axis_order", "layout")
->>>>>>> r-decl
     detector = {
         field.name: value
         for field in fields(Detector)
