@@ -8,11 +8,13 @@ from types import MappingProxyType
 from benchmarks.bench import Bench
 from benchmarks.figures import Part
 from benchmarks.parts import (
+    blocks,
     disk,
     first_batch,
     floor,
     gpu,
     grouping,
+    many_scans,
     memory,
     patches,
     peers,
@@ -32,6 +34,8 @@ PARTS: MappingProxyType[str, Callable[[Bench], Part]] = MappingProxyType(
         "g": disk.run,
         "h": grouping.run,
         "i": training.run,
+        "j": many_scans.run,
+        "k": blocks.run,
         "r": reference_call.run,
         "gpu": gpu.run,
     }
