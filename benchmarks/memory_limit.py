@@ -15,8 +15,12 @@ CONTROLLER = Path("/sys/fs/cgroup/memory")
 def memory_limit(limit: int) -> Iterator[bool]:
     """Move this process into a control group (version 1) of ``limit`` bytes of its own.
 
-    What it had before counts for the group it came from. Yields whether there is such a limit.
+    What it had before counts for the group it came from. Yields whether there is such a limit;
+    there is none of 0 bytes.
     """
+    if not limit:
+        yield False
+        return
     group = CONTROLLER / f"ptycho-torch-bench-{uuid.uuid4().hex}"
     try:
         group.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from benchmarks.bench import Bench
@@ -18,6 +19,7 @@ def run(bench: Bench) -> Part:
     one, many = bench.shelf.divided(scans, frames, N)
     _epochs(bench, part, one, many, f"{scans} scans of {frames}, N = {N}, C = 4, B = {BATCH}")
     _first_batch(bench, part, many, f"{scans} scans of {frames}, N = {N}", limit=1.0)
+    shutil.rmtree(Path(one).parents[1])
     count, few = bench.pick((1_000, 100), (6, 40))
     _, many = bench.shelf.divided(count, few, 16)
     _first_batch(bench, part, many, f"{count:,} scans of {few}, N = 16", limit=4.0)
