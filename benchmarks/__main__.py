@@ -84,7 +84,7 @@ def _options() -> argparse.Namespace:
         "--scratch",
         type=Path,
         metavar="DIR",
-        help="where scans go (1.5 GB): on a disk, since memory has no cold cache",
+        help="where scans go (5 GB): on a disk, since memory has no cold cache",
     )
     parser.add_argument(
         "--write-docs",

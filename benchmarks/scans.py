@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,38 @@ class Shelf:
             folder.mkdir()
             self._made[M, N] = synthetic_scan(M, N).to_file(folder / "scan.npz")
         return self._made[M, N]
+
+    def raster(self, M: int, N: int) -> Path:
+        """A scan of M frames along the lines of a square, in a folder of its own."""
+        folder = self.root / f"raster_M{M}_N{N}"
+        folder.mkdir()
+        side = math.ceil(M**0.5)
+        line, column = np.divmod(np.arange(M), side)
+        return _at(3.0 * column, 3.0 * line, N).to_file(folder / "scan.npz")
+
+    def divided(self, scans: int, frames: int, N: int) -> tuple[str, str]:
+        """A raster of scans * frames frames, and a pattern of the same frames in many scans."""
+        folder = self.root / f"divided_{scans}_{frames}_{N}"
+        for name in ("one", "many"):
+            (folder / name).mkdir(parents=True)
+        side = math.ceil(frames**0.5)
+        line, column = np.divmod(np.arange(scans * frames), side)
+        whole = _at(3.0 * column, 3.0 * line, N)
+        one = whole.to_file(folder / "one" / "scan.npz")
+        x, y, probe = whole.xcoords, whole.ycoords, whole.probeGuess
+        for number in range(scans):
+            part = slice(number * frames, (number + 1) * frames)
+            stored = whole.frames.stored[part]
+            scan = RawData.from_coords_without_pc(x[part], y[part], stored, probe, None, None)
+            scan.to_file(folder / "many" / f"scan{number:04d}.npz")
+        return str(one), str(folder / "many" / "*.npz")
+
+
+def _at(x: np.ndarray, y: np.ndarray, N: int) -> RawData:
+    """Random frames at given positions, without an object."""
+    random = np.random.default_rng(len(x) + N)
+    frames = random.random((len(x), N, N), dtype=np.float32)
+    return RawData.from_coords_without_pc(x, y, frames, _complex(random, N, N), None, None)
 
 
 def synthetic_scan(M: int, N: int, object_side: int | None = None) -> RawData:

@@ -6,11 +6,13 @@ import gc
 import itertools
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.anonymous_memory import anonymous_bytes
 from benchmarks.data import data_module, grouping_of
+from benchmarks.memory_limit import memory_limit
 from ptycho_torch import PtychoDataset
 
 
@@ -75,3 +77,29 @@ def waits(
     del iterator, loader, data
     gc.collect()
     return {"first": first, "waits": waited}
+
+
+def limited_epoch(
+    scan: str, order: str, limit: int, skip: int, most_seconds: float, batch_size: int
+) -> dict[str, Any]:
+    """Seconds of an epoch in little memory, after its first ``skip`` groups.
+
+    ``limit`` is for what this process newly holds and for the pages that it reads. Both the groups
+    left out and those counted end after ``most_seconds``, too.
+    """
+    with memory_limit(limit) as limited:
+        data = data_module(Path(scan), batch_size=batch_size, order=order)
+        batches = iter(data.train_dataloader())
+        skipped, _ = _visit(batches, skip, most_seconds)
+        groups, seconds = _visit(batches, len(data.dataset("train")), most_seconds)
+        del batches
+    return {"limited": limited, "skipped": skipped, "groups": groups, "seconds": seconds}
+
+
+def _visit(batches: Iterator[Any], most: int, most_seconds: float) -> tuple[int, float]:
+    start, seen = time.perf_counter(), 0
+    for batch in batches:
+        seen += len(batch)
+        if seen >= most or time.perf_counter() - start > most_seconds:
+            break
+    return seen, time.perf_counter() - start

@@ -8,12 +8,14 @@ from types import MappingProxyType
 from benchmarks.bench import Bench
 from benchmarks.figures import Part
 from benchmarks.parts import (
+    blocks,
     conversion,
     disk,
     first_batch,
     floor,
     gpu,
     grouping,
+    many_scans,
     memory,
     patches,
     peers,
@@ -33,7 +35,9 @@ PARTS: MappingProxyType[str, Callable[[Bench], Part]] = MappingProxyType(
         "g": disk.run,
         "h": grouping.run,
         "i": training.run,
-        "k": conversion.run,
+        "j": many_scans.run,
+        "k": blocks.run,
+        "l": conversion.run,
         "r": reference_call.run,
         "gpu": gpu.run,
     }

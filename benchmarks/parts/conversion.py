@@ -20,7 +20,7 @@ BLOCK = 16
 def run(bench: Bench) -> Part:
     import h5py
 
-    part = Part("k", "HDF5 unpacked once into a stored NPZ, against bare h5py and write")
+    part = Part("l", "HDF5 unpacked once into a stored NPZ, against bare h5py and write")
     M, N = bench.pick((2_000, 256), (20, 32))
     folder = bench.root / "conversion"
     folder.mkdir()

@@ -23,8 +23,8 @@ from torch.utils.data import Dataset, random_split
 
 from ptycho_torch.batches.assembly import assemble
 from ptycho_torch.batches.batch import PtychoBatch
+from ptycho_torch.batches.blocks import Blocks
 from ptycho_torch.batches.buffers import BufferPool
-from ptycho_torch.batches.epoch_order import Blocks
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
 from ptycho_torch.batches.scans import open_scan, resolve_ground_truth
@@ -45,9 +45,6 @@ from ptycho_torch.data.patches import warn_mirrored
 from ptycho_torch.data.prepare import each_in_a_thread
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.scan_list import Scans, expand_scans
-
-BLOCK_BYTES = 4 * 2**20
-"""Bytes of frames in a block of groups: disks and networks read so much at once at full speed."""
 
 PLANNED = 16
 """Batches looked up together: Python spends as long on several as on one."""
@@ -318,15 +315,19 @@ class PtychoDataset(Dataset[PtychoBatch]):
         )
 
     def blocks(self) -> Blocks:
-        """The groups as their frames lie on disk, in blocks of some megabytes of frames."""
-        first = self.index.frame_numbers(self.bank.starts).min(axis=1)
-        frame_bytes = max(1, self.bank.nbytes // max(1, self.bank.shape[0]))
-        return Blocks(np.argsort(first, kind="stable"), max(1, BLOCK_BYTES // frame_bytes))
+        """The groups as their frames lie on disk, in blocks that are read as they come."""
+        numbers = self.index.frame_numbers(self.bank.starts)
+        return Blocks.of_groups(numbers, self.N**2 * self.bank.dtype.itemsize, self.read_soon)
 
     def read_ahead(self, indices: Sequence[int] | NDArray[np.integer]) -> None:
         """Bring the frames of a batch from disk into the page cache, copying nothing."""
         numbers = self._take(indices).frame_numbers(self.bank.starts)
         self.bank.read_ahead(np.unique(numbers))
+
+    def read_soon(self, indices: NDArray[np.integer]) -> None:
+        """Have the kernel read the frames of many groups from disk while this process goes on."""
+        numbers = self._take(indices).frame_numbers(self.bank.starts)
+        self.bank.read_soon(np.unique(numbers))
 
     def check_unchanged(self, groups: Sequence[int] | NDArray[np.integer] | None = None) -> bool:
         """Refuse files that were replaced, written to or cut short since they were opened.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.data.errors import ScanError, naming
+from ptycho_torch.data.files.mapping import read_soon
 from ptycho_torch.data.frames import Frames
 
 MOST_BYTES = np.iinfo(np.int64).max
@@ -148,6 +149,22 @@ class FrameBank:
                 pages[rows]  # copies one byte per page, all of them in one call
             else:
                 stored[rows]
+
+    def read_soon(self, numbers: NDArray[np.integer]) -> None:
+        """Have the kernel read some frames while this process goes on, neighbours in one piece.
+
+        Parameters
+        ----------
+        numbers
+            Frame numbers, sorted, shape (U,).
+        """
+        for scan, _, rows in self.of_scans(numbers):
+            stored = self._frames[scan].stored
+            if self._frames[scan].path is None or not stored.flags.c_contiguous:
+                continue
+            ends = np.flatnonzero(np.diff(rows) > 1) + 1
+            for start, stop in pairwise([0, *ends, len(rows)]):
+                read_soon(stored[rows[start] : rows[stop - 1] + 1])
 
     def copy_to(self, device: torch.device) -> Tensor:
         """Copy all frames to a device as one tensor, (M, N, N), block by block."""

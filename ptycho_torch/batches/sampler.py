@@ -11,7 +11,8 @@ from typing import Any
 import torch.distributed
 from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
-from ptycho_torch.batches.epoch_order import Blocks, epoch_order
+from ptycho_torch.batches.blocks import Blocks
+from ptycho_torch.batches.epoch_order import epoch_order
 from ptycho_torch.data.config import check_integer
 
 
@@ -94,7 +95,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle, blocks=self.blocks)
         order = order[self.consumed :]
         share = self._share(len(order))
-        return iter(order[self.rank :: self.num_replicas][:share].tolist())
+        mine = order[self.rank :: self.num_replicas][:share]
+        return iter(mine.tolist()) if self.blocks is None else self.blocks.visited(mine)
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch, even of a resumed one.

@@ -30,6 +30,8 @@ from ptycho_torch.data.errors import (
 
 _TICK_NS = 2 * 10**9
 """Writes that are closer together may carry one time: file systems count in steps of up to 2 s."""
+_READ_AT_ONCE = 128 << 10
+"""Bytes to ask for in one call: of more than a device reads at once, kernels drop the rest."""
 _BINARY, NO_WAIT = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
 
 
@@ -215,6 +217,16 @@ def _libc(name: str, result: Any, *arguments: Any) -> Any:
     # A symbol of the process itself: no library is loaded.
     prototype = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)
     return prototype((name, ctypes.pythonapi))
+
+
+def read_soon(array: NDArray[Any]) -> None:
+    """Ask the kernel for the pages of mapped, contiguous values; return before they are there."""
+    if not (hasattr(mmap, "MADV_WILLNEED") and ctypes.sizeof(ctypes.c_void_p) == 8):
+        return
+    madvise = _libc("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    start = array.__array_interface__["data"][0]
+    for address in range(start - start % mmap.PAGESIZE, start + array.nbytes, _READ_AT_ONCE):
+        madvise(address, min(_READ_AT_ONCE, start + array.nbytes - address), mmap.MADV_WILLNEED)
 
 
 @contextmanager

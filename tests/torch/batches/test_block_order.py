@@ -12,13 +12,14 @@ torch = pytest.importorskip("torch", reason="torch is not installed: samplers ne
 from torch.utils.data import Dataset  # noqa: E402
 
 from ptycho_torch import PtychoDataModule, simulate_scan  # noqa: E402
-from ptycho_torch.batches.epoch_order import MIXED, Blocks, epoch_order  # noqa: E402
+from ptycho_torch.batches.blocks import AHEAD, Blocks  # noqa: E402
+from ptycho_torch.batches.epoch_order import epoch_order  # noqa: E402
 from ptycho_torch.batches.sampler import EpochSampler  # noqa: E402
 from ptycho_torch.data.errors import OptionError  # noqa: E402
 
-SIZE, LENGTH = 3000, 7
+SIZE, LENGTH, MIXED = 3000, 7, 64
 STORED = np.random.default_rng(5).permutation(SIZE)
-BLOCKS = Blocks(STORED, LENGTH)
+BLOCKS = Blocks(STORED, LENGTH, MIXED, read_soon=len)
 
 
 class Sized(Dataset[int]):
@@ -42,20 +43,41 @@ def test_samples_visited_together_are_of_few_blocks() -> None:
     block_of = np.empty(SIZE, int)
     block_of[STORED] = np.arange(SIZE) // LENGTH
     visited = block_of[order(0)]
-    opened = [np.flatnonzero(visited == block) for block in np.unique(visited)]
-    # No block is open for longer than it takes to visit those it is mixed with.
-    assert max(int(np.ptp(at)) for at in opened) < MIXED * LENGTH
-    first = visited[: MIXED * LENGTH]
-    assert len(np.unique(first)) <= MIXED + 1
+    begun = [int(np.flatnonzero(visited == block)[0]) for block in np.unique(visited)]
+    ended = [int(np.flatnonzero(visited == block)[-1]) for block in np.unique(visited)]
+    still_open = [
+        sum(first <= at <= last for first, last in zip(begun, ended, strict=True))
+        for at in range(SIZE)
+    ]
+    assert max(still_open) <= MIXED + 2
     # They are mixed, and drawn from everywhere.
-    assert (np.diff(first) == 0).mean() < 0.1
-    assert np.ptp(first) > SIZE // LENGTH // 2
+    assert np.median(still_open) > MIXED // 2
+    assert (np.diff(visited) == 0).mean() < 0.1
+    assert np.ptp(order(0)[: MIXED * LENGTH]) > SIZE // LENGTH // 2
+
+
+@pytest.mark.parametrize(("ranks", "consumed"), [(1, 0), (2, 0), (1, 1001), (4, 600)])
+def test_every_block_is_asked_for_once_before_its_samples(ranks: int, consumed: int) -> None:
+    asked: list[np.ndarray] = []
+    blocks = Blocks(STORED, LENGTH, MIXED, asked.append)
+    sampler = EpochSampler(Sized(), num_replicas=ranks, rank=ranks - 1, even=False, blocks=blocks)
+    sampler.resume(2, consumed)
+    met: set[int] = set()
+    for sample in sampler:
+        so_far = {int(n) for block in asked for n in block}
+        assert sample in so_far
+        met.add(next(n for n, block in enumerate(asked) if sample in block))
+        # Not long before: what is read too soon is gone before it is visited.
+        assert len(asked) <= len(met) + AHEAD
+    assert len(np.concatenate(asked)) == len({int(n) for block in asked for n in block})
+    assert len(met) == len(asked)
 
 
 def test_fewer_samples_than_a_block_and_none_are_orders_too() -> None:
-    few = Blocks(np.arange(3), 10)
+    few = Blocks(np.arange(3), 10, MIXED, read_soon=len)
     assert sorted(epoch_order(3, 0, 0, shuffle=True, blocks=few)) == [0, 1, 2]
-    assert len(epoch_order(0, 0, 0, shuffle=True, blocks=Blocks(np.arange(0), 10))) == 0
+    nothing = Blocks(np.arange(0), 10, MIXED, read_soon=len)
+    assert len(epoch_order(0, 0, 0, shuffle=True, blocks=nothing)) == 0
 
 
 @pytest.mark.parametrize(("ranks", "consumed"), [(1, 0), (2, 0), (3, 0), (2, 1001), (4, 600)])
@@ -78,8 +100,9 @@ def loaded(data: PtychoDataModule) -> list[int]:
 def test_data_module_visits_blocks_of_neighbouring_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ptycho_torch.batches.dataset.BLOCK_BYTES", 4 * 16 * 16 * 4)
-    monkeypatch.setattr("ptycho_torch.batches.epoch_order.MIXED", 2)
+    monkeypatch.setattr("ptycho_torch.batches.blocks.BLOCK_BYTES", 4 * 16 * 16 * 4)
+    monkeypatch.setattr("ptycho_torch.batches.blocks.FEWEST_MIXED", 2)
+    monkeypatch.setattr("ptycho_torch.batches.blocks.OPEN_BYTES", 0)
     path = simulate_scan(n_frames=400, N=16, seed=1).to_file(tmp_path / "scan.npz")
     options = {"split": "none", "ground_truth": "none", "batch_size": 8}
     drawn = {

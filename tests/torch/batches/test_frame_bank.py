@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,35 @@ def test_fetched_frames_are_those_of_their_files(tmp_path: Path) -> None:
     numbers = np.array([0, 7, COUNT - 1, COUNT, COUNT + 5])
     every = np.concatenate([np.load(path) for path in paths])
     np.testing.assert_array_equal(bank.fetch(numbers).numpy(), every[numbers])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which pages are in memory")
+def test_frames_asked_for_are_in_memory_soon(tmp_path: Path) -> None:
+    path = stored(tmp_path, "scan", 0)
+    bank = FrameBank([frames_of(path)])
+    assert bank.whole() is not None
+    if not dropped_from_memory(path):
+        pytest.skip("this file system keeps its pages")
+    header = path.stat().st_size - COUNT * SIDE * SIDE * 4
+    numbers = np.r_[3, 100:300]
+    wanted = np.concatenate(
+        [
+            np.arange((header + n * SIDE * SIDE * 4) // mmap.PAGESIZE,
+                      (header + (n + 1) * SIDE * SIDE * 4 - 1) // mmap.PAGESIZE + 1)
+            for n in numbers
+        ]
+    )  # fmt: skip
+    bank.read_soon(numbers)
+    for _ in range(1000):
+        if resident_pages(path)[wanted].all():
+            break
+        time.sleep(0.01)
+    assert resident_pages(path)[wanted].all()
+
+
+def test_frames_in_memory_are_not_asked_for() -> None:
+    values = np.ones((5, SIDE, SIDE), np.float32)
+    FrameBank([Frames.from_array(values)]).read_soon(np.arange(5))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which pages are in memory")

@@ -88,8 +88,9 @@ def test_resumed_run_sees_the_same_samples_in_the_same_order(
 def test_run_by_blocks_is_a_plain_loops_and_resumes_exactly(
     scan_file: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ptycho_torch.batches.dataset.BLOCK_BYTES", 4 * 8 * 8 * 4)
-    monkeypatch.setattr("ptycho_torch.batches.epoch_order.MIXED", 3)
+    monkeypatch.setattr("ptycho_torch.batches.blocks.BLOCK_BYTES", 4 * 8 * 8 * 4)
+    monkeypatch.setattr("ptycho_torch.batches.blocks.FEWEST_MIXED", 3)
+    monkeypatch.setattr("ptycho_torch.batches.blocks.OPEN_BYTES", 0)
     model, checkpoint = Visitor(), tmp_path / "stopped.ckpt"
     whole = run(scan_file, model, tmp_path, order="blocks")
     data = PtychoDataModule(

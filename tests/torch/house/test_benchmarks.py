@@ -19,6 +19,7 @@ pytest.importorskip("h5py", reason="h5py is not installed: a peer reads HDF5")
 from benchmarks import report  # noqa: E402
 from benchmarks.floors import Floor  # noqa: E402
 from benchmarks.measure import Spread, in_turns, quotient  # noqa: E402
+from benchmarks.memory_limit import memory_limit  # noqa: E402
 from benchmarks.parts import PARTS, peers  # noqa: E402
 from ptycho_torch import PtychoDataset  # noqa: E402
 
@@ -132,6 +133,15 @@ def test_works_take_turns_and_each_goes_first():
 def test_quotients_are_of_what_was_measured_side_by_side():
     # Drift by a factor of four on both sides leaves the quotient alone.
     assert quotient([1.0, 2.0, 4.0], [2.0, 4.0, 8.0]) == Spread(0.5, 0.5, 0.5, 3)
+
+
+def test_work_goes_on_without_a_limit_where_there_is_no_such_controller(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.memory_limit.CONTROLLER", tmp_path / "none")
+    with memory_limit(1 << 30) as limited:
+        assert not limited
+    with memory_limit(0) as limited:
+        assert not limited
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
