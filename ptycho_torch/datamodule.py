@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from ptycho_torch.batches.batch import PtychoBatch
@@ -296,17 +296,15 @@ class PtychoDataModule(LightningDataModule):
             Seed, shuffling or order differ. :meth:`train_dataloader` refuses other training groups.
         """
         now = {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
-        require_same_order(state_dict, now)
+        # Version 0.2.0 knew one order.
+        require_same_order({"order": "samples", **state_dict} if state_dict else {}, now)
         self._progress.restored = state_dict
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
         """Open a parcel and finish what is in it; copy anything else, as Lightning does."""
-        if isinstance(batch, Parcel):
-            dataset, dtype = self.dataset(cast("Stage", batch.stage)), dtype_of_X(self.trainer)
-            finished = self._copies.finished(batch.opened(), dataset, device)
-            return finished if dtype == torch.float32 else finished.to(dtype)
+        batch = batch.opened() if isinstance(batch, Parcel) else batch
         if isinstance(batch, PtychoBatch) and batch.X.device == device:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
@@ -349,8 +347,10 @@ class PtychoDataModule(LightningDataModule):
         dataset, device = self.dataset(stage), self._device()
         _ = dataset.index  # workers inherit the groups instead of making them again
         route = self._route(stage, dataset, device)
-        if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
-            route = route.then(partial(sent, stage=stage, device=device))
+        dtype = dtype_of_X(self._trainer_at_work)
+        if device.type == "cuda" or dtype != torch.float32:
+            finish = partial(self._copies.finished, dataset=dataset, device=device, dtype=dtype)
+            route = route.then(partial(sent, finish=finish, device=device))
         trainer, one = self.trainer, {"num_replicas": 1, "rank": 0}
         sampler = EpochSampler(
             dataset,
@@ -388,9 +388,13 @@ class PtychoDataModule(LightningDataModule):
         """Whether training visits its samples in a new order every epoch."""
         return self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
 
+    @property
+    def _trainer_at_work(self) -> Trainer | None:
+        """The Trainer, until its run has ended: then a plain loop takes the batches."""
+        return None if self.trainer and self.trainer.state.status.stopped else self.trainer
+
     def _device(self) -> torch.device:
-        if self.trainer is None:
-            return torch.device("cpu")
-        device = self.trainer.strategy.root_device
+        trainer = self._trainer_at_work
+        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         require_float64(device)
         return device

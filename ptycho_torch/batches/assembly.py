@@ -23,6 +23,9 @@ from ptycho_torch.batches.tables import DeviceTables
 BLOCK_BYTES = 4 * 2**20
 """Bytes of X gathered at a time, so that the pass that scales finds them in the CPU's cache."""
 
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Not every torch gathers unsigned integers on a GPU; as signed ones they have the same bits."""
+
 
 def assemble(
     selection: FrameSelection, tables: DeviceTables, pool: BufferPool | None = None
@@ -151,7 +154,8 @@ def _gather_block(
     gathered = out if direct else torch.empty(out.shape, dtype=frames.dtype, device=out.device)
     stored = gathered.view(-1, *frames.shape[1:])
     if isinstance(frames, Tensor):
-        torch.index_select(frames, 0, rows, out=stored)
+        bits = _SIGNED.get(frames.dtype, frames.dtype)
+        torch.index_select(frames.view(bits), 0, rows, out=stored.view(bits))
     else:
         frames.gather(rows, stored)
     if counts or gathered.dtype == torch.float64:
