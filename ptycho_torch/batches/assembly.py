@@ -7,6 +7,7 @@ no samples; knows tensors only.
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from ptycho_torch.batches.tables import DeviceTables
 BLOCK_BYTES = 4 * 2**20
 """Bytes of X gathered at a time, so that the pass that scales finds them in the CPU's cache."""
 
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+_SIGNED = MappingProxyType(
+    {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+)
 """Not every torch gathers unsigned integers on a GPU; as signed ones they have the same bits."""
 
 
