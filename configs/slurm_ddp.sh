@@ -8,11 +8,12 @@
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
-# A rank that dies ends the job, instead of leaving the others to wait.
-srun --kill-on-bad-exit=1 ptycho-torch fit \
+# A rank that dies ends the job, instead of leaving the others to wait. srun does not take the cores of
+# a task from sbatch by itself. What stands behind "$@" holds whatever the configuration file says.
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" ptycho-torch fit \
   --trainer.accelerator gpu \
+  --trainer.strategy ddp \
+  "$@" \
   --trainer.devices "$SLURM_NTASKS_PER_NODE" \
   --trainer.num_nodes "$SLURM_NNODES" \
-  --trainer.strategy ddp \
-  --data.prepare_data_per_node false \
-  "$@"
+  --data.prepare_data_per_node false

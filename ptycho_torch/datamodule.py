@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from ptycho_torch.batches.augmentation import Augmentation, augmented
@@ -170,12 +170,8 @@ class PtychoDataModule(LightningDataModule):
                 f"test_fraction={test_fraction} cannot be combined with {other}. "
                 "Leave out one of the two."
             )
-        self.scans: dict[Stage, Scans | None] = {
-            "train": train,
-            "val": val,
-            "test": test,
-            "predict": predict,
-        }
+        every: tuple[Scans | None, ...] = (train, val, test, predict)
+        self.scans: dict[Stage, Scans | None] = dict(zip(get_args(Stage), every, strict=True))
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.grouping = options_of(GroupingConfig, "grouping", grouping or GroupingConfig())
@@ -283,9 +279,8 @@ class PtychoDataModule(LightningDataModule):
         """Say where training stands: which order, epoch, and samples all ranks consumed in it."""
         if self._progress.restored is not None or "train" not in self._datasets:
             return dict(self._progress.restored or {})
-        order = {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
         groups = groups_of(self.dataset("train").index)
-        return {**order, **groups, **self._progress.state(self.trainer)}
+        return {**self._drawn(), **groups, **self._progress.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint stood, with any number of workers, ranks and any batch size.
@@ -295,18 +290,16 @@ class PtychoDataModule(LightningDataModule):
         OptionError
             Seed, shuffling or order differ. :meth:`train_dataloader` refuses other training groups.
         """
-        now = {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
-        require_same_order(state_dict, now)
+        # Version 0.2.0 knew one order.
+        saved = {"order": "samples", **state_dict} if state_dict else {}
+        require_same_order(saved, self._drawn())
         self._progress.restored = state_dict
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
         """Open a parcel and finish what is in it; copy anything else, as Lightning does."""
-        if isinstance(batch, Parcel):
-            dtype = dtype_of_X(self.trainer)
-            finished = self._finished(batch.opened(), batch.stage, device)
-            return finished if dtype == torch.float32 else finished.to(dtype)
+        batch = batch.opened() if isinstance(batch, Parcel) else batch
         if isinstance(batch, PtychoBatch) and batch.X.device == device:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
@@ -363,8 +356,10 @@ class PtychoDataModule(LightningDataModule):
             self.augmentation.check(dataset.scans, dataset.index.scales)
             if device.type != "cuda":
                 route = route.then(partial(augmented, self.augmentation, sampler))
-        if device.type == "cuda" or dtype_of_X(self.trainer) != torch.float32:
-            route = route.then(partial(sent, stage=stage, device=device))
+        dtype = dtype_of_X(self._trainer_at_work)
+        if device.type == "cuda" or dtype != torch.float32:
+            finish = partial(self._finished, stage=stage, device=device, dtype=dtype)
+            route = route.then(partial(sent, finish=finish, device=device))
         return GroupLoader(
             route.source,
             finish=route.finish,
@@ -378,21 +373,30 @@ class PtychoDataModule(LightningDataModule):
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
 
-    def _finished(self, batch: Any, stage: str, device: torch.device) -> PtychoBatch:
-        finished = self._copies.finished(batch, self.dataset(cast("Stage", stage)), device)
+    def _finished(
+        self, batch: Any, stage: str, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> PtychoBatch:
         # On the CPU, what the loader gives finished is changed there.
+        finished = self._copies.finished(batch, self.dataset(cast("Stage", stage)), device)
         here = isinstance(batch, FrameSelection) or device.type == "cuda"
         if self.augmentation is not None and stage == "train" and here:
             finished = self.augmentation(finished, self._progress.epoch)
-        return finished
+        return finished if dtype == torch.float32 else finished.to(dtype)
+
+    def _drawn(self) -> dict[str, Any]:
+        return {"seed": self.seed, "shuffle": self._shuffles(), "order": self.order}
 
     def _shuffles(self) -> bool:
         """Whether training visits its samples in a new order every epoch."""
         return self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
 
+    @property
+    def _trainer_at_work(self) -> Trainer | None:
+        """The Trainer, until its run has ended: then a plain loop takes the batches."""
+        return None if self.trainer and self.trainer.state.status.stopped else self.trainer
+
     def _device(self) -> torch.device:
-        if self.trainer is None:
-            return torch.device("cpu")
-        device = self.trainer.strategy.root_device
+        trainer = self._trainer_at_work
+        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         require_float64(device)
         return device

@@ -7,6 +7,7 @@ no samples; knows tensors only.
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -24,11 +25,16 @@ from ptycho_torch.batches.tables import DeviceTables
 BLOCK_BYTES = 4 * 2**20
 """Bytes of X gathered at a time, so that the pass that scales finds them in the CPU's cache."""
 
+_SIGNED = MappingProxyType(
+    {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+)
+"""Not every torch gathers unsigned integers on a GPU; as signed ones they have the same bits."""
+
 
 def assemble(
     selection: FrameSelection, tables: DeviceTables, pool: BufferPool | None = None
 ) -> PtychoBatch:
-    """Gather, scale and lay out one batch on the device its tensors are on.
+    """Gather, scale and lay out one batch, of batch size [B], on the device its tensors are on.
 
     Parameters
     ----------
@@ -38,11 +44,6 @@ def assemble(
         What all batches of the dataset share, on the same device.
     pool
         Lends the memory of X and Y on the CPU.
-
-    Returns
-    -------
-    batch
-        With batch size [B].
     """
     frames = tables.frames if selection.frames is None else selection.frames
     if frames is None:
@@ -171,7 +172,8 @@ def _gather_block(
     gathered = out if direct else torch.empty(out.shape, dtype=frames.dtype, device=out.device)
     stored = gathered.view(-1, *frames.shape[1:])
     if isinstance(frames, Tensor):
-        torch.index_select(frames, 0, rows, out=stored)
+        bits = _SIGNED.get(frames.dtype, frames.dtype)
+        torch.index_select(frames.view(bits), 0, rows, out=stored.view(bits))
     else:
         frames.gather(rows, stored)
     if counts or bad is not None or gathered.dtype == torch.float64:

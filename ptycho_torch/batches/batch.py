@@ -112,7 +112,9 @@ class PtychoBatch(TensorClass):
             args = (other.device, other.dtype, *args[1:])
         dtype = kwargs.pop("dtype", None)
         dtypes = [arg for arg in args if isinstance(arg, torch.dtype)]
-        others = [arg for arg in args if not isinstance(arg, torch.dtype)]
+        others = [arg for arg in args if not isinstance(arg, torch.dtype | bool | None)]
+        flags = [arg for arg in args if isinstance(arg, bool)]
+        kwargs.update(zip(("non_blocking", "copy"), flags, strict=False))
         device = kwargs.get("device", others[0] if others else None)
         if isinstance(device, str | torch.device):
             require_float64(device)

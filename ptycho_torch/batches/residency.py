@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -39,6 +39,10 @@ class DeviceCopies:
         self._tables: dict[tuple[FrameBank, torch.device], DeviceTables] = {}
         # With the bank, which keeps alive what tells frames in memory apart; None: they do not fit.
         self._frames: dict[tuple[Hashable, torch.device], tuple[FrameBank, Tensor | None]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of a loader or a data module starts with nothing, as another process does.
+        return DeviceCopies, ()
 
     def holds(self, dataset: PtychoDataset, device: torch.device, residency: Residency) -> bool:
         """Decide whether the frames live on the device, and copy them there if they do.

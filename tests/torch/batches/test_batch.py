@@ -14,6 +14,7 @@ from builders import quiet_trainer
 torch = pytest.importorskip("torch", reason="torch is not installed: batches are its")
 
 from lightning.pytorch import LightningModule  # noqa: E402
+from lightning.pytorch.trainer.states import TrainerState  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
@@ -213,7 +214,7 @@ def test_a_device_without_float64_is_refused_in_one_line(batch: PtychoBatch, sca
         batch.to("mps")
     data = PtychoDataModule(scan, ground_truth="none", split="none")
     strategy = SimpleNamespace(root_device=torch.device("mps"))
-    data.trainer = SimpleNamespace(strategy=strategy)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(strategy=strategy, state=TrainerState())  # type: ignore[assignment]
     with pytest.raises(OptionError, match=said):
         data.val_dataloader()
 
@@ -230,6 +231,8 @@ def test_only_a_copy_to_cuda_goes_on_behind_the_loop(
 
     monkeypatch.setattr(TensorDict, "to", recorded)
     batch.to("cpu", non_blocking=True)
+    batch.to("cpu", True)
+    assert batch.to("cpu", torch.float64, True).X.dtype == torch.float64
     batch.to(torch.device("meta"), non_blocking=True)
     assert asked
     assert not any(options.get("non_blocking") for options in asked)

@@ -127,5 +127,8 @@ def test_checkpoint_of_another_order_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="order of the data is blocks; expected samples"):
         other.load_state_dict(state)
     blocks.load_state_dict(state)
+    with pytest.raises(OptionError, match="order of the data is samples; expected blocks"):
+        blocks.load_state_dict({"seed": 0, "epoch": 1, "consumed": 20})  # as version 0.2.0 wrote it
+    blocks.load_state_dict({})
     with pytest.raises(OptionError, match="order"):
         PtychoDataModule(scan, order="pools")  # type: ignore[arg-type]

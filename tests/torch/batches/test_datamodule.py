@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: PtychoDataM
 
 from lightning.pytorch import LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
+from lightning.pytorch.trainer.states import TrainerState  # noqa: E402
 
 from ptycho_torch import (  # noqa: E402
     GroupingConfig,
@@ -416,6 +417,7 @@ def test_loader_takes_ranks_as_the_strategy_counts_them_and_not_its_processes() 
         distributed_sampler_kwargs=ranks,
         strategy=strategy,
         precision_plugin=SimpleNamespace(convert_input=lambda X: X),
+        state=TrainerState(),
     )
     sampler = data.val_dataloader().sampler
     assert (sampler.num_replicas, sampler.rank) == (2, 1)

@@ -101,3 +101,26 @@ def test_scratch_memory_on_a_device_does_not_grow_with_the_batch(dtype: torch.dt
     for made, result in ((patches.made, 8 * B * 4 * N**2), (gathered.made, 4 * B * 4 * N**2)):
         assert made.count(result) == 1
         assert max(size for size in made if size != result) < most
+
+
+class Gathered(TorchDispatchMode):
+    """Keeps the dtypes that frames are gathered in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index_select.out:
+            self.dtypes.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_unsigned_counts_are_gathered_as_signed_ones_which_every_gpu_can(bits: int) -> None:
+    most = 2**bits - 1
+    values = torch.from_numpy(np.array([[[0]], [[1]], [[most]]], dtype=f"u{bits // 8}"))
+    with Gathered() as gathered:
+        X = gather_scaled(values, torch.tensor([[2, 0], [1, 2]]), torch.ones(2), counts=False)
+    assert gathered.dtypes == {getattr(torch, f"int{bits}")}
+    assert X.flatten().tolist() == [float(np.float32(most)), 0, 1, float(np.float32(most))]

@@ -12,6 +12,7 @@ from builders import ROOT, write_fit_config
 SRUN = f"""#!{sys.executable}
 import os, subprocess, sys
 words = sys.argv[1:]
+assert "--cpus-per-task=1" in words, words
 while words[0].startswith("-"):
     words.pop(0)
 tasks = [
@@ -31,13 +32,15 @@ sys.exit(main())
 @pytest.mark.slow
 def test_the_slurm_script_fits_on_all_tasks_together(folder):
     pytest.importorskip("lightning", reason="torch is not installed: fit")
-    write_fit_config(folder)
+    # As configurations for one process say it, and as --print_config writes them.
+    write_fit_config(folder, trainer="  devices: 1\n  num_nodes: 1\n  strategy: auto")
     for name, text in {"srun": SRUN, "ptycho-torch": COMMAND}.items():
         (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o755)
     job = {
         "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "ptycho", "SLURM_NTASKS": "2",
         "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_CPUS_PER_TASK": "1",
     }  # fmt: skip
     place = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     script = ["bash", "-eu", str(ROOT / "configs" / "slurm_ddp.sh")]

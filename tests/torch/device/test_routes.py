@@ -27,6 +27,7 @@ from device_cases import (  # noqa: E402
     scan_of,
     trainer_on,
 )
+from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 
 from ptycho_torch import PtychoBatch, PtychoDataModule  # noqa: E402
 from ptycho_torch.batches import counted_random  # noqa: E402
@@ -185,3 +186,35 @@ def test_frames_are_gathered_straight_into_pinned_memory(
     copies = [copy for copy in pretended_cuda.COPIES if copy.shape[1:] == (SIDE, SIDE)]
     assert copies
     assert all(copy.pinned for copy in copies)
+
+
+@pytest.mark.parametrize("assemble_on", ["auto", "device", "worker"])
+def test_loops_of_others_get_batches_during_and_after_a_run(
+    assemble_on: str, tmp_path: Path
+) -> None:
+    class Curious(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, model: LightningModule) -> None:
+            assert trainer.train_dataloader is not None
+            parcel = next(iter(trainer.train_dataloader))
+            with pytest.raises(AttributeError, match=r"no X: take batch.to\(device\)"):
+                _ = parcel.X
+            batches.extend((parcel.to(device()), parcel.to("cpu")))
+
+    batches: list[PtychoBatch] = []
+    options = {"scans": 3, "shuffle": False}
+    data = data_of(tmp_path, assemble_on=assemble_on, **options)
+    trainer_on("gpu", callbacks=[Curious()]).fit(Recorder(), datamodule=data)
+    assert [batch.X.device.type for batch in batches] == ["cuda", "cpu"]
+    assert_same(batches, fitted(data_of(tmp_path, **options), "cpu").seen["train"][:1] * 2)
+
+
+def test_a_plain_loop_and_another_trainer_get_batches_after_a_run(tmp_path: Path) -> None:
+    wanted = fitted(data_of(tmp_path, shuffle=False), "cpu").seen["train"]
+    for precision in ("32-true", "bf16-true"):
+        data = data_of(tmp_path, shuffle=False)
+        fitted(data, precision=precision)
+        assert_same(list(data.val_dataloader()), wanted)
+        model = Recorder()
+        trainer_on("gpu", limit_val_batches=0).fit(model, data.val_dataloader())
+        assert_same(model.seen["train"], wanted)
+        assert not data._copies._frames
