@@ -175,9 +175,7 @@ class PtychoDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.grouping = options_of(GroupingConfig, "grouping", grouping or GroupingConfig())
-        self.augmentation = augmentation
-        if augmentation is not None:
-            self.augmentation = options_of(Augmentation, "augmentation", augmentation)
+        self.augmentation = augmentation and options_of(Augmentation, "augmentation", augmentation)
         self.split: Split = split
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
