@@ -72,7 +72,7 @@ def test_frames_take_their_memory_once_for_all_stages_and_a_run_gives_it_back() 
     x, y = np.random.default_rng(0).uniform(100, 300, (2, M))
     scan = RawData(x, y, x, y, frames, np.ones((N, N), np.complex64), np.zeros(M, int))
     first = torch.zeros(1, device=device())  # the device's own memory is taken with it
-    few = {"limit_train_batches": 3, "limit_val_batches": 2}
+    few = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_predict_batches": 2}
     for residency, least, most in (("device", 1.0, 1.9), ("host", 0.0, 0.9)):
         data = PtychoDataModule(
             scan, val=scan, batch_size=8, split="none", ground_truth="none", residency=residency
