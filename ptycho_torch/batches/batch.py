@@ -53,8 +53,6 @@ class PtychoBatch(TensorClass):
         Photons that met the object in each frame, as its scan has them, float32, (B, C), or None.
     Y
         Ground-truth patches, complex64, (B, N, N, C), or None.
-    bad_pixels
-        Pixels of the detector that measured nothing, where X is 0, bool, (B, N, N), or None.
     """
 
     X: Tensor

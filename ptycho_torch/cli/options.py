@@ -111,7 +111,7 @@ def _inspect(command: argparse.ArgumentParser) -> None:
             help=f"{part}_fraction of a data module whose split to report",
         )
     _add_reading(command)
-    _add_corrections(command)
+    _add_corrections(command, probe="auto")
     _add_grouping(command)
 
 
@@ -119,7 +119,7 @@ def _prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument("scans", type=Path, nargs="+", metavar="SCAN", help="or a list of scans")
     _add_layout(command)
     _add_reading(command)
-    _add_corrections(command)
+    _add_corrections(command, probe="auto")
     _add_grouping(command)
 
 

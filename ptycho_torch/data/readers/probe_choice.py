@@ -43,7 +43,8 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
                 "probeGuess",
                 "missing",
                 "a probe",
-                action="Pass probe='initial' to begin with the average pattern, or probe= a file",
+                action="Pass probe='initial' to begin with the average pattern, or probe= a file; "
+                "on the command line --probe initial or --probe FILE",
             )
         return scan
     metadata = {k: v for k, v in (scan.metadata or {}).items() if k not in FROM_PATTERN}
