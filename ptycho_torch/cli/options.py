@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -231,6 +232,15 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--layout", metavar="YAML", help="what is where in an HDF5 file: a YAML, or a preset's name"
     )
+    command.add_argument(
+        "--option",
+        dest="reader_options",
+        type=_reader_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the format's reader, as near_field=true; may be repeated",
+    )
 
 
 def _add_grouping(command: argparse.ArgumentParser) -> None:
@@ -276,3 +286,14 @@ def _centre(text: str) -> str | tuple[int, int]:
 
 def _pad(text: str) -> float | str:
     return text if text == "bad" else float(text)
+
+
+def _reader_option(text: str) -> tuple[str, object]:
+    """``NAME=VALUE``, the value as JSON where it is that, else as text."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -125,7 +125,7 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
         detector["pad_value"] = None
     corrections = Corrections(**{f.name: getattr(options, f.name) for f in fields(Corrections)})
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
-    given["corrections"] = corrections
+    given |= {"corrections": corrections, **dict(options.reader_options)}
     return {**given, "detector": Detector(**detector)} if detector else given
 
 

@@ -35,6 +35,7 @@ _TRANSLATIONS = tuple(
     f"{place}/translation"
     for place in ("/entry_1/sample_1/geometry_1", "/entry_1/data_1", DETECTOR)
 )
+_LEFT_OUT = (f"{DETECTOR}/qe_mask", "/entry_1/data_1/intensities")
 _HAS_SIGNAL = 0x1000
 """The bit of a CXI mask that says nothing bad of a pixel."""
 
@@ -92,6 +93,9 @@ def read_cxi(
     options = Options(measurement, sidecar, detector or Detector(), object_pixel_m, near_field)
     with hdf5_of(file) as h5:
         _refuse_nexus(h5)
+        for name in _LEFT_OUT:
+            if name in h5:
+                logger.warning("%s: %s is left out: frames are as measured", file.path, name)
         source = Hdf5Stack.of(h5, _first(h5, _FRAMES))
         geometry, directions = geometry_of(h5)
         return scan_in_metres(

@@ -101,6 +101,17 @@ def test_convert_takes_the_measurement_that_its_refusal_asks_for(folder, fields,
     np.testing.assert_allclose(written, np.sqrt(counts.astype(np.float32)), rtol=1e-6)
 
 
+def test_options_of_a_reader_are_reached_by_name(folder, fields, capsys):
+    np.savez("both.npz", **fields, diffraction=2 * fields["diff3d"])
+    chosen = ["--option", "frames_key=diffraction", "--option", "measurement=amplitude"]
+    assert main(["convert", "both.npz", "out.npz", *chosen]) == DONE
+    assert np.array_equal(read_scan("out.npz").diff3d, 2 * fields["diff3d"])
+    assert main(["inspect", "both.npz", "--option", "near_field=true"]) == WRONG_USAGE
+    assert "option of format npz is near_field; expected one of" in capsys.readouterr().err
+    assert main(["inspect", "both.npz", "--option", "near_field"]) == WRONG_USAGE
+    assert "'near_field' is not NAME=VALUE" in capsys.readouterr().err
+
+
 def test_convert_refuses_frames_that_are_damaged(folder, fields, capsys):
     content = bytearray(Path("scan.npz").read_bytes())
     # In the middle of the stored frames; still a plausible amplitude.

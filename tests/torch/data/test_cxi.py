@@ -181,6 +181,11 @@ def test_an_energy_in_ev_is_recognised_and_said(path, caplog):
     assert "taken for eV, not J" in caplog.text
 
 
+def test_what_is_left_out_of_a_file_is_said(path, caplog):
+    read(changed(path, qe_mask=np.full((16, 16), 0.5)))
+    assert "qe_mask is left out" in caplog.text
+
+
 def test_the_wavelength_goes_before_the_energy(path):
     assert_same_scan(read(changed(path, energy=1e-16)))
 
