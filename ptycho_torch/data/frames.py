@@ -157,6 +157,11 @@ class FrameStack:
             return cls(in_file(source, stream, policy), **options)
 
     @property
+    def source(self) -> FrameSource | NDArray[Any]:
+        """Where the frames come from: their source in files, or the array in memory."""
+        return self._storage.source
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all frames as stored values."""
         return self._storage.identity.nbytes

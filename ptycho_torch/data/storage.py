@@ -88,6 +88,11 @@ class Storage(ABC):
         with read_here_and_there(frames):
             return rows_of(frames, spread)
 
+    @property
+    def source(self) -> FrameSource | NDArray[Any]:
+        """What the array is made from."""
+        return self.array() if self._stack is None else self._stack
+
     @abstractmethod
     def check_unchanged(self) -> bool:
         """Refuse a scan that was replaced or written to since it was opened.

@@ -25,6 +25,7 @@ from ptycho_torch.data.errors import (
     naming,
 )
 from ptycho_torch.data.files.hdf5 import SUFFIXES
+from ptycho_torch.data.read_out import read_out
 from ptycho_torch.data.readers import (
     cxi,
     dectris,
@@ -146,12 +147,16 @@ def read_file(
             for name, value in {**options, "sidecar": sidecar}.items()
             if name in reader.options or (name != "sidecar" and value != "auto")
         }
+        detector = None if "detector" in reader.options else given.pop("detector", None)
         unknown = sorted(set(given) - set(reader.options))
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
         corrected = corrections or Corrections()
-        measured = corrected.of_measurement(reader.read(file, **given))
+        scan = reader.read(file, **given)
+        if detector is not None:
+            scan = read_out(scan, detector, sidecar=sidecar)
+        measured = corrected.of_measurement(scan)
         return corrected.of_probe(with_probe(measured, probe, read_file))
 
 
