@@ -142,8 +142,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         self._labels: tuple[NDArray[np.integer], ...] | None = None
         self._index: GroupIndex | None = None
         self._tables: DeviceTables | None = None
-        self._pool = BufferPool()
-        self._split_at_random = False
+        self._pool, self._split_at_random = BufferPool(), False
 
     @property
     def N(self) -> int:

@@ -25,7 +25,6 @@ from ptycho_torch.data.errors import (
     naming,
 )
 from ptycho_torch.data.files.hdf5 import SUFFIXES
-from ptycho_torch.data.read_out import read_out
 from ptycho_torch.data.readers import (
     cxi,
     dectris,
@@ -38,6 +37,7 @@ from ptycho_torch.data.readers import (
     tike,
 )
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
+from ptycho_torch.data.readers.read_out import read_out
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
 
