@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
@@ -194,7 +197,7 @@ def _allowed(
 
     Both (L, min(K, M - 1)). With quadrants, frames at the seed's own place are not allowed.
     """
-    tree, count = cKDTree(points), len(points)
+    tree, count = _tree(points), len(points)
     width = min(config.neighbor_count, count - 1)
     table = np.zeros((len(seeds), width), np.int64)
     allowed = np.zeros(table.shape, dtype=bool)
@@ -240,7 +243,7 @@ def _none_has_enough(
     if config.neighbor_choice == "quadrants":
         what, most_there = "quadrants with a neighbour", (sizes > 0).sum(axis=1).max()
         expected = f"4 among the {config.neighbor_count} nearest"
-    reach = np.asarray(cKDTree(points).query(points[seeds], k=min(channels + 1, len(points)))[0])
+    reach = np.asarray(_tree(points).query(points[seeds], k=min(channels + 1, len(points)))[0])
     near, far = np.median(reach[:, 1]), np.median(reach[:, -1])
     return OptionError(
         f"the most {what} around a seed position",
@@ -249,3 +252,9 @@ def _none_has_enough(
         action=f"Distances there are: {near:.3g} px to the nearest neighbour, {far:.3g} px to the "
         f"{channels}th (medians), {np.hypot(*np.ptp(points, axis=0)):.3g} px across the scan",
     )
+
+
+def _tree(points: FloatArray) -> cKDTree:
+    from scipy.spatial import cKDTree  # here, because a worker that is spawned groups nothing
+
+    return cKDTree(points)

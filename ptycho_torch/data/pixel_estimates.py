@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter, rank_filter
 
 Mask = NDArray[np.bool_]
 
@@ -49,7 +48,7 @@ class PixelEstimates:
         for level in (mean, median):
             hot &= level > HOT_RATIO * _third_of_neighbours(level) + HOT_COUNTS
         # Seven pixels wide: around three dead rows 28 of 49 are lit, at the edge of a beamstop 21.
-        light = rank_filter(np.where(hot, 0, mean), 22, size=7, mode="constant")
+        light = _ranked(np.where(hot, 0, mean), 22, size=7, mode="constant")
         lit = light * len(frames) >= DEAD_COUNTS
         dead = ~left_out & lit & (values.max(axis=0) == 0)
         return cls(invalid, hot, dead, np.where(hot, 0, mean))
@@ -68,6 +67,8 @@ def centre_of(mean: NDArray[np.float64], bad: Mask) -> tuple[int, int]:
     amplitude is most like itself turned by 180 degrees is the centre.
     """
     level = np.sqrt(np.where(bad, 0, mean))
+    from scipy.ndimage import median_filter
+
     filled = np.where(bad, median_filter(level, 5), level)
     mass = filled**2
     rows, columns = np.indices(mean.shape)
@@ -104,5 +105,13 @@ def _invalid(frames: NDArray[Any]) -> Mask:
 def _third_of_neighbours(level: NDArray[np.float64]) -> NDArray[np.float64]:
     around = np.ones((5, 5), bool)
     around[2, 2] = False
-    third: NDArray[np.float64] = rank_filter(level, -3, footprint=around)
-    return third
+    return _ranked(level, -3, footprint=around)
+
+
+def _ranked(level: NDArray[np.float64], rank: int, **window: Any) -> NDArray[np.float64]:
+    from scipy.ndimage import (
+        rank_filter,  # here, because a worker that is spawned estimates nothing
+    )
+
+    ranked: NDArray[np.float64] = rank_filter(level, rank, **window)
+    return ranked
