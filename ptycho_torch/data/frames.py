@@ -157,6 +157,12 @@ class FrameStack:
             return cls(in_file(source, stream, policy), **options)
 
     @property
+    def label(self) -> str:
+        """What a sidecar of these frames is named by: ``field``, and what tells it from others."""
+        source = self._storage._stack
+        return self.field if source is None else source.label
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all frames as stored values."""
         return self._storage.identity.nbytes
