@@ -162,6 +162,12 @@ class FrameStack:
         return self._storage.source
 
     @property
+    def label(self) -> str:
+        """What a sidecar of these frames is named by: ``field``, and what tells it from others."""
+        source = self.source
+        return self.field if isinstance(source, np.ndarray) else source.label
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all frames as stored values."""
         return self._storage.identity.nbytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,13 @@ MODE_POWER = 0.05
 """Power of the first added mode, as a share of the first mode's; each further one has half."""
 FIELD_SHARE = 0.25
 """Diameter where none is given, in sides of the field."""
+FROM_PATTERN = MappingProxyType({"probe_guess": "average pattern"})
+"""What the metadata say of a scan whose probe is the average pattern."""
+
+
+def is_average_pattern(scan: Scan) -> bool:
+    """Whether the probe was made of the frames, so that nobody knows its defocus yet."""
+    return FROM_PATTERN.items() <= (scan.metadata or {}).items()
 
 
 def initial_probe(

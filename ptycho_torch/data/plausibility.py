@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ptycho_torch.data.corrections import METRES, counts_of, full
 from ptycho_torch.data.geometry import pair
 from ptycho_torch.data.grouping import neighbor_table
+from ptycho_torch.data.initial_probe import is_average_pattern
 from ptycho_torch.data.pixel_estimates import PixelEstimates
 from ptycho_torch.data.scan import Scan
 from ptycho_torch.data.shadows import Shadows
@@ -121,6 +122,8 @@ def _unit_action(seen: Evidence, unit: str) -> str:
 
 def _overlap(seen: Evidence) -> Verdict | None:
     if len(seen.x) < FEWEST_FRAMES or not seen.light.any() or not seen.span > 0:
+        return None
+    if is_average_pattern(seen.scan):  # in focus, whatever the width of the light on the object
         return None
     width = 2 * np.sqrt(seen.light.sum() ** 2 / np.square(seen.light).sum() / np.pi)
     nearest = neighbor_table(seen.x, seen.y, 1)

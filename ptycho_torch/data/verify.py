@@ -27,7 +27,7 @@ from ptycho_torch.data.caches.names import (
     sidecar_of,
 )
 from ptycho_torch.data.caches.sidecar import require_whole
-from ptycho_torch.data.errors import PtychoTorchError, ScanError, ScanFileError, naming
+from ptycho_torch.data.errors import OptionError, PtychoTorchError, ScanError, ScanFileError, naming
 from ptycho_torch.data.files.mapping import state_of
 from ptycho_torch.data.frames import FrameStack, Progress
 from ptycho_torch.data.readers import read_file, scan_suffixes
@@ -61,7 +61,7 @@ def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> lis
     faults = broken_members(file) if file.suffix.lower() == ".npz" else []
     if faults:
         return faults
-    scan = read_file(file, measurement=measurement)
+    scan = _read(file, measurement)
     energies: list[NDArray[np.float64]] = []
     checks: tuple[Callable[[], None], ...] = (
         lambda: energies.append(scan.frames.verify(progress)),
@@ -103,11 +103,21 @@ def _check_sidecar(file: Path, measurement: str) -> None:
     if beside is None:
         require_whole(file)
         return
-    scan = read_file(beside, measurement=measurement)
+    in_archive = beside.suffix.lower() == ".npz"
+    try:
+        scan = _read(beside, measurement)
+    except OptionError:
+        if in_archive:
+            raise
+        require_whole(file)  # such a scan is read with a layout, which nobody gives here
+        return
     for stack in (scan.frames, scan.patches):
-        if stack is not None and stack.field == field:
+        if stack is not None and stack.label == field:
             stack.verify_sidecar(file)
             return
+    if not in_archive:
+        require_whole(file)  # made under other options of the reader, which its name does not tell
+        return
     found = f"of a member {field!r}, which {beside.name} does not have"
     raise ScanFileError("sidecar", found, "one of its arrays", file=file)
 
@@ -117,7 +127,13 @@ def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
     if named is None:
         return None
     beside = _beside(file, named.stem, lambda scan: named.of_whole(scan.stem))
-    return None if beside is None else read_file(beside, measurement=measurement)
+    return None if beside is None else _read(beside, measurement)
+
+
+def _read(file: Path, measurement: str) -> Scan:
+    # The canonical format has a probe in every scan, the others where somebody knows it.
+    probe = "file" if file.suffix.lower() == ".npz" else "auto"
+    return read_file(file, measurement=measurement, probe=probe)
 
 
 def _beside(file: Path, stem: str, is_its_scan: Callable[[Path], bool]) -> Path | None:

@@ -18,9 +18,8 @@ from torch.nn import Parameter
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.data.config import check_choice, check_integer
 from ptycho_torch.data.errors import OptionError, ScanFileError, naming
-from ptycho_torch.data.initial_probe import add_modes
+from ptycho_torch.data.initial_probe import add_modes, is_average_pattern
 from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.data.readers.probe_choice import is_average_pattern
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import fourier_sums
 from ptycho_torch.models.error_metric import FourierError

@@ -5,6 +5,7 @@ What a layout may say is known by :mod:`ptycho_torch.data.readers.layout`.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -30,6 +31,8 @@ from ptycho_torch.data.readers.layout_values import (
     geometry_of,
     in_si,
     matched,
+    modes_of,
+    plane_of,
     unit_of,
 )
 from ptycho_torch.data.readers.measurement import settle_measurement
@@ -38,6 +41,8 @@ from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import Scan
 
 __all__ = ["SUFFIXES", "read_hdf5", "recognises"]
+
+logger = logging.getLogger(__name__)
 
 AS_THEY_COME = Detector()
 MAX_TRANSPOSED_BYTES = 4 << 30
@@ -112,16 +117,25 @@ def _read(
         measurement = layout.words.get("measurement", "auto")
     stored = geometry_of(h5, layout)
     geometry = None if stored is None else readout.corrected(stored)
-    kept = x[of_positions], y[of_positions]
-    x, y = _in_pixels(h5, layout, named, kept, readout.size, geometry)
+    kept, near = (x[of_positions], y[of_positions]), bool(stored and stored.near_field)
+    unit = readout.corrected(Geometry(object_pixel_m=1.0, near_field=near))
+    scale = pair(unit.object_pixel_m) or (1.0, 1.0)
+    x, y = _in_pixels(h5, layout, named, kept, readout.size, geometry, scale)
     picture = _optional(h5, layout, "object")
-    picture = None if picture is None else _plane("object", picture)
-    x, y, moved = _patch_centres(layout, x, y, readout.size, picture)
+    picture = None if picture is None else plane_of("object", picture)
+    x, y, moved = _patch_centres(layout, x, y, readout, scale, picture)
+    probe = modes_of(_optional(h5, layout, "probe"))
+    if probe is not None and probe.shape[-1] != readout.size != source.shape[-1]:
+        logger.warning("%s: the probe is left out: it is of frames of another size", path)
+        probe = None
+    if picture is not None and scale != (1.0, 1.0):
+        logger.warning("%s: the object is left out: it has pixels of another size", path)
+        picture = None
     return Scan(
         xcoords=x,
         ycoords=y,
         frames=settle_measurement(frames, measurement),
-        probeGuess=_modes(_optional(h5, layout, "probe")),
+        probeGuess=probe,
         objectGuess=picture,
         bad_pixels=readout.bad_pixels,
         geometry=geometry,
@@ -157,7 +171,7 @@ def _readout(
 ) -> Readout:
     mask, dark = _optional(h5, layout, "mask"), _optional(h5, layout, "dark")
     if mask is not None:
-        mask = _plane("mask", mask)
+        mask = plane_of("mask", mask)
         mask = mask == 0 if layout["mask"].get("bad", "nonzero") == "zero" else mask != 0
     if dark is not None:
         dark = dark.mean(axis=0) if dark.ndim == 3 else dark
@@ -175,13 +189,14 @@ def _in_pixels(
     stored: tuple[Floats, Floats],
     N: int,
     geometry: Geometry | None,
+    scale: tuple[float, float],
 ) -> tuple[Floats, Floats]:
-    """Positions in object pixels, x the column and y the row, from wherever the layout counts."""
+    """Positions (x, y) in object pixels, which reading out made ``scale`` (height, width) large."""
     words, unit = layout["positions"], unit_of(h5, layout, "positions", named)
     x, y = stored[::-1] if words.get("swapped") else stored
     x, y = x * words.get("x_sign", 1), y * words.get("y_sign", 1)
     if unit == "px":
-        return x, y
+        return x / scale[1], y / scale[0]
     metres = in_si(layout, "positions", unit, LENGTHS)
     pixel = pair(geometry.for_frames(N).object_pixel_m if geometry else None)
     if pixel is None:
@@ -192,7 +207,12 @@ def _in_pixels(
 
 
 def _patch_centres(
-    layout: Layout, x: Floats, y: Floats, N: int, picture: NDArray[Any] | None
+    layout: Layout,
+    x: Floats,
+    y: Floats,
+    readout: Readout,
+    scale: tuple[float, float],
+    picture: NDArray[Any] | None,
 ) -> tuple[Floats, Floats, dict[str, Any]]:
     """Positions as patch centres within the object, and by how much they were moved for it."""
     origin = layout["positions"].get("origin", "scan" if picture is None else None)
@@ -200,16 +220,17 @@ def _patch_centres(
         expected = "where the object has its zero: centre, patch or corner"
         raise layout.wrong("positions.origin", "missing", expected, "Add origin: to positions")
     if origin == "scan":
-        shift = N // 2 + MARGIN_PX - np.array([x.min(), y.min()])
+        shift = readout.size // 2 + MARGIN_PX - np.array([x.min(), y.min()])
         moved = {"positions_shift_px": [float(shift[0]), float(shift[1])]}
         return x + shift[0], y + shift[1], moved
     if origin == "corner":
-        return x + N // 2, y + N // 2, {}
+        half = readout.size * readout.bin // 2  # of the patch as it was stored
+        return x + half, y + half, {}
     if origin == "centre":
         if picture is None:
             raise layout.wrong("positions.origin", "centre without an object", "scan")
         height, width = picture.shape[-2:]
-        return x + width / 2, y + height / 2, {}
+        return x + width / 2 / scale[1], y + height / 2 / scale[0], {}
     return x, y, {}
 
 
@@ -218,22 +239,6 @@ def _optional(
 ) -> NDArray[Any] | None:
     path = layout[section].get(word)
     return None if path is None else array_at(h5, layout, section, path)
-
-
-def _plane(section: str, array: NDArray[Any]) -> NDArray[Any]:
-    """An array of two axes; those of length 1 before them are dropped."""
-    if array.ndim < 2 or array.size != array.shape[-1] * array.shape[-2]:
-        raise ScanError(f"{section} shape", shape_text(array.shape), "(H, W)")
-    return array.reshape(array.shape[-2:])
-
-
-def _modes(probe: NDArray[Any] | None) -> NDArray[Any] | None:
-    """Modes (P, N, N); further axes before them are dropped where their length is 1."""
-    if probe is None or probe.ndim <= 3:
-        return probe
-    if any(length != 1 for length in probe.shape[:-3]):
-        raise ScanError("probe shape", shape_text(probe.shape), "(P, N, N) modes")
-    return probe.reshape(probe.shape[-3:])
 
 
 def _per_frame(photons: NDArray[Any], kept: dict[int, NDArray[np.int64]]) -> NDArray[Any]:

@@ -196,3 +196,19 @@ def _index(field: str, given: NDArray[Any] | None, count: int) -> NDArray[Any]:
         found = f"{len(index)} numbers, {len(np.unique(index))} of them distinct"
         raise ScanError(field, found, f"{count} distinct ones")
     return index
+
+
+def plane_of(section: str, array: NDArray[Any]) -> NDArray[Any]:
+    """An array of two axes; those of length 1 before them are dropped."""
+    if array.ndim < 2 or array.size != array.shape[-1] * array.shape[-2]:
+        raise ScanError(f"{section} shape", shape_text(array.shape), "(H, W)")
+    return array.reshape(array.shape[-2:])
+
+
+def modes_of(probe: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Modes (P, N, N); further axes before them are dropped where their length is 1."""
+    if probe is None or probe.ndim <= 3:
+        return probe
+    if any(length != 1 for length in probe.shape[:-3]):
+        raise ScanError("probe shape", shape_text(probe.shape), "(P, N, N) modes")
+    return probe.reshape(probe.shape[-3:])

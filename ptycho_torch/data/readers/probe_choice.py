@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,10 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionTypeError, ScanFileError, ScanKeyError, naming
 from ptycho_torch.data.files.mapping import opened
-from ptycho_torch.data.initial_probe import initial_probe
+from ptycho_torch.data.initial_probe import FROM_PATTERN, initial_probe
 from ptycho_torch.data.scan import Scan
 
 Probe = str | Path | NDArray[Any]
-FROM_PATTERN = MappingProxyType({"probe_guess": "average pattern"})
-"""What the metadata say of a scan whose probe is the average pattern."""
-
-
-def is_average_pattern(scan: Scan) -> bool:
-    """Whether the probe was made of the frames, so that nobody knows its defocus yet."""
-    return FROM_PATTERN.items() <= (scan.metadata or {}).items()
 
 
 def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
@@ -43,8 +35,7 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
                 "probeGuess",
                 "missing",
                 "a probe",
-                action="Pass probe='initial' to begin with the average pattern, or probe= a file; "
-                "on the command line --probe initial or --probe FILE",
+                action="Pass --probe initial (probe='initial') for the average pattern, or a path",
             )
         return scan
     metadata = {k: v for k, v in (scan.metadata or {}).items() if k not in FROM_PATTERN}

@@ -8,8 +8,7 @@ import pytest
 from ptycho_torch import RawData, initial_probe, read_scan, simulate_scan
 from ptycho_torch.data.errors import OptionError, ScanError, ScanKeyError
 from ptycho_torch.data.geometry import Geometry
-from ptycho_torch.data.initial_probe import add_modes
-from ptycho_torch.data.readers.probe_choice import is_average_pattern
+from ptycho_torch.data.initial_probe import add_modes, is_average_pattern
 
 
 @pytest.fixture(scope="module")

@@ -447,3 +447,26 @@ def test_cxi_of_cdtools_comes_to_the_truth() -> None:
     assert read.geometry is not None
     assert read.geometry.energy_ev == pytest.approx(8000, rel=1e-5)
     assert read.bad_pixels is not None and read.bad_pixels.sum() == 1
+
+
+@pytest.mark.parametrize("unit", ["px", "um"])
+@pytest.mark.parametrize("origin", ["patch", "corner", "centre"])
+@pytest.mark.parametrize(("options", "scale"), [({"size": 12}, 0.75), ({"bin": 2}, 1.0)])
+def test_positions_follow_the_pixels_that_a_detector_makes(
+    write: Write, scan: RawData, unit: str, origin: str, options: dict[str, int], scale: float
+) -> None:
+    assert scan.objectGuess is not None
+    height, width = scan.objectGuess.shape
+    first = {"patch": (0, 0), "corner": (N // 2, N // 2), "centre": (width / 2, height / 2)}[origin]
+    factor = PIXEL_M * 1e6 if unit == "um" else 1.0
+    path = write(
+        entry__x=(scan.xcoords - first[0]) * factor,
+        entry__y=(scan.ycoords - first[1]) * factor,
+        entry__object=scan.objectGuess,
+    )
+    layout = {**changed("positions", unit=unit, origin=origin), "object": "/entry/object"}
+    assert read_scan(path, layout=layout).xcoords == pytest.approx(scan.xcoords)
+    read = read_scan(path, layout=layout, detector=Detector(**options), probe="initial")
+    assert read.xcoords == pytest.approx(scan.xcoords * scale)
+    assert read.ycoords == pytest.approx(scan.ycoords * scale)
+    assert (read.objectGuess is None) == (scale != 1)

@@ -181,6 +181,14 @@ def test_frames_that_share_nothing_are_seen(tmp_path, fields):
     assert any(verdict.startswith("overlap: ") for verdict in said(tmp_path / "far.npz"))
 
 
+def test_an_average_pattern_says_nothing_of_the_overlap(tmp_path, fields):
+    grid = np.arange(225).reshape(15, 15)[::3, ::3].ravel()
+    names = ("diff3d", "xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
+    few = {name: fields[name][grid] for name in names if name in fields}
+    np.savez(tmp_path / "scan.npz", **{**fields, **few})
+    assert said(tmp_path / "scan.npz", probe="initial") == []
+
+
 def test_patches_beyond_the_object_are_seen(fields):
     scan = RawData.from_coords_without_pc(
         fields["xcoords"] + 20,
@@ -211,6 +219,7 @@ def test_the_demo_scan_gives_no_alarm():
     ("name", "options"),
     [
         ("aps_velociprobe_siemens.npz", {}),
+        ("aps_velociprobe_siemens.npz", {"probe": "initial"}),
         ("formats/ptychodus170/ptychopinn_training.npz", {"measurement": "counts"}),
     ],
 )

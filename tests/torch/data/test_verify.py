@@ -11,9 +11,10 @@ import pytest
 from builders import flip, simulated_arrays
 
 from ptycho_torch import GroupingConfig
+from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import ScanError, ScanFileError
 from ptycho_torch.data.frames import Frames
-from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.verify import verify_path
 
 CACHE, SIDECAR = "scan.g2k5.groups_cache.npz", "scan.diff3d.sidecar.npz"
@@ -234,3 +235,20 @@ def test_impossible_value_of_a_damaged_file_is_called_damage(
 def test_missing_file_is_one_fault(tmp_path: Path) -> None:
     (fault,) = verify_path(tmp_path / "scan.npz")
     assert "file is missing" in fault
+
+
+def test_sidecars_of_hdf5_frames_are_whole_under_any_options(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        counts = np.random.default_rng(0).poisson(9.0, (12, 8, 8)).astype("u2")
+        file.create_dataset("patterns", data=counts, compression="gzip")
+        file.update({f"probe_position_{axis}_px": np.arange(12.0) + 9 for axis in "xy"})
+        file["bad_pixels"] = np.zeros((8, 8), bool)
+    for detector in (Detector(), Detector(orientation="rot90")):
+        read_scan(tmp_path / "scan.h5", detector=detector, probe="initial").frames.prepare()
+    sidecars = sorted(tmp_path.glob("*.sidecar.npz"))
+    assert len(sidecars) == 2
+    assert [verify_path(path) for path in (tmp_path / "scan.h5", *sidecars)] == [[], [], []]
+    for path in sidecars:
+        flip(path, 1000)
+        assert verify_path(path) != []
