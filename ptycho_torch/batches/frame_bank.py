@@ -188,7 +188,8 @@ def _refuse_unlike(other: Frames, first: Frames) -> None:
         raise ScanError("diff3d shape", other.shape, expected)
     if other.measurement != first.measurement:
         expected = f"{first.measurement} as in {first.path}"
-        raise ScanError("measurement", other.measurement, expected)
+        action = "Pass measurement= to read them alike, or convert the scans of counts first"
+        raise ScanError("measurement", other.measurement, expected, action=action)
 
 
 def tensor_over(array: NDArray[Any]) -> Tensor:

@@ -112,10 +112,12 @@ class Detector:
         seen = PixelEstimates.of(_sample(frames), known)
         bad = seen.invalid | seen.hot | seen.dead
         bad |= np.zeros(shape, bool) if known is None else known
+        full = np.zeros(shape, bool)
         if self.saturation is not None:
             for block in _blocks(frames):
-                bad |= saturated(block, self.saturation)
-        _report(frames, seen)
+                full |= saturated(block, self.saturation)
+        _report(frames, seen, int((full & ~bad).sum()))
+        bad |= full
         centre = self._centre(frames, seen, bad)
         size = self._size(shape)
         first = tuple(c - (size // 2) * self.bin - (self.bin - 1) // 2 for c in centre)
@@ -214,8 +216,9 @@ def _sample(frames: FrameSource | NDArray[Any]) -> NDArray[Any]:
     return frames[spread] if isinstance(frames, np.ndarray) else frames.sample(spread)
 
 
-def _report(frames: FrameSource | NDArray[Any], seen: PixelEstimates) -> None:
+def _report(frames: FrameSource | NDArray[Any], seen: PixelEstimates, saturated: int) -> None:
     counts = {name: int(getattr(seen, name).sum()) for name in ("invalid", "hot", "dead")}
+    counts["saturated"] = saturated
     found = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
     if found:
         where = "frames" if isinstance(frames, np.ndarray) else frames.path

@@ -68,8 +68,9 @@ def test_bins_add_counts_and_leave_object_pixels(scan, path):
     assert np.array_equal(raw.objectGuess, scan.objectGuess)
 
 
-def test_bad_pixels_alone_change_nothing_else(scan, path):
+def test_bad_pixels_alone_change_nothing_else(scan, path, caplog):
     raw = read(path, saturation=60_000)
+    assert "1 saturated" in caplog.text or "1 hot" in caplog.text
     assert raw.bad_pixels[5, 5] and raw.bad_pixels.sum() == 1
     assert np.array_equal(raw.xcoords, scan.xcoords)
     assert np.array_equal(raw.probeGuess, scan.probeGuess)
