@@ -47,9 +47,24 @@ BROKEN = {
 }
 
 
+COMMANDS = ("inspect", "prepare", "convert", "verify", "fit")
+# These two need no probe.
+REFUSING = [
+    (fault, command)
+    for fault in BROKEN
+    for command in COMMANDS
+    if not (fault == "no probe" and command in ("inspect", "prepare"))
+]
+
+
+@pytest.mark.parametrize("command", ["inspect", "prepare"])
+def test_a_scan_without_a_probe_is_looked_at_and_grouped(folder, fields, command):
+    np.savez("scan.npz", **without("probeGuess")(fields))
+    assert main([command, "scan.npz"]) == DONE
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["inspect", "prepare", "convert", "verify", "fit"])
-@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize(("fault", "command"), REFUSING)
 def test_a_broken_scan_is_one_line_and_writes_nothing(folder, fields, capsys, fault, command):
     breaking, field, found = BROKEN[fault]
     np.savez("scan.npz", **breaking(fields))

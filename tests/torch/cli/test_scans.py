@@ -334,6 +334,12 @@ def test_convert_takes_every_option_of_the_detector(product, options, expected):
     assert changed or not np.array_equal(wanted.bad_pixels, plain.bad_pixels)
 
 
-def test_convert_refuses_a_detector_where_the_format_has_none(folder, capsys):
-    assert main(["convert", "scan.npz", "out.npz", "--size", "8"]) == WRONG_USAGE
-    assert_one_line(capsys.readouterr().err, "option of format npz is detector")
+def test_convert_reads_an_npz_out_by_a_detector(folder, fields, capsys):
+    side = fields["diff3d"].shape[1]
+    cropped = ["--size", str(side // 2), "--probe", "initial"]
+    assert main(["convert", "scan.npz", "out.npz", *cropped]) == DONE
+    quarter = slice(side // 4, side // 4 + side // 2)
+    assert np.array_equal(read_scan("out.npz").diff3d, fields["diff3d"][:, quarter, quarter])
+    capsys.readouterr()
+    assert main(["convert", "scan.npz", "other.npz", "--bin", "2"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "bin", "amplitudes", "measurement='counts'")
