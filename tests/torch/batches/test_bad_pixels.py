@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from ptycho_torch.batches.dataset import PtychoDataset
-from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.frames import Frames
-from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.datamodule import PtychoDataModule
-from ptycho_torch.models.object_fit import ObjectFit
-from ptycho_torch.simulation.scan import simulate_scan
+torch = pytest.importorskip("torch", reason="torch is not installed: batches are its")
+
+from ptycho_torch.batches.dataset import PtychoDataset  # noqa: E402
+from ptycho_torch.data.config import GroupingConfig  # noqa: E402
+from ptycho_torch.data.frames import Frames  # noqa: E402
+from ptycho_torch.data.raw_data import RawData  # noqa: E402
+from ptycho_torch.datamodule import PtychoDataModule  # noqa: E402
+from ptycho_torch.models.object_fit import ObjectFit  # noqa: E402
+from ptycho_torch.simulation.scan import simulate_scan  # noqa: E402
 
 N, M = 32, 64
 GROUPING = GroupingConfig(gridsize=2, n_groups=24)
