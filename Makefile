@@ -17,7 +17,7 @@ endif
 PINS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
 # What the package needs without torch and its family, and the test tools.
-NOTORCH_DEPENDENCIES := numpy scipy h5py filelock tqdm matplotlib pytest hypothesis
+NOTORCH_DEPENDENCIES := numpy scipy pyyaml h5py filelock tqdm matplotlib pytest hypothesis
 
 DEMO_SCAN := datasets/demo.npz
 REAL_SCAN := datasets/siemens_star.npz
