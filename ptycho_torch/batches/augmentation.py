@@ -46,7 +46,7 @@ class Augmentation:
         Photons per frame, in the scan's mean: a number, or (low, high), log-uniform. Counts n
         become binomial(n, p), which for Poisson counts of mean m gives Poisson counts of mean p m.
         The probe becomes sqrt(p) times itself and the scale 1 / sqrt(p). Frames hold whole counts,
-        and no more photons than were measured can be asked for.
+        and at most as many photons as were measured can be asked for.
     noise_free
         The frames are intensities without noise, not counts: with ``photons``, counts are drawn
         from a Poisson distribution of mean p m, and p may be above 1.

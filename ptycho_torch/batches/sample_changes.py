@@ -1,7 +1,7 @@
 """One change of a batch each: other photons, a turn, bad pixels, another scale.
 
-They change ``content``, the batch's tensors by name with X as (B, C, N, N), and leave the tensors
-themselves alone. ``keys`` (B,) give each sample its random numbers.
+They change ``content``, the batch's tensors by name with X as (B, C, N, N), and write to none of
+the tensors. ``keys`` (B,) give each sample its random numbers.
 """
 
 from __future__ import annotations

@@ -255,8 +255,8 @@ class ReadOutFrames:
         self.source.require_unchanged()
 
     def map(self, stream: BinaryIO) -> NDArray[Any]:
-        """Nothing lies in a file as it comes out."""
-        raise NotImplementedError
+        """Refuse: nothing lies in a file as it comes out."""
+        raise ValueError("frames that are read out cannot be mapped; unpack them")
 
     def compared(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """The same chunks."""

@@ -1,4 +1,4 @@
-"""What a fit is compared with: the frames of an empty beam, and what shot noise alone leaves.
+"""What a fit is compared with: the frames of an empty beam, and what only shot noise leaves.
 
 NumPy only; frames are streamed.
 """

@@ -15,6 +15,7 @@ Needs no pytest to be imported.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -56,7 +57,7 @@ def example_scan() -> Scan:
     )
 
 
-class ReaderConformance:
+class ReaderConformance(ABC):
     """Tests of one reader. A subclass sets ``reader`` and writes files; the rest has defaults.
 
     Attributes
@@ -80,6 +81,7 @@ class ReaderConformance:
     position_tolerance_px: ClassVar[float] = 1e-9
     keeps_origin: ClassVar[bool] = True
 
+    @abstractmethod
     def write(self, folder: Path, scan: Scan, *, poor: bool) -> Path:
         """Write the scan into an empty folder; poor: only what the format requires.
 
@@ -88,7 +90,6 @@ class ReaderConformance:
         path
             The file to open.
         """
-        raise NotImplementedError
 
     def read(self, path: Path, **options: Any) -> Scan:
         """Read with this reader; a scan without a probe gets the average pattern."""

@@ -50,7 +50,7 @@ def write_product(
     losses
         Error after each epoch, (E,), or None.
     replace
-        False: a file of that name is left alone.
+        False: a file of that name stays as it is.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.datamodule import PtychoDataModule
 
 FRAMES_OF_A_SCAN = 1000
-"""More than any scan here has: samples of several scans are told apart."""
+"""More than any scan here has: samples of several scans have different numbers."""
 Visits = dict[str, list[tuple[int, list[int]]]]
 
 

@@ -1,4 +1,4 @@
-"""Plausibility: every usual mistake is seen with its fix named, and a right scan is left alone."""
+"""Plausibility: usual mistakes are seen with the fix named; a right scan gives no warning."""
 
 from __future__ import annotations
 
