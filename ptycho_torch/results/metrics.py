@@ -51,6 +51,31 @@ def complex_correlation(
     return float(np.abs(np.vdot(a, b)) / norm)
 
 
+def centred_correlation(
+    reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
+) -> float:
+    """``complex_correlation`` of what differs from the mean over the mask; 0 for a flat object.
+
+    Parameters
+    ----------
+    reconstruction, truth, mask
+        As in ``complex_correlation``.
+
+    Returns
+    -------
+    correlation
+        In [0, 1].
+
+    Raises
+    ------
+    OptionError
+        Shapes differ, or no pixel counts.
+    """
+    a, b = (part - part.mean() for part in _selected(reconstruction, truth, mask))
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.abs(np.vdot(a, b)) / norm) if norm > 0 else 0.0
+
+
 def align(
     reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
 ) -> ComplexArray:

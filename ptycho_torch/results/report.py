@@ -54,7 +54,9 @@ class ReconstructionReport(pl.Callback):
     metrics.json holds ``fourier_error``, from one more pass over all training groups with the final
     parameters; ``flat_object_error``, that of the fitted probe behind nothing;
     ``complex_correlation`` with the scan's objectGuess over the illuminated area, or
-    null where the scan has none of the same shape; and the settings of the fit.
+    null where the scan has none of the same shape, beside ``flat_object_correlation``, what a flat
+    object scores, and ``centred_correlation``, without the means, where that scores 0; and the
+    settings of the fit.
 
     The objectGuess of a measured scan is an earlier reconstruction rather than the truth; the
     correlation then says how well the two agree.
@@ -121,6 +123,7 @@ class ReconstructionReport(pl.Callback):
             "complex_correlation": correlation,
             "fourier_error": error,
             "flat_object_error": flat_object_error(raw, probe),
+            **_beside_a_flat_object(obj, truth, mask),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": seconds,
@@ -174,6 +177,18 @@ class ReconstructionReport(pl.Callback):
             write_product(self.output_dir / "product.h5", raw, obj, probe, losses=losses)
         except MissingDependencyError as error:
             logger.info("product.h5 is not written: %s", error)
+
+
+def _beside_a_flat_object(
+    obj: NDArray[Any], truth: NDArray[Any] | None, mask: NDArray[np.bool_]
+) -> dict[str, float | None]:
+    """The correlation without means, and what a flat object scores in the one with them."""
+    if truth is None:
+        return {"centred_correlation": None, "flat_object_correlation": None}
+    return {
+        "centred_correlation": metrics.centred_correlation(obj, truth, mask),
+        "flat_object_correlation": metrics.complex_correlation(np.ones_like(obj), truth, mask),
+    }
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from ptycho_torch.data.errors import OptionError
+from ptycho_torch.results import metrics
 from ptycho_torch.results.metrics import (
     align,
     complex_correlation,
@@ -112,3 +113,11 @@ def test_mask_is_where_the_dose_reaches_the_threshold(threshold, both):
 def test_mask_refuses_a_threshold_that_is_no_fraction(threshold):
     with pytest.raises(OptionError, match="threshold"):
         illuminated_mask(np.ones((2, 2)), [[1, 1]], (4, 4), threshold)
+
+
+def test_a_flat_object_scores_nothing_once_means_are_removed():
+    rng = np.random.default_rng(1)
+    truth = 1 + 0.2 * (rng.normal(size=(20, 20)) + 1j * rng.normal(size=(20, 20)))
+    assert metrics.complex_correlation(np.ones_like(truth), truth) > 0.9
+    assert metrics.centred_correlation(np.ones_like(truth), truth) == 0
+    assert metrics.centred_correlation((3 - 2j) * truth + 5, truth) == pytest.approx(1)
