@@ -18,6 +18,9 @@ from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.files.mapping import read_soon
 from ptycho_torch.data.frames import Frames
 
+_Place = tuple[NDArray[Any], int, int, bool]
+"""Frames of a scan, their first address and the one behind their last, and: rows lie in order."""
+
 MOST_BYTES = np.iinfo(np.int64).max
 """Of a tensor, even of one whose rows overlap: torch counts them in 64 bits."""
 
@@ -54,10 +57,11 @@ class FrameBank:
         self.device = torch.device("cpu")
         self.shape = (int(self.starts[-1]), self.N, self.N)
         self._whole: Tensor | None = None
+        self._places: dict[int, _Place] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the tensor over the map behind: another process maps the frames again."""
-        return {**self.__dict__, "_whole": None}
+        """Leave what lies over the maps behind: another process maps the frames again."""
+        return {**self.__dict__, "_whole": None, "_places": {}}
 
     @property
     def nbytes(self) -> int:
@@ -116,23 +120,31 @@ class FrameBank:
         used, which = np.unique(scans, return_inverse=True)
         rows = chosen - self.starts[scans]
         # These references keep every map while it is read, also where a sidecar is made anew.
-        arrays = [self._frames[scan].stored for scan in used]
-        addresses = np.array([array.__array_interface__["data"][0] for array in arrays])
+        arrays, starts, stops, plain = zip(*map(self._place, used.tolist()), strict=True)
+        addresses = np.array(starts)
         frame_bytes = self.N**2 * self.dtype.itemsize
-        first = addresses.min()
-        last = max(int(at) + array.nbytes for at, array in zip(addresses, arrays, strict=True))
-        places = last - frame_bytes - first + 1
-        plain = all(a.dtype == self._stored_as and a.flags.c_contiguous for a in arrays)
-        if not plain or places * frame_bytes > MOST_BYTES:
+        first = min(starts)
+        places = max(stops) - frame_bytes - first + 1
+        if not all(plain) or places * frame_bytes > MOST_BYTES:
             for scan, array in enumerate(arrays):
                 where = torch.from_numpy(np.flatnonzero(which == scan))
                 part = tensor_over(array)[torch.from_numpy(rows)[where]]
                 out[where] = part.to(self.dtype)
             return
-        memory = torch.from_numpy(np.asarray(_Rows(int(first), int(places), frame_bytes)))
+        memory = torch.from_numpy(np.asarray(_Rows(first, places, frame_bytes)))
         at = addresses[which] - first + rows * frame_bytes
         flat = out.view(torch.uint8).view(len(out), frame_bytes)
         torch.index_select(memory, 0, torch.from_numpy(at), out=flat)
+
+    def _place(self, scan: int) -> _Place:
+        """Where the frames of a scan lie, looked up again when they are mapped anew."""
+        array = self._frames[scan].mapped
+        place = self._places.get(scan)
+        if place is None or place[0] is not array:
+            at, _ = array.__array_interface__["data"]
+            plain = array.dtype == self._stored_as and bool(array.flags.c_contiguous)
+            place = self._places[scan] = array, at, at + array.nbytes, plain
+        return place
 
     def read_ahead(self, numbers: NDArray[np.integer]) -> None:
         """Touch every page of some frames, so that they are in memory when they are gathered.

@@ -185,7 +185,12 @@ class FrameStack:
 
         A map in place may be unaligned in memory, because zip members start anywhere.
         """
-        return self._storage.array().view()
+        return self.mapped.view()
+
+    @property
+    def mapped(self) -> NDArray[Any]:
+        """The array under :attr:`stored`, the same object until the frames are mapped anew."""
+        return self._storage.array()
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Make :attr:`stored` ready: map, or convert once into the sidecar.
