@@ -15,7 +15,7 @@ from ptycho_torch.subpixel_windows import add_patches, windows_at
 
 # Patches are added so many pixels at a time: their windows stay in the processor's cache, and what
 # an addition needs does not grow with the batch.
-_PIXELS_AT_ONCE = 2**16
+_PIXELS_AT_ONCE = 2**15
 
 
 def stitch(
