@@ -166,7 +166,8 @@ def full_weights(weights: Tensor | None, patches: Tensor) -> Tensor:
 
 def checked_real(field: str, values: Tensor) -> torch.dtype:
     """Type of the real part of values of 32 or 64 bits; OptionTypeError for any other."""
-    real = values.dtype.to_real()
+    # torch.compile does not know dtype.to_real().
+    real = values.real.dtype if values.is_complex() else values.dtype
     if real not in (torch.float32, torch.float64):
         raise OptionTypeError(
             field,
