@@ -150,8 +150,7 @@ def test_gradients_of_canvas_and_cut_are_those_of_finite_differences():
     weights = (torch.rand(2, 1, 3, 3, dtype=torch.float64) + 0.5).requires_grad_()
 
     def lay(p, o, w):
-        # Inside all patches, where no pixel's weight goes to 0 and its mean jumps.
-        return group_canvas(p, o, weights=w, size=1)
+        return group_canvas(p, o, weights=w, size=7)
 
     assert torch.autograd.gradcheck(lay, (patches, offsets, weights))
     canvas = torch.from_numpy(complex_noise((2, 6, 7))).requires_grad_()
