@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ptycho_torch.datamodule import PtychoDataModule
     from ptycho_torch.memmap_bridge import MemmapDatasetBridge
     from ptycho_torch.models.object_fit import ObjectFit
+    from ptycho_torch.models.pinn import PtychoPINN
     from ptycho_torch.raw_data_bridge import RawDataTorch
     from ptycho_torch.simulation.scan import simulate_scan
 
@@ -45,6 +46,7 @@ __all__ = [
     "PtychoDataContainerTorch",
     "PtychoDataModule",
     "PtychoDataset",
+    "PtychoPINN",
     "PtychoTorchError",
     "RawData",
     "RawDataTorch",
@@ -65,6 +67,7 @@ _HOME = MappingProxyType(
         "PtychoDataContainerTorch": "ptycho_torch.data_container_bridge",
         "PtychoDataModule": "ptycho_torch.datamodule",
         "PtychoDataset": "ptycho_torch.batches.dataset",
+        "PtychoPINN": "ptycho_torch.models.pinn",
         "PtychoTorchError": "ptycho_torch.data.errors",
         "Geometry": "ptycho_torch.data.geometry",
         "RawData": "ptycho_torch.data.raw_data",
