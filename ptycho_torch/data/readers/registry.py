@@ -2,7 +2,9 @@
 
 A reader is one module: a function that recognises its files and one that reads them. A format of
 this package is a line of ``BUILT_IN``; an installed package adds its own by an entry point of the
-group ``ptycho_torch.readers`` that names a :class:`Reader`.
+group ``ptycho_torch.readers`` that names a :class:`Reader`, and a program by
+:func:`register_reader`. What a program registers is the one state that a module of ptycho_torch
+keeps: readers are added to it, never taken out or replaced.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ from ptycho_torch.data.scan import Scan
 
 ENTRY_POINTS = "ptycho_torch.readers"
 
+_A_READER = "a ptycho_torch.data.readers.Reader"
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -57,6 +61,16 @@ class Reader:
     suffixes: tuple[str, ...]
     recognises: Callable[[ScanFile], bool]
     read: Callable[..., Scan]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or self.name == "auto":
+            raise OptionError("name of a Reader", repr(self.name), "a word other than auto")
+        ends = self.suffixes if isinstance(self.suffixes, tuple) else ()
+        if not ends or not all(
+            isinstance(e, str) and e[:1] == "." and e == e.lower() for e in ends
+        ):
+            expected = "a tuple of endings in lower case, as ('.mine',)"
+            raise OptionError(f"suffixes of Reader {self.name}", repr(self.suffixes), expected)
 
     @cached_property
     def options(self) -> tuple[str, ...]:
@@ -86,12 +100,50 @@ BUILT_IN: tuple[Reader, ...] = (
 )
 
 
+_REGISTERED: list[Reader] = []
+
+
+def register_reader(reader: Reader) -> None:
+    """Let this process read one more format, wherever a scan is named.
+
+    :func:`~ptycho_torch.read_scan` finds it by ``format=reader.name`` and, after the formats that
+    were known before, by file name and content; so do datasets, directories, patterns, lists, and
+    commands that this process runs by ``ptycho_torch.cli.main``. The command ``ptycho-torch`` of a
+    shell imports nothing of yours: for it, name the reader as an entry point of the group
+    ``ptycho_torch.readers`` of an installed package.
+
+    A process that is started by ``spawn`` begins without it. Workers of a data loader do not miss
+    it, because scans reach them opened. A process that opens scans itself, as every rank of a
+    distributed run does, has to register it too: call this in a module that it imports, or at the
+    top of the script, which ``spawn`` imports, and not under ``if __name__ == "__main__"``.
+
+    Parameters
+    ----------
+    reader
+        The format; its name is new.
+
+    Raises
+    ------
+    OptionTypeError
+        This is no :class:`~ptycho_torch.data.readers.Reader`.
+    OptionError
+        There is a reader of this name.
+    """
+    if not isinstance(reader, Reader):
+        raise OptionTypeError("reader", type(reader).__name__, _A_READER)
+    if reader.name in format_names():
+        action = "While you change it, pass the reader itself: read_scan(path, format=reader)"
+        raise OptionError("name of a Reader", f"{reader.name!r}, taken", "a new one", action=action)
+    _REGISTERED.append(reader)
+
+
 def readers() -> Iterator[Reader]:
-    """Every reader: the built-in ones first, then those of installed packages.
+    """Every reader: built-in, of installed packages, registered; last, that of any HDF5 file.
 
     An OptionError says that an entry point does not lead to a :class:`Reader`.
     """
-    yield from BUILT_IN
+    *special, any_hdf5 = BUILT_IN
+    yield from special
     for point in entry_points(group=ENTRY_POINTS):
         try:
             reader = point.load()
@@ -102,6 +154,8 @@ def readers() -> Iterator[Reader]:
         if not isinstance(reader, Reader):
             raise _no_reader(point.value, type(reader).__name__)
         yield reader
+    yield from tuple(_REGISTERED)
+    yield any_hdf5
 
 
 def scan_suffixes() -> tuple[str, ...]:
@@ -204,5 +258,4 @@ def _by_content(file: ScanFile) -> Reader:
 
 
 def _no_reader(place: str, found: str) -> OptionError:
-    expected = "a ptycho_torch.data.readers.Reader"
-    return OptionError(f"entry point {place} of {ENTRY_POINTS}", found, expected)
+    return OptionError(f"entry point {place} of {ENTRY_POINTS}", found, _A_READER)
