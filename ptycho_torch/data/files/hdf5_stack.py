@@ -185,7 +185,7 @@ class Hdf5Stack:
         try:
             out = np.empty(self.shape, self.dtype)
         except MemoryError as error:
-            action = "Use sidecar='auto' or a directory"
+            action = "Use --option sidecar=auto or a directory (sidecar='auto')"
             found = f"{self.data_bytes} bytes, more than fits in memory"
             raise ScanFileError(
                 self.field, found, "frames that fit", action=action, file=self.path

@@ -145,7 +145,8 @@ def _translations(h5: Hdf5File, frames: int, axis_order: str) -> NDArray[np.floa
             f"{name} shape",
             f"{shape_text(shape)}, ambiguous",
             "(M, 3) with M other than 3",
-            action="Pass axis_order='frames_first' or 'frames_last' to choose",
+            action="Choose by --axis-order frames_first or --axis-order frames_last "
+            "(axis_order='frames_first')",
         )
     use_first = first and axis_order != "frames_last"
     if not use_first and not (last and axis_order != "frames_first"):

@@ -77,7 +77,8 @@ def read_dectris(
             "positions",
             "missing: Dectris files have none",
             "those of the stage",
-            action="Pass positions= a .csv, .npy or .h5 file, with position_unit and position_axes",
+            action="Add --option positions=FILE (positions=), a .csv, .npy or .h5, and with it "
+            "--option position_unit=um, --option position_axes=x,y",
         )
     options = Options(measurement, sidecar, detector or Detector(), object_pixel_m, near_field)
     with hdf5_of(file, links=True) as h5:

@@ -71,7 +71,7 @@ def read_hdf5(
     """
     if isinstance(layout, str) and layout == "auto":
         expected = "the path of a YAML, a mapping, or one of " + ", ".join(preset_names())
-        action = "Pass layout=, or format= if the file has another format"
+        action = "Add --layout YAML (layout=), or of another format --format NAME (format=)"
         raise OptionError("layout", "not given", expected, action=action)
     said = layout_of(layout)
     with ExitStack() as held:

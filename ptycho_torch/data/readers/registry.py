@@ -251,7 +251,7 @@ def _by_content(file: ScanFile) -> Reader:
             "file name",
             repr(file.path.name),
             f"an ending among {endings}",
-            action="Pass format= if the name misleads",
+            action="If the name misleads, add --format NAME (format=NAME)",
         )
     # Its reader says best which keys are missing.
     return fitting[0]

@@ -248,7 +248,7 @@ def test_a_wrong_nsls2_file_is_one_line(tmp_path, name, value):
 
 def test_a_master_without_positions_says_what_to_pass(tmp_path):
     line = refused(write_dectris(tmp_path / "a_master.h5", SCAN), ScanKeyError)
-    assert "Pass positions= a .csv, .npy or .h5 file, with position_unit" in line
+    assert "Add --option positions=FILE (positions=), a .csv, .npy or .h5" in line
 
 
 def test_missing_frame_files_and_unequal_numbers_are_refused(tmp_path):

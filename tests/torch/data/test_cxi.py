@@ -134,7 +134,7 @@ def test_a_stage_with_its_origin_elsewhere_is_moved_and_the_shift_kept(path):
 def test_translations_of_three_frames_are_refused_without_an_order(path, order):
     square = np.arange(9.0).reshape(3, 3) * 1e-8
     changed(path, data=counts_of(SCAN)[:3], translation=square, monitor=None)
-    assert "axis_order='frames_first' or 'frames_last'" in refused(path)
+    assert "--axis-order frames_last (axis_order='frames_first')" in refused(path)
     found = read(path, axis_order=order)
     rows = square if order == "frames_first" else square.T
     np.testing.assert_allclose(np.diff(found.xcoords), np.diff(rows[:, 0]) / 3.125e-8, atol=1e-6)
