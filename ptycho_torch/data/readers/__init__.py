@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.registry import (
-    Reader,
     format_names,
     is_scan,
     read_file,

@@ -9,10 +9,7 @@ keeps: readers are added to it, never taken out or replaced.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -40,42 +37,13 @@ from ptycho_torch.data.readers import (
 )
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.read_out import read_out
+from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
 
 ENTRY_POINTS = "ptycho_torch.readers"
 
 _A_READER = "a ptycho_torch.data.readers.Reader"
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One format: what users pass as ``format``, and the endings of its file names, lower case.
-
-    ``recognises(file)`` says whether a file with such an ending is of this format, from a few
-    bytes; ``read(file, **options)`` gives a Scan, and its keyword arguments are the options of the
-    format.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    recognises: Callable[[ScanFile], bool]
-    read: Callable[..., Scan]
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name or self.name == "auto":
-            raise OptionError("name of a Reader", repr(self.name), "a word other than auto")
-        ends = self.suffixes if isinstance(self.suffixes, tuple) else ()
-        if not ends or not all(
-            isinstance(e, str) and e[:1] == "." and e == e.lower() for e in ends
-        ):
-            expected = "a tuple of endings in lower case, as ('.mine',)"
-            raise OptionError(f"suffixes of Reader {self.name}", repr(self.suffixes), expected)
-
-    @cached_property
-    def options(self) -> tuple[str, ...]:
-        """Names of the options."""
-        return tuple(inspect.signature(self.read).parameters)[1:]
 
 
 # In the order in which files are tried.
