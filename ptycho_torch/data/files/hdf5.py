@@ -149,7 +149,7 @@ class Hdf5File:
                     raise ScanFileError(name, f"over {_MOST_LINKS} links in a row", "a dataset")
                 filename, inside = target
                 if filename is not None:
-                    file = file._linked(filename, name)
+                    file = file.linked(filename, name)
                 if filename is not None or inside.startswith("/"):
                     place = file._root
                 parts = _parts(inside) + parts
@@ -163,21 +163,26 @@ class Hdf5File:
             sources, given = checked_sources(found, name, _Sources(self, name, held))
             return described(found, name, self.path, self.state, sources, given)
 
-    def _linked(self, filename: str, name: str) -> Hdf5File:
+    def linked(self, filename: str, name: str, action: str = "") -> Hdf5File:
+        """The file that the object ``name`` leads to, open as long as this one.
+
+        ScanFileError, ScanFileNotFoundError: it lies outside the folder of this file, links are not
+        allowed, or there is none.
+        """
         if self._files is None:
             found, allowed = f"a link into {filename}", "no link into another file"
             raise ScanFileError(name, found, allowed, file=self.path)
-        return self._files.opened(self._beside(filename, name, "a link into"))
+        return self._files.opened(self._beside(filename, name, "a link into", action))
 
-    def _beside(self, filename: str, name: str, what: str) -> Path:
+    def _beside(self, filename: str, name: str, what: str, action: str = "") -> Path:
         """The path of a file that this one names, in its folder or below; else a ScanFileError."""
         folder = os.path.realpath(self.path.parent)
         target = self.path.parent / filename
         parts = Path(filename).parts
         inside = Path(os.path.realpath(target)).is_relative_to(folder)
         if Path(filename).is_absolute() or ".." in parts or not inside:
-            found = f"{what} {filename}"
-            raise ScanFileError(name, found, "a file in this folder", file=self.path)
+            found, wanted = f"{what} {filename}", "a file in this folder"
+            raise ScanFileError(name, found, wanted, action=action, file=self.path)
         return target
 
 
