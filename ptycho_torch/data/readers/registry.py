@@ -9,6 +9,7 @@ keeps: readers are added to it, never taken out or replaced.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,6 +25,7 @@ from ptycho_torch.data.errors import (
     naming,
 )
 from ptycho_torch.data.files.hdf5 import SUFFIXES
+from ptycho_torch.data.files.mapping import FileState
 from ptycho_torch.data.readers import (
     cxi,
     dectris,
@@ -179,7 +181,9 @@ def read_file(
         if detector is not None:
             scan = read_out(scan, detector, sidecar=sidecar)
         measured = corrected.of_measurement(scan)
-        return corrected.of_probe(with_probe(measured, probe, read_file))
+        made = corrected.of_probe(with_probe(measured, probe, read_file))
+        made.frames.watch([(file.path, FileState.of(os.fstat(file.stream.fileno()))), *file.others])
+        return made
 
 
 def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
