@@ -38,6 +38,7 @@ from ptycho_torch.data.readers.layout_values import (
     unit_of,
 )
 from ptycho_torch.data.readers.measurement import settle_measurement
+from ptycho_torch.data.readers.probe_choice import keeps_probe
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import Scan
@@ -127,9 +128,8 @@ def _read(
     picture = None if picture is None else plane_of("object", picture)
     x, y, moved = _patch_centres(layout, x, y, readout, scale, picture)
     probe = modes_of(_optional(h5, layout, "probe"))
-    if probe is not None and probe.shape[-1] != readout.size != source.shape[-1]:
-        logger.warning("%s: the probe is left out: it is of frames of another size", path)
-        probe = None
+    if probe is not None and not keeps_probe(readout, path, detector.orientation):
+        probe = None  # the layout's orientation is the file's own, and its probe's
     if picture is not None and scale != (1.0, 1.0):
         logger.warning("%s: the object is left out: it has pixels of another size", path)
         picture = None
