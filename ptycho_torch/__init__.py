@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from ptycho_torch.models.object_fit import ObjectFit
     from ptycho_torch.models.pinn import PtychoPINN
     from ptycho_torch.raw_data_bridge import RawDataTorch
+    from ptycho_torch.results.metrics import (
+        amplitude_pearson,
+        centred_correlation,
+        phase_pearson,
+    )
+    from ptycho_torch.results.ring_correlation import fourier_ring_correlation
     from ptycho_torch.simulation.scan import simulate_scan
 
 __version__ = "0.2.0"
@@ -52,7 +58,11 @@ __all__ = [
     "RawData",
     "RawDataTorch",
     "__version__",
+    "amplitude_pearson",
+    "centred_correlation",
+    "fourier_ring_correlation",
     "initial_probe",
+    "phase_pearson",
     "read_scan",
     "register_reader",
     "simulate_scan",
@@ -74,7 +84,11 @@ _HOME = MappingProxyType(
         "Geometry": "ptycho_torch.data.geometry",
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
+        "amplitude_pearson": "ptycho_torch.results.metrics",
+        "centred_correlation": "ptycho_torch.results.metrics",
+        "fourier_ring_correlation": "ptycho_torch.results.ring_correlation",
         "initial_probe": "ptycho_torch.data.initial_probe",
+        "phase_pearson": "ptycho_torch.results.metrics",
         "read_scan": "ptycho_torch.data.raw_data",
         "register_reader": "ptycho_torch.data.readers.registry",
         "simulate_scan": "ptycho_torch.simulation.scan",

@@ -23,7 +23,9 @@ def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
     write_fit_config(folder)
     assert main(["fit", "--config", "fit.yaml"]) == DONE
     text = capsys.readouterr().out
-    assert re.search(r"complex correlation with the truth: 0\.\d{4}", text)
+    flat = r"\(flat object 0\.00\), phase 0\.\d+ \(0\.00\), amplitude -?0\.\d+ \(0\.00\), detail"
+    assert re.search(rf"^correlation with the truth: centred 0\.\d+ {flat}", text, re.MULTILINE)
+    assert re.search(r"Fourier error 0\.\d{4} \(flat object 0\.\d{4}\)$", text, re.MULTILINE)
     assert "picture: out/reconstruction.png" in text
     assert json.loads(Path("out/metrics.json").read_text())["epochs"] == 2
     checkpoint = next(Path("out/logs").rglob("*.ckpt"))
