@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ptycho_torch.batches.augmentation import Augmentation
     from ptycho_torch.batches.batch import PtychoBatch
     from ptycho_torch.batches.dataset import PtychoDataset
+    from ptycho_torch.batches.simulated_scans import SimulatedScans
     from ptycho_torch.data.config import GroupingConfig
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.geometry import Geometry
@@ -48,6 +49,7 @@ __all__ = [
     "PtychoTorchError",
     "RawData",
     "RawDataTorch",
+    "SimulatedScans",
     "__version__",
     "initial_probe",
     "read_scan",
@@ -69,6 +71,7 @@ _HOME = MappingProxyType(
         "Geometry": "ptycho_torch.data.geometry",
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
+        "SimulatedScans": "ptycho_torch.batches.simulated_scans",
         "initial_probe": "ptycho_torch.data.initial_probe",
         "read_scan": "ptycho_torch.data.raw_data",
         "simulate_scan": "ptycho_torch.simulation.scan",

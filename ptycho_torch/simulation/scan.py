@@ -106,10 +106,12 @@ def simulate_scan(
     check_seed("seed", seed)
     if seed is None:
         raise OptionTypeError("seed", None, "an integer")
-    _check_photons(photons)
+    check_photons(photons)
     given_probe = None if probe is None else check_modes(probe, N, n_modes)
     if object is not None:
-        object, object_size = _checked_object(object, N, object_size, specimen), np.shape(object)
+        _refuse_beside_object(object_size=object_size, specimen=specimen)
+        object = check_object(object, N)
+        object_size = object.shape
     shape = object_shape(object_size, n_frames, N)
     of_specimen, draw_positions, draw_noise = (
         np.random.Generator(np.random.PCG64(stream))
@@ -263,18 +265,30 @@ def check_modes(probe: object, N: int, n_modes: int = 1) -> NDArray[np.complex12
     return modes.astype(np.complex128)
 
 
-def _checked_object(
-    given: object, N: int, object_size: object, specimen: object
-) -> NDArray[np.complex64]:
-    for name, value in (("object_size", object_size), ("specimen", specimen)):
-        if value is not None:
-            raise OptionError(name, f"{value!r} beside an object", "left out: the object is given")
+def check_object(given: object, N: int) -> NDArray[np.complex64]:
+    """A given object (H, W), as complex64.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        It is none, or too small for a frame.
+    ScanError
+        It is not finite.
+    """
     values = _complex(given, "object")
     if values.ndim != 2 or min(values.shape) < N + 1:
         # One pixel more than a frame: a sub-pixel patch reads its neighbour.
         expected = f"(H, W), each at least N + 1 = {N + 1}"
         raise OptionError("object", f"of shape {values.shape}", expected)
+    if not values.any():
+        raise OptionError("object", "0 everywhere", "something that lets light through")
     return values.astype(np.complex64)
+
+
+def _refuse_beside_object(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(name, f"{value!r} beside an object", "left out: the object is given")
 
 
 def _complex(given: object, name: str) -> NDArray[Any]:
@@ -305,7 +319,8 @@ def object_shape(
     return int(sides[0]), int(sides[1])
 
 
-def _check_photons(photons: object) -> None:
+def check_photons(photons: object) -> None:
+    """Refuse what is no mean of counts; None is no noise."""
     if photons is None:
         return
     if isinstance(photons, bool) or not isinstance(photons, (int, float, np.number)):
