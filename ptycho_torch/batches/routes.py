@@ -132,5 +132,9 @@ def selected_here(
 
 
 def simulated_here(dataset: SimulatedScans, device: torch.device) -> Route:
-    """Batches are made by this process, on the device; there is nothing for workers to read."""
-    return Route(Indices(dataset, read=False), partial(dataset.batches, device=device))
+    """Batches are made by this process; there is nothing for workers to read.
+
+    For a GPU they are made when they are sent, beside the step.
+    """
+    made = dataset.unmade if device.type == "cuda" else dataset.simulated
+    return Route(Indices(dataset, read=False), partial(map, made))

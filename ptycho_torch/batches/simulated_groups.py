@@ -25,7 +25,7 @@ _COUNTS = 0
 
 @dataclass(frozen=True)
 class SimulatedScan:
-    """A drawn scan: object and probe where batches are made, positions and groups on the CPU.
+    """A drawn scan, on the CPU.
 
     Attributes
     ----------
@@ -81,21 +81,24 @@ def simulate_groups(
     place: NDArray[np.integer],
     nn_indices: NDArray[np.int64],
     noise: Noise | None,
+    device: torch.device | str,
 ) -> dict[str, Tensor]:
     """The tensors of a batch by name, without ``scan_id``.
 
     Parameters
     ----------
     scans
-        Scans of one M, N, P and one shape of object, on one device.
+        Scans of one M, N, P and one shape of object.
     place
         Which of them every group is of, (B,).
     nn_indices
         The groups' frames, (B, C).
     noise
         None: none.
+    device
+        Where the batch is made; objects and probes are copied there, each once.
     """
-    device, N = scans[0].object.device, scans[0].probe.shape[-1]
+    N = scans[0].probe.shape[-1]
     x = np.concatenate([scan.xcoords for scan in scans])
     y = np.concatenate([scan.ycoords for scan in scans])
     rows = nn_indices + (place * len(scans[0].xcoords))[:, None]
@@ -103,8 +106,9 @@ def simulate_groups(
     offsets, relative = coords["coords_offsets"], coords["coords_relative"]
     origins = torch.from_numpy(patch_origins(offsets, relative, "scan")).to(device)
     which, frames = torch.from_numpy(place).to(device), torch.from_numpy(nn_indices).to(device)
-    Y = cut_patches((_stacked([scan.object for scan in scans]),), which, origins, N)
-    probe = probe_of_groups(torch.stack([scan.probe for scan in scans]), which)
+    objects = _stacked([scan.object for scan in scans]).to(device)
+    Y = cut_patches((objects,), which, origins, N)
+    probe = probe_of_groups(torch.stack([scan.probe for scan in scans]).to(device), which)
     amplitude = diffract(illuminate(probe, Y.permute(0, 3, 1, 2)))
     if noise is not None:
         amplitude = _counted(amplitude, noise, frames)
@@ -133,6 +137,6 @@ def _counted(amplitude: Tensor, noise: Noise, frames: Tensor) -> Tensor:
 def _stacked(objects: list[Tensor]) -> ObjectStack:
     """Objects of one shape below each other, without margins: no patch reaches out of them."""
     pixels, rows = torch.cat(objects), len(objects[0])
-    tops = torch.arange(0, len(pixels), rows, device=pixels.device)
+    tops = torch.arange(0, len(pixels), rows)
     own = torch.ones_like(tops, dtype=torch.bool)
     return ObjectStack(pixels, tops, torch.full_like(tops, rows), own, margin=0)

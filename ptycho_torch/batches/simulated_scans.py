@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class SimulatedScans(PtychoDataset):
     Batches are like those of the same scans read from files with ``patch_positions="scan"``: X, Y,
     positions, probe and indices. Only the X scale is that of the expected counts, not of the noisy
     ones. A frame has the same noise in all groups of an epoch. Objects and probes of two epochs are
-    kept on the device at most.
+    kept at most.
 
     Parameters
     ----------
@@ -220,14 +220,14 @@ class SimulatedScans(PtychoDataset):
         return self.simulated(indices)
 
     def batches(
-        self,
-        groups: Iterable[Sequence[int]],
-        planned: int = PLANNED,
-        device: torch.device | str = "cpu",
+        self, groups: Iterable[Sequence[int]], planned: int = PLANNED
     ) -> Iterator[PtychoBatch]:
-        """Yield batch after batch, made on a device; ``planned`` has no effect here."""
-        for indices in groups:
-            yield self.simulated(indices, device)
+        """Yield batch after batch; ``planned`` has no effect here."""
+        return map(self.simulated, groups)
+
+    def unmade(self, indices: Indices) -> UnmadeBatch:
+        """A batch that is made when it is asked to go to its device."""
+        return UnmadeBatch(self, indices)
 
     def simulated(self, indices: Indices, device: torch.device | str = "cpu") -> PtychoBatch:
         """A batch of groups of any epochs, made on a device.
@@ -249,9 +249,9 @@ class SimulatedScans(PtychoDataset):
             raise IndexError(f"sample {numbers.min()}; expected numbers from 0 on")
         scan_numbers, group = np.divmod(numbers, self.groups_per_scan)
         drawn, place = np.unique(scan_numbers, return_inverse=True)
-        scans = [self._scan(number, str(device)) for number in drawn.tolist()]
+        scans = [self._scan(number) for number in drawn.tolist()]
         groups = [scans[at].groups[row] for at, row in zip(place, group, strict=True)]
-        content = simulate_groups(scans, place, np.stack(groups), self._noise(scan_numbers))
+        content = simulate_groups(scans, place, np.stack(groups), self._noise(scan_numbers), device)
         content["scan_id"] = torch.from_numpy(scan_numbers % self.n_scans).to(device)
         return PtychoBatch.from_tensordict(TensorDict(content, batch_size=[len(numbers)]))
 
@@ -268,13 +268,13 @@ class SimulatedScans(PtychoDataset):
         check_integer("number", number, minimum=0, limit=self.n_scans)
         check_integer("epoch", epoch, minimum=0)
         scan_number = epoch * self.n_scans + number
-        scan, M = self._scan(scan_number, "cpu"), self.recipe.frames_per_scan
+        scan, M = self._scan(scan_number), self.recipe.frames_per_scan
         unscaled = replace(scan, scale=np.float32(1))
         frames = np.empty((M, self.N, self.N), np.float32)
         for start in range(0, M, _FRAMES_AT_A_TIME):
             rows = np.arange(start, min(M, start + _FRAMES_AT_A_TIME))
             place, noise = np.zeros_like(rows), self._noise(np.full_like(rows, scan_number))
-            amplitude = simulate_groups([unscaled], place, rows[:, None], noise)["X"]
+            amplitude = simulate_groups([unscaled], place, rows[:, None], noise, "cpu")["X"]
             frames[rows] = amplitude[..., 0].numpy()
         probe = scan.probe.numpy()
         x, y = scan.xcoords, scan.ycoords
@@ -328,14 +328,14 @@ class SimulatedScans(PtychoDataset):
     def _noise(self, scan_numbers: NDArray[np.int64]) -> Noise | None:
         return Noise(self.seed, self.stream, scan_numbers) if self.recipe.has_noise else None
 
-    def _drawn(self, scan_number: int, device: str) -> SimulatedScan:
+    def _drawn(self, scan_number: int) -> SimulatedScan:
         epoch, number = divmod(scan_number, self.n_scans)
         drawn = self.recipe.draw(self.seed, self.stream, epoch, number)
         groups = drawn_groups(drawn.xcoords, drawn.ycoords, self.grouping)
         groups = np.resize(groups, (self.groups_per_scan, groups.shape[1]))
         return SimulatedScan(
-            torch.from_numpy(np.array(drawn.object)).to(device),
-            torch.from_numpy(drawn.probe).to(device),
+            torch.from_numpy(np.array(drawn.object)),
+            torch.from_numpy(drawn.probe),
             drawn.xcoords,
             drawn.ycoords,
             groups.astype(np.int64),
@@ -348,6 +348,18 @@ if TYPE_CHECKING:
 else:
     # The command line makes its options of annotations, and can say only this.
     ScanOption = str | list[str] | SimulatedScans
+
+
+@dataclass(frozen=True)
+class UnmadeBatch:
+    """Samples of a dataset; ``to(device)`` makes their batch there, on the stream at work."""
+
+    dataset: SimulatedScans
+    indices: Indices
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PtychoBatch:
+        """The batch; ``non_blocking`` is what others take."""
+        return self.dataset.simulated(self.indices, device)
 
 
 def opened(
