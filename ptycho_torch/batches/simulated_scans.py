@@ -29,7 +29,7 @@ from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.normalization import intensity_scale
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.scan_list import Part, Scans
-from ptycho_torch.simulation.recipe import Photons, ScanRecipe, Source
+from ptycho_torch.simulation.recipe import Photons, ScanRecipe, Sources
 from ptycho_torch.simulation.scan import ScanPattern
 from ptycho_torch.simulation.specimens import Specimen
 
@@ -110,8 +110,8 @@ class SimulatedScans(PtychoDataset):
         self,
         *,
         specimens: Specimen | Sequence[Specimen] = "mixed",
-        objects: Source | Sequence[Source] | None = None,
-        probes: Source | Sequence[Source] = "random",
+        objects: Sources | None = None,
+        probes: Sources = "random",
         n_scans: int = 64,
         frames_per_scan: int = 100,
         N: int = 64,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,11 @@ from ptycho_torch.simulation.specimens import Specimen, draw_specimen
 
 Source = str | Path | RawData | NDArray[Any]
 """A scan, the path of one, or an array."""
+if TYPE_CHECKING:
+    Sources = Source | Sequence[Source]
+else:
+    # The command line makes its options of annotations, and can say only this.
+    Sources = str | list[str]
 Photons = float | tuple[float, float] | None
 
 RANDOM_PROBE = "random"
@@ -91,8 +96,8 @@ class ScanRecipe:
         self,
         *,
         specimens: Specimen | Sequence[Specimen],
-        objects: Source | Sequence[Source] | None,
-        probes: Source | Sequence[Source],
+        objects: Sources | None,
+        probes: Sources,
         frames_per_scan: int,
         N: int,
         pattern: ScanPattern,

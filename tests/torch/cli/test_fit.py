@@ -146,6 +146,8 @@ def test_a_configuration_names_simulated_scans_to_train_on(folder, capsys):
     scans = f"specimens: [cells, grf], probes: [random, scan.npz], N: {SIDE}, photons: [100, 1000]"
     assert fit(f"{scans}, n_scans: 4, frames_per_scan: 16") == WRONG_USAGE
     assert_one_line(capsys.readouterr().err, "train is SimulatedScans; expected one scan")
+    assert main(["fit", "--config", "fit.yaml", "--print_config"]) == DONE
+    assert "      probes:\n      - random\n      - scan.npz\n" in capsys.readouterr().out
     assert fit(f"{scans}, n_scans: 0") == WRONG_USAGE
     assert_one_line(capsys.readouterr().err, "n_scans is 0; expected an integer >= 1")
     assert fit("specimens: stars") == WRONG_USAGE
