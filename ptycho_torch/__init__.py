@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ptycho_torch.batches.augmentation import Augmentation
     from ptycho_torch.batches.batch import PtychoBatch
     from ptycho_torch.batches.dataset import PtychoDataset
+    from ptycho_torch.batches.simulated_scans import SimulatedScans
     from ptycho_torch.data.config import GroupingConfig
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.geometry import Geometry
@@ -57,6 +58,7 @@ __all__ = [
     "PtychoTorchError",
     "RawData",
     "RawDataTorch",
+    "SimulatedScans",
     "__version__",
     "amplitude_pearson",
     "centred_correlation",
@@ -87,6 +89,7 @@ _HOME = MappingProxyType(
         "amplitude_pearson": "ptycho_torch.results.metrics",
         "centred_correlation": "ptycho_torch.results.metrics",
         "fourier_ring_correlation": "ptycho_torch.results.ring_correlation",
+        "SimulatedScans": "ptycho_torch.batches.simulated_scans",
         "initial_probe": "ptycho_torch.data.initial_probe",
         "phase_pearson": "ptycho_torch.results.metrics",
         "read_scan": "ptycho_torch.data.raw_data",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ptycho_torch.batches.batch import PtychoBatch
+from ptycho_torch.batches.simulated_scans import SimulatedScans
 from ptycho_torch.data.config import check_choice, check_integer
 from ptycho_torch.data.errors import OptionError, ScanFileError, naming
 from ptycho_torch.data.initial_probe import add_modes, is_average_pattern
@@ -164,7 +165,12 @@ class ObjectFit(pl.LightningModule):
                 "a trainer with a PtychoDataModule",
                 action="Or call initialize(object_shape, probe) before fit",
             )
-        scans = data.dataset("train").scans
+        dataset = data.dataset("train")
+        if isinstance(dataset, SimulatedScans):
+            expected = "one scan: ObjectFit has one object, and every epoch has others"
+            action = "Fit SimulatedScans(...).scan(0)"
+            raise OptionError("train", "SimulatedScans", expected, action=action)
+        scans = dataset.scans
         if len(scans) != 1:
             raise OptionError(
                 "train",

@@ -49,7 +49,7 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
         return scan.replacing_probe(made, {**metadata, **FROM_PATTERN})
     if isinstance(probe, str | Path):
         metadata["probe_guess"] = str(probe)
-        return scan.replacing_probe(_probe_of(Path(probe).absolute(), read), metadata)
+        return scan.replacing_probe(probe_of(Path(probe).absolute(), read), metadata)
     if not isinstance(probe, np.ndarray):
         expected = "'file', 'initial', an array (N, N) or (P, N, N), or a path"
         raise OptionTypeError("probe", type(probe).__name__, expected)
@@ -77,7 +77,8 @@ def keeps_probe(readout: Readout, path: Path | None, orientation: str | None = N
     return False
 
 
-def _probe_of(path: Path, read: Callable[[Path], Scan]) -> NDArray[Any]:
+def probe_of(path: Path, read: Callable[[Path], Scan]) -> NDArray[Any]:
+    """The probe in an ``.npy``, or of a scan."""
     return array_in_npy(path) if path.suffix == ".npy" else read(path).probeGuess
 
 
