@@ -27,6 +27,7 @@ from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import (
+    MissingDependencyError,
     OptionError,
     OptionTypeError,
     PtychoTorchError,
@@ -140,9 +141,18 @@ class PtychoCLI(LightningCLI):
         ------
         OptionError
             One line for a value that a constructor refuses.
+        MissingDependencyError
+            TensorBoardLogger is asked for, and tensorboard is not installed.
         """
         try:
             super().instantiate_classes()
+        except ModuleNotFoundError as error:
+            if "tensorboard" not in str(error):
+                raise
+            raise MissingDependencyError(
+                "tensorboard is not installed: TensorBoardLogger needs it; "
+                "pip install ptycho-torch[tensorboard]"
+            ) from error
         except (ValueError, OptionTypeError, MisconfigurationException) as error:
             with naming(self._file):
                 raise _refusal(error) from None
