@@ -141,18 +141,9 @@ class PtychoCLI(LightningCLI):
         ------
         OptionError
             One line for a value that a constructor refuses.
-        MissingDependencyError
-            TensorBoardLogger is asked for, and tensorboard is not installed.
         """
         try:
             super().instantiate_classes()
-        except ModuleNotFoundError as error:
-            if "tensorboard" not in str(error):
-                raise
-            raise MissingDependencyError(
-                "tensorboard is not installed: TensorBoardLogger needs it; "
-                "pip install ptycho-torch[tensorboard]"
-            ) from error
         except (ValueError, OptionTypeError, MisconfigurationException) as error:
             with naming(self._file):
                 raise _refusal(error) from None
@@ -209,6 +200,11 @@ def _refusal(error: Exception) -> PtychoTorchError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, PtychoTorchError):
         cause = cause.__cause__ or cause.__context__
+    if cause is None and "tensorboardX" in str(error):
+        return MissingDependencyError(
+            "tensorboard is not installed: TensorBoardLogger needs it; "
+            "pip install ptycho-torch[tensorboard]"
+        )
     return OptionError(str(error)) if cause is None else cause
 
 
