@@ -81,6 +81,7 @@ class WritePredictions(pl.Callback):
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.names: set[str] = set()
         self._parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
 
     def on_predict_batch_end(
@@ -119,5 +120,6 @@ class WritePredictions(pl.Callback):
         }
         with atomic_write(path) as handle:
             np.savez(handle, **arrays)
+        self.names = set(self._parts)
         self._parts.clear()
         self.path = path

@@ -158,8 +158,13 @@ class PtychoCLI(LightningCLI):
                 warn_of(scan)
 
     def after_predict(self) -> None:
-        """Print the path of the predictions."""
+        """Print the path of the predictions; stitch patches to an object, and judge it."""
         print(f"predictions: {shown(self._predictions.path)}")
+        if {"patches", "positions_px"} <= self._predictions.names:
+            report = ReconstructionReport(self.trainer.default_root_dir)
+            report.write_predicted(self.trainer, self.model)
+            for metrics in report.written:
+                _say_figures(metrics)
 
     def after_fit(self) -> None:
         """Print the figures of each reconstruction and the path of its picture."""

@@ -26,6 +26,7 @@ from ptycho_torch.models.error_metric import FourierError
 from ptycho_torch.models.far_field import require_far_field
 from ptycho_torch.models.probe_search import search_probe
 from ptycho_torch.models.schedules import Schedule, scheduled
+from ptycho_torch.models.starting_point import Start, is_path, start_of
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,11 @@ class ObjectFit(pl.LightningModule):
         What the fit starts from: ``"scan"``, the scan's probe, or ``"initial"``, the average
         pattern at a defocus that short fits find. A scan read with ``probe="initial"`` has no
         defocus of its own, so for it both mean the same.
+    initial_object
+        What the object starts from, e.g. a network's prediction: (H, W) complex, or a file that
+        ``fit`` or ``predict`` wrote; where it is 0 the fit starts flat. None: flat throughout.
+    initial_probe
+        The same of the probe, (P, N, N) or (N, N), sqrt(counts); None: as ``probe`` says.
 
     Raises
     ------
@@ -81,6 +87,8 @@ class ObjectFit(pl.LightningModule):
         object_shape: tuple[int, int] | None = None,
         n_modes: int | None = None,
         probe: FirstProbe = "scan",
+        initial_object: Start = None,
+        initial_probe: Start = None,
     ) -> None:
         super().__init__()
         for name, rate in (
@@ -95,7 +103,13 @@ class ObjectFit(pl.LightningModule):
         if not refine_probe and (n_modes is not None or probe == "initial"):
             found = "False beside n_modes or probe='initial'"
             raise OptionError("refine_probe", found, "True: such a probe has to be fitted")
-        self.save_hyperparameters()
+        if initial_probe is not None and probe == "initial":
+            raise OptionError("initial_probe", "given beside probe='initial'", "one of the two")
+        starts = {"object": initial_object, "probe": initial_probe}
+        # An array belongs to this fit; a checkpoint has what became of it.
+        arrays = [f"initial_{name}" for name, given in starts.items() if not is_path(given)]
+        self.save_hyperparameters(ignore=arrays)
+        self._starts = {name: start_of(name, given) for name, given in starts.items()}
         self.learning_rate = learning_rate
         self.probe_learning_rate = probe_learning_rate or learning_rate
         self.refine_probe = refine_probe
@@ -114,7 +128,7 @@ class ObjectFit(pl.LightningModule):
         )
 
     def initialize(self, object_shape: tuple[int, int], probe: Tensor) -> None:
-        """Start from a flat object of modulus 1 and the given probe.
+        """Start from ``initial_object``, or a flat one of modulus 1, and the given probe.
 
         Parameters
         ----------
@@ -126,8 +140,10 @@ class ObjectFit(pl.LightningModule):
         Raises
         ------
         OptionError
-            The probe is zero, or not finite, or has more modes than ``n_modes``.
+            The probe is zero, or not finite, or has more modes than ``n_modes``;
+            ``initial_object`` or ``initial_probe`` is of another size.
         """
+        probe = self._started("probe", probe)
         if self.n_modes is not None:
             probe = _with_modes(probe, self.n_modes)
         probe = probe.detach().to(self.device, torch.complex64)
@@ -135,7 +151,23 @@ class ObjectFit(pl.LightningModule):
         if not (torch.isfinite(unit) and unit > 0):
             raise OptionError("probe", f"of root mean square {float(unit)}", "finite and above 0")
         flat = torch.ones(object_shape, dtype=torch.complex64, device=self.device)
-        self._allocate(torch.view_as_real(flat), torch.view_as_real(probe / unit), unit)
+        obj = self._started("object", flat)
+        self._allocate(
+            torch.view_as_real(torch.where(obj == 0, flat, obj)),
+            torch.view_as_real(probe / unit),
+            unit,
+        )
+
+    def _started(self, name: str, otherwise: Tensor) -> Tensor:
+        """The object or probe that was given to start from, as one that fits this scan."""
+        given = self._starts[name]
+        if given is None:
+            return otherwise
+        given = given[None] if name == "probe" and given.ndim == 2 else given
+        if given.shape[-2:] != otherwise.shape[-2:] or given.ndim != otherwise.ndim:
+            expected = f"{tuple(otherwise.shape)}, as this scan has it"
+            raise OptionError(f"initial_{name}", tuple(given.shape), expected)
+        return given.to(self.device)
 
     def _allocate(self, obj: Tensor, probe: Tensor, probe_unit: Tensor) -> None:
         # Real views, last axis (real, imaginary): not every optimiser and checkpoint handles
@@ -182,6 +214,7 @@ class ObjectFit(pl.LightningModule):
         height, width = data.object_shape if self.object_shape is None else self.object_shape
         probe = data.initial_probe
         unknown = self.first_probe == "initial" or is_average_pattern(scans[0])
+        unknown = unknown and self._starts["probe"] is None
         if unknown and self.refine_probe and stage == "fit":
             probe = torch.from_numpy(search_probe(scans[0], device=self.device))
         self.initialize((int(height), int(width)), probe)

@@ -26,7 +26,7 @@ from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import error_of_sums, fourier_sums
-from ptycho_torch.physics import diffract, illuminate, object_patches, object_shape_for, stitch
+from ptycho_torch.physics import Stitcher, diffract, illuminate, object_patches, object_shape_for
 from ptycho_torch.results.judged import compared_with, figures_beside_flat
 from ptycho_torch.results.metrics import illuminated_mask
 
@@ -84,23 +84,6 @@ class _Part:
             yield self.dataset.__getitems__(groups).to(self.device)
 
 
-class _Stitching:
-    """Patches of one object, until they are stitched, weighted by the light of the probe."""
-
-    def __init__(self, shape: tuple[int, int], probe: Tensor) -> None:
-        self.shape, self.intensity = shape, probe.abs().square().sum(dim=0)
-        self.patches: list[Tensor] = []
-        self.positions: list[Tensor] = []
-
-    def add(self, patches: Tensor, positions: Tensor) -> None:
-        self.patches.append(patches.to("cpu", torch.complex64))
-        self.positions.append(positions.to("cpu", torch.float64))
-
-    def object(self) -> Tensor:
-        patches, positions = torch.cat(self.patches), torch.cat(self.positions)
-        return stitch(patches, positions, self.shape, self.intensity)
-
-
 def require_reconstruction(model: pl.LightningModule) -> None:
     """Refuse a model that has neither an object nor patches.
 
@@ -116,12 +99,17 @@ def require_reconstruction(model: pl.LightningModule) -> None:
 
 @torch.no_grad()
 def reconstructed(
-    model: pl.LightningModule, data: PtychoDataModule, trainer: pl.Trainer
+    model: pl.LightningModule,
+    data: PtychoDataModule,
+    trainer: pl.Trainer,
+    *,
+    predict: bool = False,
 ) -> list[Reconstructed]:
     """What the model makes of every scan, in evaluation mode, in this process only.
 
-    Scans of ``train`` come first, then those of ``val`` where it has scans of its own. A model with
-    a ``reconstruction()`` has one object, that of the first scan.
+    Scans of ``train`` come first, then those of ``val`` where it has scans of its own; with
+    ``predict``, those of ``predict`` instead, where it has any. A model with a
+    ``reconstruction()`` has one object, that of the first scan.
 
     Raises
     ------
@@ -131,7 +119,7 @@ def reconstructed(
     training = model.training
     model.eval()
     try:
-        every = _scans(data, model.device)
+        every = _scans(data, model.device, predict)
         if hasattr(model, "reconstruction"):
             return [_of_a_fit(model, trainer, every[0])]
         return [_of_patches(model, trainer, parts) for parts in every]
@@ -139,8 +127,12 @@ def reconstructed(
         model.train(training)
 
 
-def _scans(data: PtychoDataModule, device: torch.device) -> list[dict[str, _Part]]:
+def _scans(data: PtychoDataModule, device: torch.device, predict: bool) -> list[dict[str, _Part]]:
     """The parts of every scan, by name."""
+    if predict and data.scans["predict"] is not None:
+        unseen = data.dataset("predict")
+        numbers = range(len(unseen.scans))
+        return [{"predicted": _part(unseen, number, data.batch_size, device)} for number in numbers]
     together = {"training": data.dataset("train")}
     if data.scans["val"] is None and data.dataset("val") is not together["training"]:
         together["validation"] = data.dataset("val")
@@ -180,14 +172,14 @@ def _of_patches(
     first = next(iter(parts.values()))
     probe = first.dataset.tables.probes[int(first.dataset.index.scan_id[first.groups[0]])]
     shape = _shape(first.scan, np.concatenate([part.positions() for part in parts.values()]))
-    whole, judged = _Stitching(shape, probe), {}
+    whole, judged = Stitcher(shape), {}
     for name, part in parts.items():
-        own = _Stitching(shape, probe)
+        own = Stitcher(shape)
         for number, batch in enumerate(part):
             predicted = _ask(trainer, partial(model.predict_step, batch_idx=number), batch)
             patches, positions = _checked(predicted, batch)
-            own.add(patches, positions)
-            whole.add(patches, positions)
+            for stitcher in (own, whole):
+                stitcher.add(patches, positions, probe=probe)
         obj = own.object()
         modelled = partial(_frames_behind, obj.to(part.device))
         judged[name] = obj, _errors(part, probe, modelled, modulus_free=True)

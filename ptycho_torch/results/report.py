@@ -131,13 +131,25 @@ class ReconstructionReport(pl.Callback):
             figures = self._figures(trainer, pl_module, found, trainer.current_epoch)
             self._write(prefix, found, figures)
 
+    def write_predicted(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge and write what a trained model predicts, under names that begin with ``predicted``.
+
+        Scans of ``predict`` have one part, ``predicted``; where there are none, those of ``train``
+        are predicted, and each part of the split is judged by itself.
+        """
+        if trainer.is_global_zero:
+            self.written = []
+            for prefix, found in self._named(trainer, pl_module, predict=True):
+                figures = self._figures(trainer, pl_module, found, trainer.current_epoch)
+                self._write(f"{prefix}predicted_", found, figures)
+
     def _named(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, predict: bool = False
     ) -> list[tuple[str, Reconstructed]]:
         """Every reconstruction with what its names begin with: nothing where there is but one."""
         data = _datamodule(trainer)
         assert isinstance(data, PtychoDataModule)
-        several = reconstructed(pl_module, data, trainer)
+        several = reconstructed(pl_module, data, trainer, predict=predict)
         if len(several) == 1:
             return [("", several[0])]
         stems = [_stem(found) for found in several]
@@ -226,13 +238,17 @@ class ReconstructionReport(pl.Callback):
 def said(figures: dict[str, Any]) -> list[str]:
     """The figures of metrics.json in words, a line for each part of the data."""
     parts = {"training": figures} if "fourier_error" in figures else {}
-    parts |= {name: figures[name] for name in ("validation", "test") if name in figures}
+    parts |= {
+        name: figures[name] for name in ("validation", "test", "predicted") if name in figures
+    }
     lines = {name: in_words(each, figures["compared_with"]) for name, each in parts.items()}
     return [line if len(lines) == 1 else f"{name}: {line}" for name, line in lines.items()]
 
 
 def _title(figures: dict[str, Any], name: str) -> str:
-    ran = f"{name}: {figures['epochs']} epochs in {figures['seconds']:.1f} s"
+    ran = name
+    if figures["epochs"]:
+        ran = f"{name}: {figures['epochs']} epochs in {figures['seconds']:.1f} s"
     lines = (line for part in said(figures) for line in textwrap.wrap(part, _TITLE_WIDTH))
     return "\n".join([ran, *lines])
 
