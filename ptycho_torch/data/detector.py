@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.config import check_integer
-from ptycho_torch.data.errors import OptionError, ScanError
+from ptycho_torch.data.errors import NotSquareError, OptionError, ScanError
 from ptycho_torch.data.files.frame_source import FrameSource
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.pixel_estimates import PixelEstimates, centre_of, saturated
@@ -159,7 +159,7 @@ class Detector:
             return self.size
         if shape[0] != shape[1] or shape[0] % self.bin:
             found = "frames", shape_text(shape), f"squares that divide by bin = {self.bin}"
-            raise ScanError(*found, action="Pass size, the pixels that a frame is to have")
+            raise NotSquareError(*found, action="Pass size, the pixels that a frame is to have")
         return shape[0] // self.bin
 
     def _dtype(self, stored: np.dtype[Any], dark: NDArray[Any] | None) -> np.dtype[Any]:

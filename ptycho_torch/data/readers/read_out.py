@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ptycho_torch.data.corrections import moved
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
-from ptycho_torch.data.scan import AnyArray, Scan
+from ptycho_torch.data.scan import Scan
 
 logger = logging.getLogger(__name__)
 
@@ -50,23 +51,24 @@ def read_out(scan: Scan, detector: Detector, *, sidecar: str | Path) -> Scan:
     for kept, name in ((same_frames, "probeGuess"), (same_pixels, "objectGuess")):
         if not kept and getattr(scan, name, None) is not None:
             logger.warning("%s: %s is left out: it has other pixels", scan.path, name)
-    return Scan(
-        xcoords=_scaled(scan.xcoords, width),
-        ycoords=_scaled(scan.ycoords, height),
-        xcoords_start=_scaled(scan.xcoords_start, width),
-        ycoords_start=_scaled(scan.ycoords_start, height),
+    if (bad := readout.bad_pixels) is not None:
+        made = made.with_bad_pixels(bad)
+    geometry, metadata = scan.geometry, scan.metadata
+    if geometry is not None:
+        geometry = readout.corrected(geometry).for_frames(readout.size)
+    if metadata and "positions_shift_px" in metadata:
+        x, y = metadata["positions_shift_px"]
+        metadata = {**metadata, "positions_shift_px": [x / width, y / height]}
+    seen = scan.sharing(
+        scan,
         frames=made,
-        probeGuess=scan.probeGuess if same_frames and scan.has_probe else None,
-        scan_index=scan.scan_index,
+        probeGuess=scan.probeGuess if same_frames else None,
         objectGuess=scan.objectGuess if same_pixels else None,
-        Y=scan.patches if same_frames and same_pixels else None,
-        norm_Y_I=scan.norm_Y_I,
-        metadata=scan.metadata,
-        path=scan.path,
-        bad_pixels=readout.bad_pixels,
-        geometry=None if scan.geometry is None else readout.corrected(scan.geometry),
-        frame_photons=scan.frame_photons,
+        patches=scan.patches if same_frames and same_pixels else None,
+        metadata=metadata,
+        geometry=geometry,
     )
+    return seen if same_pixels else moved(seen, lambda x, y: (x / width, y / height))
 
 
 def _require_counts(frames: Frames, detector: Detector) -> None:
@@ -76,7 +78,3 @@ def _require_counts(frames: Frames, detector: Detector) -> None:
         if is_asked and frames.measurement != "counts":
             action = "Leave it out, or pass measurement='counts' where the frames are counts"
             raise OptionError(name, "given for amplitudes", "frames of counts", action=action)
-
-
-def _scaled(positions: AnyArray, pixel: float) -> AnyArray:
-    return positions if pixel == 1 else positions / pixel
