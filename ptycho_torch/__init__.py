@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ptycho_torch.data.geometry import Geometry
     from ptycho_torch.data.initial_probe import initial_probe
     from ptycho_torch.data.raw_data import RawData, read_scan
+    from ptycho_torch.data.readers.registry import register_reader
     from ptycho_torch.data.readers.write_product import write_product
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
@@ -51,6 +52,7 @@ __all__ = [
     "__version__",
     "initial_probe",
     "read_scan",
+    "register_reader",
     "simulate_scan",
     "write_product",
 ]
@@ -71,6 +73,7 @@ _HOME = MappingProxyType(
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
         "initial_probe": "ptycho_torch.data.initial_probe",
         "read_scan": "ptycho_torch.data.raw_data",
+        "register_reader": "ptycho_torch.data.readers.registry",
         "simulate_scan": "ptycho_torch.simulation.scan",
         "write_product": "ptycho_torch.data.readers.write_product",
     }

@@ -30,9 +30,10 @@ FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
 def fit(options: argparse.Namespace) -> None:
     """Fit object and probe, leave picture, arrays and figures, and say how good they are."""
     check_integer("--epochs", options.epochs, minimum=1, optional=True)
-    raw = read_scan(options.scan, format=options.format, **reading(options))
+    given = reading(options)
+    raw = read_scan(options.scan, **given)
     require_far_field(raw)
-    verdicts = warn_of(raw)
+    verdicts = warn_of(raw, given["corrections"])
     out = options.out or Path("outputs") / options.scan.name.partition(".")[0]
     with without_chatter():
         reconstruct(raw, out, epochs=options.epochs or epochs_for(len(raw)), modes=options.modes)

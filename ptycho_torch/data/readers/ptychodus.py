@@ -90,7 +90,7 @@ def read_ptychodus(
     """
     check_choice("measurement", measurement, Measurement)
     check_choice("origin", origin, Origin)
-    product, frames = _both(file.path, None if diffraction is None else Path(diffraction))
+    product, frames = _both(file, None if diffraction is None else Path(diffraction))
     readout = (detector or Detector()).readout(frames.source, bad_pixels=frames.bad_pixels)
     count = frames.source.shape[0]
     matching = match_indexes(product.indexes, len(product.x), frames.indexes, count, path=file.path)
@@ -126,15 +126,18 @@ def read_ptychodus(
     return scan if matching.whole else scan.choose(matching.frames, part_name="matched")
 
 
-def _both(path: Path, diffraction: Path | None) -> tuple[Product, MeasuredFrames]:
-    with opened_any(path) as file:
-        if diffraction is None and has_frames(file):
-            frames = frames_of(file)
-            if _has_positions(file):
-                return product_of(_names(file)), frames
+def _both(file: ScanFile, diffraction: Path | None) -> tuple[Product, MeasuredFrames]:
+    path = file.path
+    with opened_any(path) as first:
+        if diffraction is None and has_frames(first):
+            frames = frames_of(first)
+            if _has_positions(first):
+                return product_of(_names(first)), frames
             with opened_any(partner_of(path, frames=False)) as other:
+                if not isinstance(other, Path) and other.path and other.state:
+                    file.others.append((other.path, other.state))
                 return product_of(_names(other)), frames
-        product = product_of(_names(file))
+        product = product_of(_names(first))
         other_path = partner_of(path, frames=True) if diffraction is None else diffraction
     with opened_any(other_path.absolute()) as other:
         return product, frames_of(other)

@@ -76,5 +76,5 @@ def _require_counts(frames: Frames, detector: Detector) -> None:
     asked["saturation"] = detector.saturation is not None
     for name, is_asked in asked.items():
         if is_asked and frames.measurement != "counts":
-            action = "Leave it out, or pass measurement='counts' where the frames are counts"
+            action = "Leave it out, or of counts add --measurement counts (measurement='counts')"
             raise OptionError(name, "given for amplitudes", "frames of counts", action=action)

@@ -321,7 +321,9 @@ def test_positions_in_metres_need_a_pixel(write: Write) -> None:
 
 
 def test_hdf5_without_a_layout_says_so(write: Write) -> None:
-    with pytest.raises(OptionError, match=r"layout is not given; .*nanomax.* Pass layout="):
+    with pytest.raises(
+        OptionError, match=r"layout is not given; .*nanomax.* --layout YAML .layout=."
+    ):
         read_scan(write(), format="hdf5")
 
 
