@@ -186,25 +186,32 @@ def _readout(
 def _in_pixels(
     h5: Hdf5File,
     layout: Layout,
-    named: str | None,
+    named: tuple[str | None, str | None],
     stored: tuple[Floats, Floats],
     N: int,
     geometry: Geometry | None,
     scale: tuple[float, float],
 ) -> tuple[Floats, Floats]:
     """Positions (x, y) in object pixels, which reading out made ``scale`` (height, width) large."""
-    words, unit = layout["positions"], unit_of(h5, layout, "positions", named)
-    x, y = stored[::-1] if words.get("swapped") else stored
+    words, units = layout["positions"], [unit_of(h5, layout, "positions", n, *named) for n in named]
+    if "px" in units and set(units) != {"px"}:
+        found = f"{units[0]} of x and {units[1]} of y"
+        raise ScanError("units of the positions", found, "lengths, or px of both")
+    known = {"px": 1.0, **LENGTHS}
+    x, y = (
+        axis * in_si(layout, "positions", unit, known)
+        for axis, unit in zip(stored, units, strict=True)
+    )
+    x, y = (y, x) if words.get("swapped") else (x, y)
     x, y = x * words.get("x_sign", 1), y * words.get("y_sign", 1)
-    if unit == "px":
+    if "px" in units:
         return x / scale[1], y / scale[0]
-    metres = in_si(layout, "positions", unit, LENGTHS)
     pixel = pair(geometry.for_frames(N).object_pixel_m if geometry else None)
     if pixel is None:
         expected = "energy, distance and detector_pixel in the layout, or object_pixel"
         action = "Add object_pixel: {value: 10, unit: nm}, or unit: px to positions"
         raise layout.wrong("object_pixel", "not known", expected, action)
-    return x * metres / pixel[1], y * metres / pixel[0]
+    return x / pixel[1], y / pixel[0]
 
 
 def _patch_centres(

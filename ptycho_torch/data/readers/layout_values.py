@@ -65,13 +65,13 @@ def geometry_of(h5: Hdf5File, layout: Layout) -> Geometry | None:
     return Geometry(**known) if any(known.values()) else None
 
 
-def unit_of(h5: Hdf5File, layout: Layout, section: str, path: str | None) -> str:
-    """The unit that the layout says, else the one in the attribute of the dataset."""
+def unit_of(h5: Hdf5File, layout: Layout, section: str, *paths: str | None) -> str:
+    """The unit that the layout says, else the one in the attribute of the first dataset with it."""
     if "unit" in layout[section]:
         return str(layout[section]["unit"])
-    said = None
-    if path is not None:
-        said = h5.read_attr(found_name(h5, layout, section, path), "units")
+    names = (found_name(h5, layout, section, path) for path in paths if path is not None)
+    attributes = (h5.read_attr(name, "units") for name in names)
+    said = next((each for each in attributes if isinstance(each, str)), None)
     if not isinstance(said, str):
         found = "missing, and the file has no units attribute"
         raise layout.wrong(f"{section}.unit", found, "a unit", f"Add unit: to {section}")
@@ -94,12 +94,23 @@ def _quantity(h5: Hdf5File, layout: Layout, section: str, units: Mapping[str, fl
     given = words.get("value", words.get("path"))
     if given is None:
         raise layout.wrong(section, "without path and value", "one of the two")
-    first = None if "value" in words else (given[0] if isinstance(given, list) else given)
-    unit = in_si(layout, section, unit_of(h5, layout, section, first), units)
-    sides = [_number(h5, layout, section, each) * unit for each in _listed(given)]
+    sides = [
+        _number(h5, layout, section, each)
+        * in_si(
+            layout,
+            section,
+            unit_of(h5, layout, section, *map(_dataset, (each, *_listed(given)))),
+            units,
+        )
+        for each in _listed(given)
+    ]
     if len(sides) > 2:
         raise layout.wrong(section, f"{len(sides)} numbers", "one, or two for height and width")
     return sides[0] if len(sides) == 1 else tuple(sides)
+
+
+def _dataset(given: Any) -> str | None:
+    return given if isinstance(given, str) else None
 
 
 def _listed(given: Any) -> Sequence[Any]:
@@ -126,8 +137,8 @@ def table_file(layout: Layout, scan: Path) -> Path | None:
 
 def columns_of(
     h5: Hdf5File, layout: Layout, beside: Path | None
-) -> tuple[Floats, Floats, str | None]:
-    """Positions as they are stored, x and y, and the dataset that may say their unit.
+) -> tuple[Floats, Floats, tuple[str | None, str | None]]:
+    """Positions as they are stored, x and y, and the dataset of each that may say its unit.
 
     ``beside`` is the file of :func:`table_file`.
     """
@@ -137,7 +148,7 @@ def columns_of(
         x, y = (array_at(h5, layout, "positions", name).astype(np.float64) for name in names)
         if words.get("raster") and x.ndim == y.ndim == 1:
             x, y = np.meshgrid(x, y)
-        return x.ravel(), y.ravel(), names[0]
+        return x.ravel(), y.ravel(), (names[0], names[1])
     if beside is not None:
         table, name = _table(beside), None
     else:
@@ -152,7 +163,7 @@ def columns_of(
         found = f"{shape_text(table.shape)} with columns {columns}"
         raise layout.wrong("positions.columns", found, "a name for each column, x and y among them")
     x, y = (table[:, columns.index(axis)].astype(np.float64) for axis in "xy")
-    return x, y, name
+    return x, y, (name, name)
 
 
 def _table(path: Path) -> NDArray[Any]:

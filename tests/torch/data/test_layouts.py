@@ -152,6 +152,37 @@ def test_units_are_taken_from_the_attribute_where_the_layout_has_none(
     assert_same_scan(read_scan(path, layout=layout), scan)
 
 
+def test_each_dataset_has_a_unit_of_its_own(write: Write, scan: RawData) -> None:
+    path = write(
+        entry__x=scan.xcoords * PIXEL_M * 1e3,
+        entry__y=scan.ycoords * PIXEL_M * 1e6 / 2,
+        entry__width=75.0,
+        entry__height=0.15,
+        entry__distance=N * 75e-6 * PIXEL_M / (1.239841984e-6 / 8e3),
+    )
+    with h5py.File(path, "r+") as file:
+        units = {"x": "mm", "y": "um", "width": "um", "height": "mm", "distance": "m"}
+        for name, unit in units.items():
+            file[f"entry/{name}"].attrs["units"] = unit
+    layout = {
+        "measurement": "counts",
+        "frames": "/entry/data",
+        "positions": {"x": "/entry/x", "y": "/entry/y"},
+        "energy": {"value": 8, "unit": "keV"},
+        "distance": "/entry/distance",
+        "detector_pixel": {"path": ["/entry/height", "/entry/width"]},
+        "probe": "/entry/probe",
+    }
+    read = read_scan(path, layout=layout)
+    assert_same_scan(read, scan)
+    assert read.geometry is not None
+    assert read.geometry.detector_pixel_m == pytest.approx((150e-6, 75e-6))
+    with h5py.File(path, "r+") as file:
+        file["entry/y"].attrs["units"] = "px"
+    with pytest.raises(ScanError, match="mm of x and px of y"):
+        read_scan(path, layout=layout)
+
+
 def test_frames_on_the_last_axis_and_zero_at_the_corner(write: Write, scan: RawData) -> None:
     counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
     stored = np.moveaxis(np.fft.ifftshift(counts, axes=(1, 2)), 0, -1)
