@@ -135,7 +135,9 @@ def average_pattern(frames_or_scan: Scan | Frames | NDArray[Any]) -> NDArray[np.
         seen += np.broadcast_to(good, counts.shape).sum(axis=0)
     if not (total > 0).any():
         with naming(frames.path):
-            raise ScanError(frames.field, "zero throughout", "some signal")
+            masked = frames.bad_pixels is not None and frames.bad_pixels.mean() > 0.5
+            action = "Most pixels are bad: is 1 good in the mask of the file?" if masked else ""
+            raise ScanError(frames.field, "zero throughout", "some signal", action=action)
     return _filled(total, seen)
 
 

@@ -187,12 +187,13 @@ def matched(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which frames and which positions belong together, as pairs in the order of the frames.
 
-    Without indexes there have to be equally many. With them, what has no partner is left out, which
-    the log counts; a number that comes twice is a ScanError.
+    Without an index of both they go by order, and there have to be equally many. With them, what
+    has no partner is left out, which the log counts; a number that comes twice is a ScanError.
     """
-    if frames is None and positions is None:
+    if frames is None or positions is None:
         if n_frames != n_positions:
-            action = "Name an index in the layout: positions: {index: /path}"
+            section = "frames" if frames is None and positions is not None else "positions"
+            action = f"Name an index in the layout: {section}: {{index: /path}}"
             raise ScanError("positions", n_positions, f"{n_frames}, as frames", action=action)
         return np.arange(n_frames), np.arange(n_frames)
     one = _index("frames.index", frames, n_frames)
@@ -208,9 +209,7 @@ def matched(
     return of_frames[order].astype(np.int64), of_positions[order].astype(np.int64)
 
 
-def _index(field: str, given: NDArray[Any] | None, count: int) -> NDArray[Any]:
-    if given is None:
-        return np.arange(count)
+def _index(field: str, given: NDArray[Any], count: int) -> NDArray[Any]:
     index = given.ravel()
     if len(index) != count or len(np.unique(index)) != count:
         found = f"{len(index)} numbers, {len(np.unique(index))} of them distinct"

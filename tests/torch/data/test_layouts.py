@@ -256,6 +256,13 @@ def test_positions_and_frames_are_matched_by_index(
         read_scan(path, layout=layout)
 
 
+def test_one_index_alone_changes_no_order(write: Write, scan: RawData) -> None:
+    path = write(numbers=np.arange(1, M + 1))
+    for section in ("frames", "positions"):
+        layout = changed(section, index="/numbers")
+        assert_same_scan(read_scan(path, layout=layout), scan)
+
+
 @pytest.mark.parametrize(("bad", "value"), [("nonzero", 1), ("zero", 0)])
 def test_mask_in_either_sense(write: Write, scan: RawData, bad: str, value: int) -> None:
     mask = np.full((N, N), 1 - value, "u1")
