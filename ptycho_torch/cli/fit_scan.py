@@ -19,7 +19,7 @@ from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.models.object_fit import ObjectFit
 from ptycho_torch.results.flat_object import FitVerdict, shot_noise_error
-from ptycho_torch.results.report import ReconstructionReport
+from ptycho_torch.results.report import ReconstructionReport, said
 
 LEARNING_RATE = 0.15
 BATCH = 16
@@ -39,8 +39,12 @@ def fit(options: argparse.Namespace) -> None:
         reconstruct(raw, out, epochs=options.epochs or epochs_for(len(raw)), modes=options.modes)
     figures = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     verdict = FitVerdict(
-        figures["fourier_error"], figures["flat_object_error"], shot_noise_error(raw)
+        figures["fourier_error"],
+        figures["flat_object"]["fourier_error"],
+        shot_noise_error(raw),
     )
+    if figures["compared_with"] is not None:
+        print(*said(figures), sep="\n")
     print(verdict)
     print(f"picture: {shown(out / 'reconstruction.png')}")
     print(f"next: {next_command(options, verdict, verdicts)}")

@@ -90,6 +90,16 @@ def _simulate(command: argparse.ArgumentParser) -> None:
         help="mean photons per frame, with Poisson noise; 'none' is noise-free",
     )
     command.add_argument("--modes", type=int, default=1, help="incoherent probe modes")
+    command.add_argument(
+        "--specimen",
+        default="star",
+        metavar="NAME",
+        help="star, or one that differs from seed to seed: shapes, cells, dead_leaves, grf, "
+        "siemens, text, texture, or mixed for one of these",
+    )
+    command.add_argument(
+        "--probe", type=Path, metavar="FILE", help="of a scan, or a .npy; default: a lens"
+    )
     command.add_argument("--seed", type=int, default=0)
     _add_overwrite(command)
 

@@ -25,7 +25,7 @@ from ptycho_torch.data.files.mapping import require_regular
 from ptycho_torch.data.plausibility import warn_of
 from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
-from ptycho_torch.data.readers.probe_choice import array_in_npy
+from ptycho_torch.data.readers.probe_choice import array_in_npy, probe_of
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan_list import ListedScan, expand_scans
 from ptycho_torch.data.verify import verify_path
@@ -42,6 +42,8 @@ def simulate(options: argparse.Namespace) -> None:
         photons=options.photons,
         n_modes=options.modes,
         seed=options.seed,
+        specimen=options.specimen,
+        probe=None if options.probe is None else probe_of(options.probe, read_scan),
     )
     _write(options, raw)
 

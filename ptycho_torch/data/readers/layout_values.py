@@ -217,6 +217,14 @@ def _index(field: str, given: NDArray[Any], count: int) -> NDArray[Any]:
     return index
 
 
+def per_frame(photons: NDArray[Any], kept: dict[int, NDArray[np.int64]]) -> NDArray[Any]:
+    """The monitor of the frames in use: it has a number for each position, or for each frame."""
+    if len(photons) not in kept:
+        wanted = " or ".join(f"{count} numbers" for count in kept)
+        raise ScanError("monitor", f"{len(photons)} numbers", wanted)
+    return photons[kept[len(photons)]]
+
+
 def plane_of(section: str, array: NDArray[Any]) -> NDArray[Any]:
     """An array of two axes; those of length 1 before them are dropped."""
     if array.ndim < 2 or array.size != array.shape[-1] * array.shape[-2]:

@@ -20,8 +20,10 @@ from ptycho_torch.data.files.hdf5 import Hdf5File, is_hdf5, opened_hdf5
 from ptycho_torch.data.files.zip_archive import ZipArchive
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
+from ptycho_torch.data.readers.in_metres import readout_of
 from ptycho_torch.data.readers.index_matching import Matching, match_indexes
 from ptycho_torch.data.readers.paired_files import partner_of
+from ptycho_torch.data.readers.probe_choice import keeps_probe
 from ptycho_torch.data.readers.ptychodus_frames import (
     MeasuredFrames,
     Opened,
@@ -76,7 +78,7 @@ def read_ptychodus(
         Where frames that cannot be mapped are unpacked to.
     detector
         How stored frames become square ones. Where it changes the object's pixel, the file's
-        object is left out; where it changes the frames' size, so is the probe.
+        object is left out; where it changes the frames' size or turns them, so is the probe.
     diffraction
         The file of the frames; None: this one, or the one that pairs with it by name.
     origin
@@ -91,7 +93,7 @@ def read_ptychodus(
     check_choice("measurement", measurement, Measurement)
     check_choice("origin", origin, Origin)
     product, frames = _both(file, None if diffraction is None else Path(diffraction))
-    readout = (detector or Detector()).readout(frames.source, bad_pixels=frames.bad_pixels)
+    readout, _ = readout_of(file.path, detector or Detector(), frames.source, frames.bad_pixels)
     count = frames.source.shape[0]
     matching = match_indexes(product.indexes, len(product.x), frames.indexes, count, path=file.path)
     geometry = _geometry(product, frames, readout, file.path)
@@ -179,8 +181,7 @@ def _without_unfit(
 ) -> Product:
     """The product without a probe of other frames, and without an object of other pixels."""
     probe, obj = product.probe, product.obj
-    if probe is not None and readout.frame_shape != (readout.size, readout.size):
-        logger.warning("%s: the probe is left out: it is of frames of another size", path)
+    if probe is not None and not keeps_probe(readout, path):
         probe = None
     if obj is not None and scale != (1.0, 1.0):
         logger.warning("%s: the object is left out: it has pixels of another size", path)

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from ptycho_torch.data.caches.remote import is_remote, one_local_copy
 from ptycho_torch.data.corrections import Corrections
-from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import (
-    NotSquareError,
     OptionError,
     OptionTypeError,
     PtychoTorchError,
@@ -40,8 +37,8 @@ from ptycho_torch.data.readers import (
     rosettasciio,
     tike,
 )
+from ptycho_torch.data.readers.measured import given_to_reader, measured
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
-from ptycho_torch.data.readers.read_out import read_out
 from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -179,63 +176,11 @@ def read_file(
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
         corrected = corrections or Corrections()
-        corrected = _given_to_reader(reader, given, corrected)
-        measured = _measured(reader, file, given, corrected, sidecar)
-        made = corrected.of_probe(with_probe(measured, probe, read_file))
+        corrected = given_to_reader(reader, given, corrected)
+        scan = measured(reader, file, given, corrected, sidecar)
+        made = corrected.of_probe(with_probe(scan, probe, read_file))
         made.frames.watch([(file.path, FileState.of(os.fstat(file.stream.fileno()))), *file.others])
         return made
-
-
-def _corrects(corrected: Corrections, name: str) -> bool:
-    return bool(getattr(corrected, name) != getattr(Corrections, name))
-
-
-def _given_to_reader(reader: Reader, given: dict[str, Any], corrected: Corrections) -> Corrections:
-    """Corrections without those that the reader has an option for, which are now among ``given``.
-
-    An OptionError says that both are given and differ, or that the format has metres, so that
-    positions come without a unit.
-    """
-    for name, option in (("position_unit", "position_unit"), ("pixel_size_m", "object_pixel_m")):
-        said = getattr(corrected, name)
-        if not _corrects(corrected, name) or option not in reader.options:
-            continue
-        if given.setdefault(option, said) != said:
-            found = f"{said!r} beside {option}={given[option]!r} of format {reader.name}"
-            raise OptionError(name, found, "one of the two", action="Leave one out")
-        corrected = replace(corrected, **{name: getattr(Corrections, name)})
-    if _corrects(corrected, "position_unit") and "object_pixel_m" in reader.options:
-        found = f"{corrected.position_unit!r} for format {reader.name}, whose positions are metres"
-        action = "Correct energy, distance or pixels by --pixel-size METRES; of another unit, read "
-        action += "the file with --layout, where unit: stands beside the positions"
-        raise OptionError("position_unit", found, "px", action=action)
-    return corrected
-
-
-def _measured(
-    reader: Reader, file: ScanFile, given: dict[str, Any], corrected: Corrections, sidecar: Any
-) -> Scan:
-    """The scan as a detector reads it out, and corrected; whichever has to be first, is."""
-    detector, own = given.get("detector"), "detector" in reader.options
-    as_stored = [name for name in ("zero_frequency", "pixel_size_m") if _corrects(corrected, name)]
-    if detector is None or (own and not as_stored):
-        return corrected.of_measurement(reader.read(file, **given))
-    # The dark and what a pixel reaches are of frames as stored; a window is of frames as they are
-    # meant, and so is everything that positions are counted in.
-    level = Detector(dark=detector.dark, saturation=detector.saturation)
-    window = replace(detector, dark=None, saturation=None)
-    if own:
-        try:
-            scan = reader.read(file, **{**given, "detector": level})
-        except NotSquareError as error:
-            expected = "square frames where a detector reads them out"
-            raise OptionError(as_stored[0], "given for others", expected) from error
-    else:
-        del given["detector"]
-        scan = reader.read(file, **given)
-        if level.dark is not None or level.saturation is not None:
-            scan = read_out(scan, level, sidecar=sidecar)
-    return read_out(corrected.of_measurement(scan), window, sidecar=sidecar)
 
 
 def is_scan(path: Path, options: Mapping[str, Any]) -> bool:

@@ -200,7 +200,8 @@ def test_orientation_is_the_layouts_unless_the_detector_has_one(
     path = write(entry__data=counts.swapaxes(1, 2))
     layout = changed("frames", orientation="transpose")
     assert_same_scan(read_scan(path, layout=layout), scan)
-    other = read_scan(path, layout=layout, detector=Detector(orientation="rot180"))
+    turned = Detector(orientation="rot180")
+    other = read_scan(path, layout=layout, detector=turned, probe="initial")
     assert not np.array_equal(other.frames.stored, counts)
 
 
@@ -271,6 +272,21 @@ def test_mask_in_either_sense(write: Write, scan: RawData, bad: str, value: int)
     read = read_scan(write(mask=mask), layout=layout)
     assert read.bad_pixels is not None
     assert read.bad_pixels[2, 5] and read.bad_pixels.sum() < N
+
+
+@pytest.mark.parametrize("axes", ["frames_first", "frames_last"])
+def test_nan_is_bad_and_a_negative_count_is_none(write: Write, scan: RawData, axes: str) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    wrong = counts.copy()
+    wrong[31, 5, 6] = np.nan
+    wrong[17, 8, 8] = -1
+    stored = wrong if axes == "frames_first" else np.moveaxis(wrong, 0, -1)
+    read = read_scan(write(entry__data=stored), layout=changed("frames", axes=axes))
+    assert read.bad_pixels is not None
+    assert np.argwhere(read.bad_pixels).tolist() == [[5, 6]]
+    counts[:, 5, 6] = counts[17, 8, 8] = 0
+    np.testing.assert_array_equal(np.rint(read.diff3d.astype(np.float64) ** 2), counts)
+    assert np.isfinite(read_scan(write(), layout=FULL, probe="initial").probeGuess).all()
 
 
 def test_dark_is_subtracted(write: Write, scan: RawData) -> None:

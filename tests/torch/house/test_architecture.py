@@ -223,6 +223,7 @@ print(json.dumps(found))
             "PtychoBatch",
             "PtychoDataModule",
             "PtychoDataset",
+            "SimulatedScans",
         }:
             error = r"MissingDependencyError: (\w+) is not installed"
             assert re.fullmatch(rf"{error}: {name} needs it; pip install \1", answer), name
