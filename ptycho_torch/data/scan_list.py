@@ -35,7 +35,7 @@ Scans = Scan | Sequence[Scan]
 Part = Literal["train", "val", "test"]
 
 _LISTS = (".yaml", ".yml")
-_FILES = ("layout", "probe", "diffraction")
+_FILES = ("layout", "probe", "diffraction", "bad_pixels")
 _NOTHING = MappingProxyType[str, Any]({})
 
 

@@ -6,11 +6,13 @@ Owns that order, for every format.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import NotSquareError, OptionError
+from ptycho_torch.data.readers.probe_choice import array_in_npy
 from ptycho_torch.data.readers.read_out import read_out
 from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.scan_file import ScanFile
@@ -20,9 +22,14 @@ from ptycho_torch.data.scan import Scan
 def given_to_reader(reader: Reader, given: dict[str, Any], corrected: Corrections) -> Corrections:
     """Corrections without those that the reader has an option for, which are now among ``given``.
 
+    A mask among them becomes the detector's.
     An OptionError says that both are given and differ, or that the format has metres, so that
     positions come without a unit.
     """
+    if "bad_pixels" in given and "bad_pixels" not in reader.options:
+        mask = given.pop("bad_pixels")
+        mask = array_in_npy(Path(mask)) if isinstance(mask, str | Path) else mask
+        given["detector"] = replace(given.get("detector") or Detector(), bad_pixels=mask)
     for name, option in (("position_unit", "position_unit"), ("pixel_size_m", "object_pixel_m")):
         said = getattr(corrected, name)
         if not _corrects(corrected, name) or option not in reader.options:
@@ -49,8 +56,8 @@ def measured(
         return corrected.of_measurement(reader.read(file, **given))
     # The dark and what a pixel reaches are of frames as stored; a window is of frames as they are
     # meant, and so is everything that positions are counted in.
-    level = Detector(dark=detector.dark, saturation=detector.saturation)
-    window = replace(detector, dark=None, saturation=None)
+    marks = {name: getattr(detector, name) for name in ("dark", "saturation", "bad_pixels")}
+    level, window = Detector(**marks), replace(detector, **dict.fromkeys(marks))
     if own:
         try:
             scan = reader.read(file, **{**given, "detector": level})
@@ -60,7 +67,7 @@ def measured(
     else:
         del given["detector"]
         scan = reader.read(file, **given)
-        if level.dark is not None or level.saturation is not None:
+        if any(mark is not None for mark in marks.values()):
             scan = read_out(scan, level, sidecar=sidecar)
     return read_out(corrected.of_measurement(scan), window, sidecar=sidecar)
 

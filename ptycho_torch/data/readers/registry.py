@@ -153,9 +153,11 @@ def read_file(
     :class:`Reader` that is not registered.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
     ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
-    has), an array, or the path of an ``.npy`` or a scan. ``corrections`` are made of what the
-    reader gives. ``options`` are those of the format's reader; one that is ``"auto"`` is left to a
-    reader without it. Errors name file, field, what was found and what was expected.
+    has), an array, or the path of an ``.npy`` or a scan. ``bad_pixels`` is a mask (H, W) of the
+    frames as stored, 0 = good, or the path of its ``.npy``, beside the file's. ``corrections`` are
+    made of what the reader gives. ``options`` are those of the format's reader; one that is
+    ``"auto"`` is left to a reader without it. Errors name file, field, what was found and what was
+    expected.
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
@@ -169,9 +171,9 @@ def read_file(
         given = {
             name: value
             for name, value in {**options, "sidecar": sidecar}.items()
-            if name in reader.options or (name != "sidecar" and value != "auto")
+            if name in reader.options or (name != "sidecar" and not _is_auto(value))
         }
-        unknown = sorted(set(given) - {*reader.options, "detector"})
+        unknown = sorted(set(given) - {*reader.options, "detector", "bad_pixels"})
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
@@ -181,6 +183,10 @@ def read_file(
         made = corrected.of_probe(with_probe(scan, probe, read_file))
         made.frames.watch([(file.path, FileState.of(os.fstat(file.stream.fileno()))), *file.others])
         return made
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
 
 
 def is_scan(path: Path, options: Mapping[str, Any]) -> bool:

@@ -182,3 +182,27 @@ def test_an_object_pixel_is_that_of_the_frames_as_stored(scan, tmp_path):
     assert raw.geometry.object_pixel_m == pytest.approx(8e-9)
     with pytest.raises(OptionError, match="whose positions are metres"):
         read_scan(path, corrections=Corrections(position_unit="um"), **cropped)
+
+
+@pytest.mark.parametrize("format", ["npz", "cxi"])
+@pytest.mark.parametrize("options", [{}, {"detector": Detector(bin=2)}])
+def test_a_mask_of_ones_own_stands_beside_the_files(scan, tmp_path, format, options):
+    counts = np.rint(np.asarray(scan.diff3d) ** 2).astype(np.uint32)
+    counts[:, 9, 4] = 2**31
+    mask, path = np.zeros((N, N), np.uint8), tmp_path / f"scan.{format}"
+    mask[9, 4] = mask[16, 17] = 1
+    if format == "npz":
+        fields = {name: getattr(scan, name) for name in ("xcoords", "ycoords", "probeGuess")}
+        np.savez(path, diff3d=counts, **fields)
+    else:
+        pytest.importorskip("h5py", reason="h5py is not installed: nothing to write CXI with")
+        _write_cxi(path, counts, scan)
+    np.save(tmp_path / "mask.npy", mask)
+    for given in (mask, mask.astype(bool), tmp_path / "mask.npy"):
+        raw = read_scan(path, measurement="counts", probe="initial", bad_pixels=given, **options)
+        b = 2 if options else 1
+        assert np.argwhere(raw.bad_pixels).tolist() == [[9 // b, 4 // b], [16 // b, 17 // b]]
+        kept = np.where(raw.bad_pixels, 0, counts.reshape(M, N // b, b, N // b, b).sum((2, 4)))
+        np.testing.assert_allclose(raw.diff3d, np.sqrt(kept))
+    with pytest.raises(ScanError, match=r"bad_pixels shape .* as frames"):
+        read_scan(path, measurement="counts", bad_pixels=mask[1:])
