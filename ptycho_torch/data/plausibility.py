@@ -124,8 +124,14 @@ def _near_field(seen: Evidence) -> Verdict | None:
         return None
     saw = f"patterns follow the sample as if the light on it were {width:.0f} px wide"
     expected = f"at most the {seen.N} px of a frame in the far field"
-    action = "In the near field add --option near_field=true --option object_pixel_m=METRES, the "
-    action += "detector's pixel over the magnification; else check energy, distance and pixels"
+    format = str((seen.scan.metadata or {}).get("format", ""))
+    how = "let the file say so: near_field in an NPZ, far_field in a product of Ptychodus"
+    if format.startswith("hdf5"):
+        how = "add near_field: true to the layout, and object_pixel"
+    elif seen.in_metres and format != "ptychodus":
+        how = "add --option near_field=true --option object_pixel_m=METRES, a detector pixel over "
+        how += "the magnification"
+    action = f"In the near field {how}; else check energy, distance and pixels"
     return Verdict("frames", saw, expected, action)
 
 
