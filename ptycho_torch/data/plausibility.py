@@ -116,6 +116,8 @@ def _near_field(seen: Evidence) -> Verdict | None:
     geometry, shadows = seen.scan.geometry, seen.shadows
     if shadows is None or not seen.mean.any() or (geometry is not None and geometry.near_field):
         return None
+    if _overlap(seen) is not None:  # positions in another unit widen the light too
+        return None
     scale = shadows.magnification(0)
     if shadows.r2(0) < STRICT_R2 or not scale > 0:
         return None
@@ -233,6 +235,8 @@ def _background(seen: Evidence) -> Verdict | None:
 
 
 def _probe_power(seen: Evidence) -> Verdict | None:
+    if is_average_pattern(seen.scan):  # of these frames, with whatever is wrong in them
+        return None
     power, counts = float(seen.light.sum()), float(seen.counts.sum(axis=(1, 2)).mean())
     if not (power > 0 and counts > 0) or 1 / POWER_RATIO < power / counts < POWER_RATIO:
         return None

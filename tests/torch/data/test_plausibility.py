@@ -294,6 +294,7 @@ def test_the_largest_integer_in_some_frames_is_named(tmp_path, fields, dtype, va
     (verdict,) = said(tmp_path / "some.npz", measurement="counts")
     assert f"64 pixels hold {value} in some frames" in verdict
     assert f"--saturation {value}" in verdict
+    assert len(said(tmp_path / "some.npz", measurement="counts", probe="initial")) == 1
     mended = {"measurement": "counts", "detector": Detector(saturation=value)}
     assert said(tmp_path / "some.npz", **mended) == []
 
