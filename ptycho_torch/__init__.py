@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from ptycho_torch.batches.dataset import PtychoDataset
     from ptycho_torch.batches.simulated_scans import SimulatedScans
     from ptycho_torch.data.config import GroupingConfig
+    from ptycho_torch.data.corrections import Corrections
+    from ptycho_torch.data.detector import Detector
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.geometry import Geometry
     from ptycho_torch.data.initial_probe import initial_probe
     from ptycho_torch.data.raw_data import RawData, read_scan
+    from ptycho_torch.data.readers.conformance import ReaderConformance
     from ptycho_torch.data.readers.registry import register_reader
     from ptycho_torch.data.readers.write_product import write_product
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
@@ -46,6 +49,8 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Augmentation",
+    "Corrections",
+    "Detector",
     "Geometry",
     "GroupingConfig",
     "MemmapDatasetBridge",
@@ -58,6 +63,7 @@ __all__ = [
     "PtychoTorchError",
     "RawData",
     "RawDataTorch",
+    "ReaderConformance",
     "SimulatedScans",
     "__version__",
     "amplitude_pearson",
@@ -74,6 +80,8 @@ __all__ = [
 _HOME = MappingProxyType(
     {
         "Augmentation": "ptycho_torch.batches.augmentation",
+        "Corrections": "ptycho_torch.data.corrections",
+        "Detector": "ptycho_torch.data.detector",
         "GroupingConfig": "ptycho_torch.data.config",
         "MemmapDatasetBridge": "ptycho_torch.memmap_bridge",
         "ObjectFit": "ptycho_torch.models.object_fit",
@@ -86,6 +94,7 @@ _HOME = MappingProxyType(
         "Geometry": "ptycho_torch.data.geometry",
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
+        "ReaderConformance": "ptycho_torch.data.readers.conformance",
         "amplitude_pearson": "ptycho_torch.results.metrics",
         "centred_correlation": "ptycho_torch.results.metrics",
         "fourier_ring_correlation": "ptycho_torch.results.ring_correlation",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer, seed_everything
 
-from ptycho_torch.cli.scans import reading
+from ptycho_torch.cli.scans import reading, require_one_scan
 from ptycho_torch.cli.training import without_chatter
 from ptycho_torch.data.config import GroupingConfig, check_integer
 from ptycho_torch.data.errors import ScanError, shown
@@ -30,6 +30,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
 def fit(options: argparse.Namespace) -> None:
     """Fit object and probe, leave picture, arrays and figures, and say how good they are."""
     check_integer("--epochs", options.epochs, minimum=1, optional=True)
+    require_one_scan(options.scan)
     given = reading(options)
     raw = read_scan(options.scan, **given)
     require_far_field(raw)

@@ -23,6 +23,7 @@ from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
+from ptycho_torch.data.initial_probe import is_average_pattern
 from ptycho_torch.data.plausibility import implausible
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.scan_list import expand_scans, is_list
@@ -103,6 +104,10 @@ def _scan_rows(raw: RawData) -> dict[str, str]:
     width, step = probe_width_px(raw.probeGuess), nearest_step(raw.xcoords, raw.ycoords)
     overlap = linear_overlap(width, step)
     modes = raw.probeGuess.shape[0] if raw.probeGuess.ndim == 3 else 1
+    probe = f"{_array(raw.probeGuess)}, {modes} mode{'s' if modes > 1 else ''}; "
+    probe += f"{width:.1f} px wide (disc of equal effective area)"
+    if is_average_pattern(raw):  # in focus: a place for a probe, not as wide as the light
+        probe, overlap = "unknown: the average pattern stands in its place", None
     return {
         "contract": _contract(raw),
         "frames": _frames(raw),
@@ -110,8 +115,7 @@ def _scan_rows(raw: RawData) -> dict[str, str]:
         **({} if raw.geometry is None else {"geometry": _geometry(raw.geometry, raw.N)}),
         "positions": _positions(raw),
         "step": f"{step:.2f} px to the nearest neighbour, median",
-        "probe": f"{_array(raw.probeGuess)}, {modes} mode{'s' if modes > 1 else ''}; "
-        f"{width:.1f} px wide (disc of equal effective area)",
+        "probe": probe,
         "overlap": "unknown"
         if overlap is None
         else f"{overlap:.2f} linear: 1 - step / probe width",

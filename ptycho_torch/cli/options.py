@@ -146,7 +146,9 @@ def _fit(command: argparse.ArgumentParser) -> None:
 
 def _verify(command: argparse.ArgumentParser) -> None:
     command.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    _add_layout(command)
     _add_reading(command)
+    _add_sources(command)
 
 
 def _convert(command: argparse.ArgumentParser) -> None:
@@ -236,9 +238,11 @@ def _add_corrections(command: argparse.ArgumentParser, probe: str = "file") -> N
     )
     command.add_argument(
         "--bad-pixels",
-        choices=get_args(BadPixels),
+        type=_bad_pixels,
         default="file",
-        help="'estimate' adds hot, dead and full pixels and constant lines of a sample of frames",
+        metavar="{file,estimate,FILE.npy}",
+        help="'estimate' adds hot, dead and full pixels and constant lines of a sample of frames; "
+        "FILE.npy those that are not 0 in an array (H, W), as frames are stored",
     )
 
 
@@ -300,6 +304,14 @@ def _centre(text: str) -> str | tuple[int, int]:
 
 def _pad(text: str) -> float | str:
     return text if text == "bad" else float(text)
+
+
+def _bad_pixels(text: str) -> str | Path:
+    if text in get_args(BadPixels):
+        return text
+    if not text.endswith(".npy"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of file, estimate and FILE.npy")
+    return Path(text)
 
 
 def _dark(text: str) -> float | Path:

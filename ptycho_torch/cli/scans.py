@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 import os
 import sys
@@ -27,7 +28,7 @@ from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.readers.probe_choice import array_in_npy, probe_of
 from ptycho_torch.data.readers.write_npz import write_scan
-from ptycho_torch.data.scan_list import ListedScan, expand_scans
+from ptycho_torch.data.scan_list import ListedScan, expand_scans, is_list
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
 
@@ -51,6 +52,7 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
+    require_one_scan(options.scan)
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
     # Verify first: the copy gets fresh checksums that would hide damage.
@@ -85,10 +87,12 @@ def prepare(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> None:
     """Check every path, say what is wrong with each, and end in code 1 if anything is wrong."""
-    broken = 0
+    broken, given = 0, reading(options)
+    for path in options.paths:
+        require_one_scan(path)
     for path in options.paths:
         with _byte_bar(f"{path.name}: frames") as progress:
-            faults = verify_path(path, measurement=options.measurement, progress=progress)
+            faults = verify_path(path, progress=progress, **given)
         for fault in faults:
             print(f"ptycho-torch: {shown(fault)}", file=sys.stderr)
         if not faults:
@@ -124,12 +128,27 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
     }
     if isinstance(detector.get("dark"), Path):
         detector["dark"] = array_in_npy(detector["dark"])
+    corrected: dict[str, Any] = {
+        f.name: getattr(options, f.name, f.default) for f in fields(Corrections)
+    }
+    detector.pop("bad_pixels", None)
+    if isinstance(corrected["bad_pixels"], Path):
+        detector["bad_pixels"] = array_in_npy(corrected.pop("bad_pixels"))
     if detector.get("pad_value") == "bad":
         detector["pad_value"] = None
-    corrections = Corrections(**{f.name: getattr(options, f.name) for f in fields(Corrections)})
+    corrections = Corrections(**corrected)
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     given |= {"corrections": corrections, **dict(options.reader_options)}
     return {**given, "detector": Detector(**detector)} if detector else given
+
+
+def require_one_scan(path: Path) -> None:
+    """Refuse what names several scans, for a command that takes one; an OptionError says so."""
+    several = is_list(path), path.is_dir(), glob.has_magic(str(path)) and not path.exists()
+    if any(several):
+        found = ("a list of scans", "a directory", "a pattern")[several.index(True)]
+        action = "Name each scan; ptycho-torch inspect and prepare take several at once"
+        raise OptionError(shown(path), found, "one scan", action=action)
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:

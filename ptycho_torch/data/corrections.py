@@ -6,6 +6,7 @@ Owns the options and their order. :mod:`ptycho_torch.data.plausibility` says whe
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
@@ -20,7 +21,7 @@ from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.pixel_estimates import PixelEstimates
 from ptycho_torch.data.readout import Readout, ReadOutFrames
-from ptycho_torch.data.scan import Scan
+from ptycho_torch.data.scan import Scan, check_reach
 from ptycho_torch.data.storage import InMemory, in_file
 
 PositionUnit = Literal["px", "m", "um", "nm"]
@@ -36,7 +37,9 @@ class Corrections:
     """How a scan differs from the contract; the defaults change nothing.
 
     In this order: frames (zero frequency, transposed, bad pixels), positions (swapped, to pixels,
-    flipped, shifted), probe. A file's object and ready-made patches stay what they are.
+    flipped, shifted), probe. A file's object and ready-made patches stay what they are. A Detector
+    reads out corrected frames where the format's reader takes none or ``zero_frequency`` is
+    ``"corner"``; else corrections are made of what it reads out.
 
     Parameters
     ----------
@@ -44,7 +47,8 @@ class Corrections:
         Of xcoords and ycoords. Other than ``"px"`` they are divided by the object pixel, and moved
         as by ``shift_origin``.
     pixel_size_m
-        Side of an object pixel, metres; None: the geometry's. It becomes the geometry's too.
+        Side of an object pixel of the frames as stored, metres; None: the geometry's. It becomes
+        the geometry's too.
     swap_xy, flip_x, flip_y
         Exchange the axes of the positions; then reverse one, within the extent of the scan.
     shift_origin
@@ -87,17 +91,7 @@ class Corrections:
         if self == Corrections(scale_probe=self.scale_probe):
             return scan
         scan = scan.sharing(scan, geometry=self._geometry(scan), frames=self._frames(scan))
-        places = {"xcoords": (scan.xcoords, scan.ycoords)}
-        if not (scan.xcoords_start is scan.xcoords and scan.ycoords_start is scan.ycoords):
-            places["xcoords_start"] = (scan.xcoords_start, scan.ycoords_start)
-        moved: dict[str, NDArray[Any]] = {}
-        for name, (x, y) in places.items():
-            moved[name], moved[name.replace("x", "y", 1)] = self._positions(scan, x, y)
-        for name in ("xcoords", "ycoords"):
-            moved.setdefault(f"{name}_start", moved[name])
-        for array in moved.values():
-            array.flags.writeable = False
-        return scan.sharing(scan, **moved)
+        return moved(scan, lambda x, y: self._positions(scan, x, y))
 
     def of_probe(self, scan: _Scan) -> _Scan:
         """The scan with its probe scaled, where that is asked for."""
@@ -168,6 +162,28 @@ class Corrections:
                 action="Pass --pixel-size METRES (pixel_size_m)",
             )
         return METRES[self.position_unit] / pixel[1], METRES[self.position_unit] / pixel[0]
+
+
+def moved(
+    scan: _Scan,
+    move: Callable[[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]],
+) -> _Scan:
+    """The scan with its positions x, y, and its start positions alike, moved by a function.
+
+    A ScanError says that they are then farther away than any object reaches.
+    """
+    places = {"xcoords": (scan.xcoords, scan.ycoords)}
+    if not (scan.xcoords_start is scan.xcoords and scan.ycoords_start is scan.ycoords):
+        places["xcoords_start"] = (scan.xcoords_start, scan.ycoords_start)
+    found: dict[str, NDArray[Any]] = {}
+    for name, (x, y) in places.items():
+        found[name], found[name.replace("x", "y", 1)] = move(x, y)
+    for name in ("xcoords", "ycoords"):
+        found.setdefault(f"{name}_start", found[name])
+    for name, array in found.items():
+        check_reach(name, array)
+        array.flags.writeable = False
+    return scan.sharing(scan, **found)
 
 
 def counts_of(frames: Frames, stored: NDArray[Any]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.config import check_integer
-from ptycho_torch.data.errors import OptionError, ScanError
+from ptycho_torch.data.errors import NotSquareError, OptionError, ScanError
 from ptycho_torch.data.files.frame_source import FrameSource
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.pixel_estimates import PixelEstimates, centre_of, saturated
@@ -53,6 +53,8 @@ class Detector:
         Mean frame without light, (H, W) or one number, subtracted; what is then negative is 0.
     saturation
         A pixel that reaches it in any frame is bad; all frames are read once to know.
+    bad_pixels
+        Bad pixels of the frames as stored, (H, W), True or not 0 = bad, beside the file's.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class Detector:
     pad_value: float | None = 0
     dark: NDArray[Any] | None = None
     saturation: float | None = None
+    bad_pixels: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -81,6 +84,12 @@ class Detector:
                 raise OptionError(name, value, "a finite number >= 0")
         if self.dark is not None:
             object.__setattr__(self, "dark", np.asarray(self.dark))
+        if self.bad_pixels is not None:
+            mask = np.asarray(self.bad_pixels)
+            if mask.ndim != 2 or mask.dtype.kind not in "biu":
+                found = f"{shape_text(mask.shape)} {mask.dtype}"
+                raise OptionError("bad_pixels", found, "(H, W) of bool or integers, 0 = good")
+            object.__setattr__(self, "bad_pixels", mask != 0)
 
     def readout(
         self,
@@ -107,12 +116,13 @@ class Detector:
             divide into bins, without a ``size``.
         """
         shape = frames.shape[1], frames.shape[2]
-        known = None if bad_pixels is None else _plane("bad_pixels", bad_pixels, shape) != 0
+        known = np.zeros(shape, bool)
+        for mask in (bad_pixels, self.bad_pixels):
+            known |= False if mask is None else _plane("bad_pixels", mask, shape) != 0
         used = dark if self.dark is None else self.dark
         level = None if used is None else _plane("dark", used, shape)
         seen = PixelEstimates.of(_sample(frames), known)
-        bad = seen.invalid | seen.hot | seen.dead
-        bad |= np.zeros(shape, bool) if known is None else known
+        bad = seen.invalid | seen.hot | seen.dead | known
         full = np.zeros(shape, bool)
         if self.saturation is not None:
             for block in _blocks(frames):
@@ -123,10 +133,16 @@ class Detector:
         size = self._size(shape)
         first = tuple(c - (size // 2) * self.bin - (self.bin - 1) // 2 for c in centre)
         whole = self.size is None and self.bin == 1
+        if self.size is None and not whole and min(first) < 0:
+            text = "bins about the zero frequency: the first row and column lie partly outside the "
+            logger.warning(text + "detector and are bad; size %d leaves them out", size - 1)
+        dtype = self._dtype(frames.dtype, level)
+        if dtype.kind in "iu" and self.pad_value and self.pad_value % 1:
+            raise OptionError("pad_value", self.pad_value, f"a whole number, as {dtype} frames are")
         return Readout(
             frame_shape=shape,
             stored_dtype=frames.dtype,
-            dtype=self._dtype(frames.dtype, level),
+            dtype=dtype,
             size=size,
             first=(0, 0) if whole else (first[0], first[1]),
             bin=self.bin,
@@ -160,7 +176,7 @@ class Detector:
             return self.size
         if shape[0] != shape[1] or shape[0] % self.bin:
             found = "frames", shape_text(shape), f"squares that divide by bin = {self.bin}"
-            raise ScanError(*found, action=_SIZE)
+            raise NotSquareError(*found, action=_SIZE)
         return shape[0] // self.bin
 
     def _dtype(self, stored: np.dtype[Any], dark: NDArray[Any] | None) -> np.dtype[Any]:
@@ -168,7 +184,9 @@ class Detector:
         if stored.kind == "f" or (dark is not None and dark.dtype.kind == "f"):
             return np.result_type(stored, np.float32) if stored.kind == "f" else np.dtype("f4")
         if dark is not None:
-            stored = np.promote_types(stored, np.int32)
+            # Signed, because what is below the dark is negative for a moment; of 64 bits too.
+            signed = np.promote_types(stored, np.int32)
+            stored = np.dtype(np.int64) if signed.kind == "f" else signed
         if self.bin == 1:
             return stored
         most = int(np.iinfo(stored).max) * self.bin**2

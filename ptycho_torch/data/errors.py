@@ -67,6 +67,10 @@ class ScanError(PtychoTorchError, ValueError):
     """The content of a scan, or of a file beside it, breaks the contract."""
 
 
+class NotSquareError(ScanError):
+    """Frames are no squares that divide into bins, and no size says what becomes of them."""
+
+
 class ScanKeyError(PtychoTorchError, KeyError):
     """A scan file lacks a required key."""
 

@@ -29,7 +29,8 @@ def check_bad_pixels(bad_pixels: Any, frames: tuple[int, int, int]) -> NDArray[n
         action = "Numbers become booleans by mask != 0, where 0 is good"
         raise ScanError("bad_pixels", found, wanted, action=action)
     if bad_pixels.all():
-        raise ScanError("bad_pixels", "True everywhere", "True where a pixel is bad")
+        action = "Is 1 good in the mask? Then invert it, or say bad: zero in a layout"
+        raise ScanError("bad_pixels", "True everywhere", "True where a pixel is bad", action=action)
     if not bad_pixels.any():
         return None
     copy: NDArray[np.bool_] = bad_pixels.copy()

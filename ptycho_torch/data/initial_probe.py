@@ -82,7 +82,7 @@ def initial_probe(
     OptionError, OptionTypeError
         An option is out of range, or the geometry does not know what is needed.
     ScanError
-        The frames are zero throughout.
+        The frames are zero throughout, or not finite.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def initial_probe(
     probe = _centred_transform(wave * np.exp(1j * _defocus(geometry, N, defocus)), np.fft.ifft2)
     power = np.sum(np.abs(probe) ** 2)
     if not power > 0:
-        raise OptionError("diameter", diameter, "at least a pixel")
+        raise OptionError("diameter", diameter or "a quarter of the side", "at least a pixel")
     probe *= np.sqrt(pattern.sum() / power)
     return add_modes(probe[None], n_modes, seed=seed)
 
@@ -133,9 +133,15 @@ def average_pattern(frames_or_scan: Scan | Frames | NDArray[Any]) -> NDArray[np.
             good = ~(bad[rows[start:stop]] if bad.ndim == 3 else bad)
         total += np.where(good, counts, 0).sum(axis=0)
         seen += np.broadcast_to(good, counts.shape).sum(axis=0)
+    if not np.isfinite(total).all():
+        with naming(frames.path):
+            found = "NaN or infinite in places"
+            raise ScanError(frames.field, found, "finite", action="Name them in bad_pixels")
     if not (total > 0).any():
         with naming(frames.path):
-            raise ScanError(frames.field, "zero throughout", "some signal")
+            masked = frames.bad_pixels is not None and frames.bad_pixels.mean() > 0.5
+            action = "Most pixels are bad: is 1 good in the mask of the file?" if masked else ""
+            raise ScanError(frames.field, "zero throughout", "some signal", action=action)
     return _filled(total, seen)
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +19,26 @@ from ptycho_torch.data.corrections import (
     Corrections,
     constant_lines,
     counts_of,
-    full,
 )
+from ptycho_torch.data.evidence import FEWEST_FRAMES, Evidence
 from ptycho_torch.data.geometry import pair
 from ptycho_torch.data.grouping import neighbor_table
 from ptycho_torch.data.initial_probe import is_average_pattern
 from ptycho_torch.data.pixel_estimates import PixelEstimates
 from ptycho_torch.data.scan import Scan
-from ptycho_torch.data.shadows import Shadows
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_SPAN_PX = 0.5
-FEWEST_FRAMES = 9
-"""So few positions may span nothing, and their frames say nothing of their order."""
 POWER_RATIO = 8.0
 BACKGROUND = 0.2
 CLEAR_R2 = 0.3
 ORDER_R2 = 0.15
+STRICT_R2 = 0.7
+WIDEST = 1.5
+"""How much wider than a frame light on the object is that no far field can have. A probe fills less
+than its array, and the measure of its width is good to a few tenths."""
+MOSTLY_BAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,60 +54,6 @@ class Verdict:
         return f"{self.field}: {self.saw}; expected {self.expected}. {self.action}"
 
 
-class Evidence:
-    """What the checks look at; each part is made when it is first asked for.
-
-    ``given`` are the corrections that the scan was read with.
-    """
-
-    def __init__(self, scan: Scan, given: Corrections) -> None:
-        self.scan, self.N, self.given = scan, scan.N, given
-        self.x = scan.xcoords.astype(np.float64)
-        self.y = scan.ycoords.astype(np.float64)
-        self.span = float(max(np.ptp(self.x), np.ptp(self.y)))
-
-    @cached_property
-    def stored(self) -> NDArray[Any]:
-        """Values of a sample of frames as they are stored, (64 or fewer, N, N), bad pixels 0."""
-        return self.scan.frames.sample(64)
-
-    @cached_property
-    def full(self) -> NDArray[np.bool_]:
-        """Pixels (N, N) that hold the largest integer in every frame of the sample."""
-        return full(counts_of(self.scan.frames, self.stored)) & ~self.bad
-
-    @cached_property
-    def counts(self) -> NDArray[np.float64]:
-        """Counts (n, N, N) of the sample, full pixels 0."""
-        return np.where(self.full, 0, counts_of(self.scan.frames, self.stored))
-
-    @cached_property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean counts (N, N) of the sample."""
-        return np.asarray(self.counts.mean(axis=0))
-
-    @cached_property
-    def light(self) -> NDArray[np.float64]:
-        """Intensity (N, N) of the probe, all modes."""
-        intensity = np.abs(self.scan.probeGuess.astype(np.complex128)) ** 2
-        return np.asarray(intensity.reshape(-1, self.N, self.N).sum(axis=0))
-
-    @cached_property
-    def bad(self) -> NDArray[np.bool_]:
-        """Pixels (N, N) known to be bad in any frame."""
-        bad = self.scan.bad_pixels
-        if bad is None:
-            return np.zeros((self.N, self.N), bool)
-        return bad if bad.ndim == 2 else np.asarray(bad.any(axis=0))
-
-    @cached_property
-    def shadows(self) -> Shadows | None:
-        """How the patterns of the first frames move; None where they are too few or unknown."""
-        if self.scan.chosen is not None or len(self.x) < FEWEST_FRAMES or not self.span > 0:
-            return None
-        return Shadows.of_first_frames(self.scan)
-
-
 def _units(seen: Evidence) -> Verdict | None:
     if len(seen.x) < FEWEST_FRAMES or seen.span > SMALLEST_SPAN_PX:
         return None
@@ -115,14 +61,23 @@ def _units(seen: Evidence) -> Verdict | None:
         return Verdict("positions", "all alike", "a scan", "Look for the positions elsewhere")
     saw = f"the scan spans {seen.span:.2f} px ({seen.span:.2g})"
     unit = "m" if seen.span < 1e-2 else "um"
-    words = {"m": "metres", "um": "micrometres"}[unit]
-    expected = f"object pixels, about the width of the probe or more: are these {words}?"
+    expected = "object pixels, about the width of the probe or more"
+    if not seen.in_metres:
+        expected += f": are these { ({'m': 'metres', 'um': 'micrometres'}[unit]) }?"
     return Verdict("positions", saw, expected, _unit_action(seen, unit))
+
+
+_GEOMETRY_ACTION = (
+    "Check energy, distance and pixels of the file, and the unit: of positions in a layout; a file "
+    "of other units than its format has is read with --layout"
+)
 
 
 def _unit_action(seen: Evidence, unit: str) -> str:
     if seen.given.position_unit != "px":
         return f"Try another unit than --position-unit {seen.given.position_unit}"
+    if seen.in_metres:
+        return _GEOMETRY_ACTION
     geometry = seen.scan.geometry
     known = pair(None if geometry is None else geometry.object_pixel_m)
     if known is None:
@@ -132,21 +87,64 @@ def _unit_action(seen: Evidence, unit: str) -> str:
 
 
 def _overlap(seen: Evidence) -> Verdict | None:
-    if len(seen.x) < FEWEST_FRAMES or not seen.light.any() or not seen.span > 0:
+    if len(seen.x) < FEWEST_FRAMES or not seen.span > 0:
         return None
-    if is_average_pattern(seen.scan):  # in focus, whatever the width of the light on the object
-        return None
-    width = 2 * np.sqrt(seen.light.sum() ** 2 / np.square(seen.light).sum() / np.pi)
+    width, what = float(seen.N), "patches"
+    # An average pattern is in focus, whatever the width of the light on the object.
+    if seen.light.any() and not is_average_pattern(seen.scan):
+        width, what = _width(seen.light), "a probe"
     nearest = neighbor_table(seen.x, seen.y, 1)
     steps = np.hypot(seen.x[nearest] - seen.x[:, None], seen.y[nearest] - seen.y[:, None])
     step = float(np.median(steps.max(axis=1)))
     if step <= width:
         return None
-    saw = f"a step of {step:.3g} px over a probe {width:.3g} px wide: frames share nothing"
+    saw = f"a step of {step:.3g} px over {what} {width:.3g} px wide: frames share nothing"
     action = "Of positions in nanometres add --position-unit nm; else check --pixel-size METRES"
+    if seen.in_metres:
+        action = _GEOMETRY_ACTION
     if seen.given.position_unit != "px":
         action = f"Check --position-unit {seen.given.position_unit} and --pixel-size METRES"
-    return Verdict("overlap", saw, "a step below the width of the probe", action)
+    return Verdict("overlap", saw, "a step below that width", action)
+
+
+def _width(light: NDArray[np.float64]) -> float:
+    """Diameter, pixels, of the disc that light (N, N) is as wide as."""
+    return float(2 * np.sqrt(light.sum() ** 2 / np.square(light).sum() / np.pi))
+
+
+def _near_field(seen: Evidence) -> Verdict | None:
+    geometry, shadows = seen.scan.geometry, seen.shadows
+    if shadows is None or not seen.mean.any() or (geometry is not None and geometry.near_field):
+        return None
+    if _overlap(seen) is not None:  # positions in another unit widen the light too
+        return None
+    scale = shadows.magnification(0)
+    if shadows.r2(0) < STRICT_R2 or not scale > 0:
+        return None
+    width = _width(seen.mean) / scale
+    if width < WIDEST * seen.N:
+        return None
+    saw = f"patterns follow the sample as if the light on it were {width:.0f} px wide"
+    expected = f"at most the {seen.N} px of a frame in the far field"
+    format = str((seen.scan.metadata or {}).get("format", ""))
+    how = "let the file say so: near_field in an NPZ, far_field in a product of Ptychodus"
+    if format.startswith("hdf5"):
+        how = "add near_field: true to the layout, and object_pixel"
+    elif seen.in_metres and format != "ptychodus":
+        how = "add --option near_field=true --option object_pixel_m=METRES, a detector pixel over "
+        how += "the magnification"
+    action = f"In the near field {how}; else check energy, distance and pixels"
+    return Verdict("frames", saw, expected, action)
+
+
+def _mask(seen: Evidence) -> Verdict | None:
+    bad = seen.scan.bad_pixels
+    share = 0.0 if bad is None else float(bad.mean())
+    if share <= MOSTLY_BAD:
+        return None
+    action = "Is 1 good there? Read HDF5 with --layout, where mask: has bad: zero; write an NPZ "
+    action += "again with its bad_pixels inverted"
+    return Verdict("bad_pixels", f"{share:.0%} of the detector", "a small part of it", action)
 
 
 def _origin(seen: Evidence) -> Verdict | None:
@@ -192,8 +190,19 @@ def _sentinels(seen: Evidence) -> Verdict | None:
     return Verdict("frames", saw, "counts", "Add --bad-pixels estimate")
 
 
+def _largest(seen: Evidence) -> Verdict | None:
+    if not seen.reached.any():
+        return None
+    largest = np.iinfo(seen.stored.dtype).max
+    saw = f"{int(seen.reached.sum())} pixels hold {largest} in some frames, the largest integer"
+    action = f"Add --saturation {largest}, by which they are bad in every frame"
+    if seen.scan.frames.measurement == "amplitude":
+        action = "Add --bad-pixels FILE.npy that names them"
+    return Verdict("frames", saw, "counts", action)
+
+
 def _bad_pixels(seen: Evidence) -> Verdict | None:
-    estimates = PixelEstimates.of(seen.counts, seen.bad | seen.full)
+    estimates = PixelEstimates.of(seen.counts, seen.bad | seen.full | seen.reached)
     hot, dead = int(estimates.hot.sum()), int(estimates.dead.sum())
     if not hot + dead:
         return None
@@ -226,6 +235,8 @@ def _background(seen: Evidence) -> Verdict | None:
 
 
 def _probe_power(seen: Evidence) -> Verdict | None:
+    if is_average_pattern(seen.scan):  # of these frames, with whatever is wrong in them
+        return None
     power, counts = float(seen.light.sum()), float(seen.counts.sum(axis=(1, 2)).mean())
     if not (power > 0 and counts > 0) or 1 / POWER_RATIO < power / counts < POWER_RATIO:
         return None
@@ -265,9 +276,11 @@ def _orientation(seen: Evidence) -> Verdict | None:
     if wrong is None:
         return None
     saw = f"patterns do not move as positions do ({wrong})"
-    action = f"Try {wrong}; ptycho-torch inspect SCAN --orientations compares all eight"
+    either = [_moves_after(seen.given, wrong, twin) or "none" for twin in (False, True)]
+    action = f"Try {' or '.join(either)}; ptycho-torch inspect SCAN --orientations compares all "
+    action += "eight, and of a known probe tells these two apart"
     if given := _moves(seen.given):
-        action = f"Try {_moves_after(seen.given, wrong) or 'none'} instead of {given}"
+        action = f"Try {' or '.join(either)} instead of {given}"
     return Verdict("orientation", saw, "both along the same axes", action)
 
 
@@ -277,15 +290,16 @@ def _moves(given: Corrections) -> str:
     return " ".join(f"--{w.replace('_', '-')}" for w in words if getattr(given, w))
 
 
-def _moves_after(given: Corrections, wrong: str) -> str:
+def _moves_after(given: Corrections, wrong: str, twin: bool = False) -> str:
     """The words for the corrections given and then the ones named: axes are swapped, then reversed.
 
-    Both axes reversed count as none: the patterns do not tell them apart.
+    The ``twin`` has both axes reversed as well, which the patterns do not tell apart.
     """
     swap, x, y = "--swap-xy" in wrong, given.flip_x, given.flip_y
     x, y = (y, x) if swap else (x, y)
     y ^= "--flip-y" in wrong
-    return _moves(Corrections(swap_xy=swap != given.swap_xy, flip_y=x != y))
+    flip_y = twin if x == y else not twin
+    return _moves(Corrections(swap_xy=swap != given.swap_xy, flip_x=twin, flip_y=flip_y))
 
 
 def _order(seen: Evidence) -> Verdict | None:
@@ -297,15 +311,20 @@ def _order(seen: Evidence) -> Verdict | None:
         return None
     saw = f"frame i fits position i {lag:+d} (R2 {shadows.r2(lag):.2f}, as is {shadows.r2(0):.2f})"
     action = f"Drop the {'first position' if lag > 0 else 'first frame'} and write the scan again"
+    if np.ptp(seen.scan.scan_index) > 0:
+        action = "Frames and positions go by index: do both begin at 0, or both at 1?"
     return Verdict("order", saw, "frames and positions in one order", action)
 
 
 CHECKS: tuple[Callable[[Evidence], Verdict | None], ...] = (
     _units,
     _overlap,
+    _near_field,
     _origin,
+    _mask,
     _corner,
     _sentinels,
+    _largest,
     _bad_pixels,
     _constant,
     _background,

@@ -387,8 +387,8 @@ def read_scan(
         Where frames that cannot be mapped are unpacked to, as for :meth:`RawData.from_file`.
     **reader_options
         ``probe``: ``"file"``, ``"initial"`` (the average pattern), an array, or the path of an
-        ``.npy`` or a scan; ``corrections``: :class:`~ptycho_torch.data.corrections.Corrections`;
-        and options of that format's reader, ``"auto"`` left to it.
+        ``.npy`` or a scan; ``bad_pixels``: a mask (H, W) of stored frames, 0 = good, or its path;
+        ``corrections``: :class:`~ptycho_torch.data.corrections.Corrections`; and the reader's own.
 
     Raises
     ------

@@ -316,6 +316,12 @@ def _positions(name: str, array: Any, frames: int) -> AnyArray:
     if isinstance(array, np.ndarray) and array.dtype.kind in "iu":
         array = array.astype(np.float64)
     positions = _small(spec("scan", name), array, {"M": frames})
+    check_reach(name, positions)
+    return positions
+
+
+def check_reach(name: str, positions: AnyArray) -> None:
+    """Refuse positions that no object reaches to; a ScanError says how far they go."""
     farthest = float(np.abs(positions).max())
     if farthest > FARTHEST_PX:
         raise ScanError(
@@ -324,7 +330,6 @@ def _positions(name: str, array: Any, frames: int) -> AnyArray:
             f"at most {FARTHEST_PX:g} px",
             action="Give positions in object pixels",
         )
-    return positions
 
 
 def _start_positions(name: str, array: Any, measured: AnyArray) -> AnyArray:

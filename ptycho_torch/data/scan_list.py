@@ -9,6 +9,7 @@ import glob
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ Scans = Scan | Sequence[Scan]
 Part = Literal["train", "val", "test"]
 
 _LISTS = (".yaml", ".yml")
-_FILES = ("layout", "probe", "diffraction")
+_FILES = ("layout", "probe", "diffraction", "bad_pixels")
 _NOTHING = MappingProxyType[str, Any]({})
 
 
@@ -93,6 +94,10 @@ def expand_scans(scans: Scans) -> list[ListedScan]:
                 found.extend(map(ListedScan, _files(scan, copies)))
         else:
             raise OptionTypeError("scans", type(scan).__name__, "a path, a pattern or a RawData")
+    files = [os.path.realpath(each.scan) for each in found if not isinstance(each.scan, RawData)]
+    for file, count in Counter(files).items():
+        if count > 1:
+            raise OptionError("scans", f"{file} twice", "each once", action="Give it a weight")
     if not found:
         raise OptionError("scans", "empty", "at least one scan")
     return found
@@ -151,16 +156,11 @@ def _listed(path: Path, copies: set[Path]) -> list[ListedScan]:
         only = not isinstance(content, Mapping) or set(content) == {"scans"}
         if not isinstance(entries, list) or not entries or not only:
             raise OptionError("the list", "without scans", "scans: and one entry for each")
-        found = [
+        return [
             each
             for number, entry in enumerate(entries)
             for each in _entry(path.parent, f"scans[{number}]", entry, copies)
         ]
-        files = [str(each.scan) for each in found]
-        for file in files:
-            if files.count(file) > 1:
-                raise OptionError("scans", f"{file} twice", "each once", action="Give it a weight")
-    return found
 
 
 def _entry(folder: Path, where: str, entry: Any, copies: set[Path]) -> Iterator[ListedScan]:

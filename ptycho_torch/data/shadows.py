@@ -16,7 +16,14 @@ from ptycho_torch.data.grouping import neighbor_table
 from ptycho_torch.data.scan import Scan
 
 FIRST_FRAMES = 64
+FARTHEST_FRAME = 128
+"""Of a scan whose frames are chosen, the first ones have to lie so near the beginning."""
 NEIGHBOURS = 3
+
+
+def within_reach(scan: Scan) -> bool:
+    """Whether the first frames in use are among the first that the file gives."""
+    return bool(scan.file_indices(np.arange(min(FIRST_FRAMES, len(scan))))[-1] < FARTHEST_FRAME)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +35,12 @@ class Shadows:
 
     @classmethod
     def of_first_frames(cls, scan: Scan) -> Shadows:
-        """Of the first 64 frames, which a file gives without being read to its end."""
+        """Of the first 64 frames in use, which a file gives without being read to its end."""
         n = min(FIRST_FRAMES, len(scan))
         frames = scan.frames
-        stored = frames._cleared(frames._storage.sample(np.arange(n)), np.arange(n))
+        rows = scan.file_indices(np.arange(n))
+        first = frames._storage.sample(np.arange(int(rows[-1]) + 1))
+        stored = frames._cleared(first[rows], rows)
         amplitude = np.asarray(frames.amplitude(stored), dtype=np.float64)
         amplitude -= amplitude.mean(axis=0)
         norms = np.linalg.norm(amplitude, axis=(1, 2), keepdims=True)
@@ -42,6 +51,10 @@ class Shadows:
     def r2(self, lag: int) -> float:
         """Share of the shifts' variance that steps explain, frame i at position i + lag."""
         return self._fit(lag)[1]
+
+    def magnification(self, lag: int) -> float:
+        """How many detector pixels patterns move while positions move by a pixel."""
+        return float(np.sqrt(abs(np.linalg.det(self._fit(lag)[0]))))
 
     def wrong_orientation(self) -> str | None:
         """What to type where shifts follow other axes than steps; None where they do not.

@@ -34,34 +34,33 @@ from ptycho_torch.data.readers import read_file, scan_suffixes
 from ptycho_torch.data.scan import Scan
 
 
-def verify_path(
-    path: str | Path, *, measurement: str = "auto", progress: Progress | None = None
-) -> list[str]:
+def verify_path(path: str | Path, *, progress: Progress | None = None, **options: Any) -> list[str]:
     """Check one file in full; one line per fault, none when everything is what it should be.
 
     ``path`` is a scan, checked with its caches and sidecars; a groups cache; or a sidecar. The
-    last two are compared with their scan where it lies beside them. ``measurement`` says what the
-    scan's frames are where the file leaves it open; ``progress`` gets (bytes done, in all).
+    last two are compared with their scan where it lies beside them. ``progress`` gets (bytes
+    done, in all); ``options`` are those of :func:`~ptycho_torch.read_scan`, for what the scan's
+    file leaves open.
     """
     file = Path(path)
     try:
         state_of(file)
         if file.name.endswith(GROUPS_SUFFIX):
-            return _cache_faults(file, _scan_of_cache(file, measurement))
+            return _cache_faults(file, _scan_of_cache(file, options))
         if file.name.endswith(SIDECAR_SUFFIX):
-            _check_sidecar(file, measurement)
+            _check_sidecar(file, options)
             return []
-        return _scan_faults(file, measurement, progress)
+        return _scan_faults(file, options, progress)
     except PtychoTorchError as error:
         return [str(error)]
 
 
-def _scan_faults(file: Path, measurement: str, progress: Progress | None) -> list[str]:
+def _scan_faults(file: Path, options: dict[str, Any], progress: Progress | None) -> list[str]:
     # Members that no reader looks at count as well: they are somebody's data.
     faults = broken_members(file) if file.suffix.lower() == ".npz" else []
     if faults:
         return faults
-    scan = _read(file, measurement)
+    scan = _read(file, options)
     energies: list[NDArray[np.float64]] = []
     checks: tuple[Callable[[], None], ...] = (
         lambda: energies.append(scan.frames.verify(progress)),
@@ -97,7 +96,7 @@ def _cache_faults(file: Path, scan: Scan | None, *energies: NDArray[np.float64])
     return groups_cache.verify(file, scan.xcoords, scan.ycoords, known)
 
 
-def _check_sidecar(file: Path, measurement: str) -> None:
+def _check_sidecar(file: Path, options: dict[str, Any]) -> None:
     stem, field = sidecar_of(file.name) or ("", "")
     beside = _beside(file, stem, lambda scan: sidecar_name(scan, field) == file.name)
     if beside is None:
@@ -105,11 +104,11 @@ def _check_sidecar(file: Path, measurement: str) -> None:
         return
     in_archive = beside.suffix.lower() == ".npz"
     try:
-        scan = _read(beside, measurement)
+        scan = _read(beside, options)
     except OptionError:
         if in_archive:
             raise
-        require_whole(file)  # such a scan is read with a layout, which nobody gives here
+        require_whole(file)  # such a scan is read with a layout, which nobody gave
         return
     for stack in (scan.frames, scan.patches):
         if stack is not None and stack.label == field:
@@ -122,18 +121,18 @@ def _check_sidecar(file: Path, measurement: str) -> None:
     raise ScanFileError("sidecar", found, "one of its arrays", file=file)
 
 
-def _scan_of_cache(file: Path, measurement: str) -> Scan | None:
+def _scan_of_cache(file: Path, options: dict[str, Any]) -> Scan | None:
     named = GroupsName.parse(file.name)
     if named is None:
         return None
     beside = _beside(file, named.stem, lambda scan: named.of_whole(scan.stem))
-    return None if beside is None else _read(beside, measurement)
+    return None if beside is None else _read(beside, options)
 
 
-def _read(file: Path, measurement: str) -> Scan:
+def _read(file: Path, options: dict[str, Any]) -> Scan:
     # The canonical format has a probe in every scan, the others where somebody knows it.
     probe = "file" if file.suffix.lower() == ".npz" else "auto"
-    return read_file(file, measurement=measurement, probe=probe)
+    return read_file(file, **{"probe": probe, **options})
 
 
 def _beside(file: Path, stem: str, is_its_scan: Callable[[Path], bool]) -> Path | None:

@@ -44,7 +44,7 @@ def read_dectris(
     object_pixel_m: Pixel | None = None,
     near_field: bool = False,
     positions: Any = None,
-    position_unit: str = "m",
+    position_unit: str = "auto",
     position_axes: str = "auto",
 ) -> Scan:
     """Read a Dectris master file with positions from elsewhere.

@@ -23,6 +23,7 @@ from ptycho_torch.data.files.mapping import state_of
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
+from ptycho_torch.data.readers.in_metres import readout_of
 from ptycho_torch.data.readers.layout import LENGTHS, Layout, layout_of, preset_names
 from ptycho_torch.data.readers.layout_values import (
     Floats,
@@ -33,11 +34,13 @@ from ptycho_torch.data.readers.layout_values import (
     in_si,
     matched,
     modes_of,
+    per_frame,
     plane_of,
     table_file,
     unit_of,
 )
 from ptycho_torch.data.readers.measurement import settle_measurement
+from ptycho_torch.data.readers.object_pixels import MARGIN_PX
 from ptycho_torch.data.readers.probe_choice import keeps_probe
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.readout import Readout
@@ -48,8 +51,6 @@ __all__ = ["SUFFIXES", "read_hdf5", "recognises"]
 logger = logging.getLogger(__name__)
 AS_THEY_COME = Detector()
 MAX_TRANSPOSED_BYTES = 4 << 30
-# Pixels kept free before the first patch, for interpolation and for positions that get refined.
-MARGIN_PX = 2.0
 
 
 def recognises(file: ScanFile) -> bool:
@@ -107,10 +108,10 @@ def _read(
     rows, of_positions = matched(*indexes, n_frames, len(x))
     photons = _optional(h5, layout, "monitor")
     if photons is not None:
-        photons = _per_frame(photons.ravel(), {len(x): of_positions, n_frames: rows})
+        photons = per_frame(photons.ravel(), {len(x): of_positions, n_frames: rows})
     if len(rows) < n_frames:
         source = source[rows] if isinstance(source, np.ndarray) else replace(source, index=rows)
-    readout = _readout(of_frames, layout, source, detector)
+    readout = _readout(path, of_frames, layout, source, detector)
     if isinstance(source, np.ndarray):
         frames = Frames.from_array(readout.apply(source), measurement="counts")
     else:
@@ -168,7 +169,7 @@ def _source(h5: Hdf5File, layout: Layout) -> Hdf5Stack | NDArray[Any]:
 
 
 def _readout(
-    h5: Hdf5File, layout: Layout, source: Hdf5Stack | NDArray[Any], detector: Detector
+    path: Path, h5: Hdf5File, layout: Layout, source: Hdf5Stack | NDArray[Any], detector: Detector
 ) -> Readout:
     mask, dark = _optional(h5, layout, "mask"), _optional(h5, layout, "dark")
     if mask is not None:
@@ -180,31 +181,35 @@ def _readout(
         mask, dark = (None if a is None else np.fft.fftshift(a) for a in (mask, dark))
     if detector.orientation == "as stored":
         detector = replace(detector, orientation=layout["frames"].get("orientation", "as stored"))
-    return detector.readout(source, bad_pixels=mask, dark=dark)
+    return readout_of(path, detector, source, mask, dark)[0]
 
 
 def _in_pixels(
     h5: Hdf5File,
     layout: Layout,
-    named: str | None,
+    named: tuple[str | None, str | None],
     stored: tuple[Floats, Floats],
     N: int,
     geometry: Geometry | None,
     scale: tuple[float, float],
 ) -> tuple[Floats, Floats]:
     """Positions (x, y) in object pixels, which reading out made ``scale`` (height, width) large."""
-    words, unit = layout["positions"], unit_of(h5, layout, "positions", named)
-    x, y = stored[::-1] if words.get("swapped") else stored
+    words, units = layout["positions"], [unit_of(h5, layout, "positions", n, *named) for n in named]
+    if "px" in units and set(units) != {"px"}:
+        found = f"{units[0]} of x and {units[1]} of y"
+        raise ScanError("units of the positions", found, "lengths, or px of both")
+    scales = [in_si(layout, "positions", unit, {"px": 1.0, **LENGTHS}) for unit in units]
+    x, y = stored[0] * scales[0], stored[1] * scales[1]
+    x, y = (y, x) if words.get("swapped") else (x, y)
     x, y = x * words.get("x_sign", 1), y * words.get("y_sign", 1)
-    if unit == "px":
+    if "px" in units:
         return x / scale[1], y / scale[0]
-    metres = in_si(layout, "positions", unit, LENGTHS)
     pixel = pair(geometry.for_frames(N).object_pixel_m if geometry else None)
     if pixel is None:
         expected = "energy, distance and detector_pixel in the layout, or object_pixel"
         action = "Add object_pixel: {value: 10, unit: nm}, or unit: px to positions"
         raise layout.wrong("object_pixel", "not known", expected, action)
-    return x * metres / pixel[1], y * metres / pixel[0]
+    return x / pixel[1], y / pixel[0]
 
 
 def _patch_centres(
@@ -240,11 +245,3 @@ def _optional(
 ) -> NDArray[Any] | None:
     path = layout[section].get(word)
     return None if path is None else array_at(h5, layout, section, path)
-
-
-def _per_frame(photons: NDArray[Any], kept: dict[int, NDArray[np.int64]]) -> NDArray[Any]:
-    """The monitor of the frames in use: it has a number for each position, or for each frame."""
-    if len(photons) not in kept:
-        wanted = " or ".join(f"{count} numbers" for count in kept)
-        raise ScanError("monitor", f"{len(photons)} numbers", wanted)
-    return photons[kept[len(photons)]]

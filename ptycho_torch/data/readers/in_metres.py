@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,43 @@ class Options:
     near_field: bool = False
 
 
-def bad_and_negative(source: FrameSource) -> tuple[NDArray[np.bool_], bool]:
+def readout_of(
+    path: Path,
+    detector: Detector,
+    source: FrameSource | NDArray[Any],
+    bad_pixels: AnyArray | None,
+    dark: AnyArray | None = None,
+) -> tuple[Readout, NDArray[np.bool_]]:
+    """How a detector reads out frames (M, H, W); and their bad pixels, (H, W) or (M, H, W).
+
+    Pixels that are NaN or infinite in any frame are bad in all; negative values become 0.
+    """
+    invalid, negative = _invalid_and_negative(source)
+    bad = invalid if bad_pixels is None else _checked_mask(bad_pixels, source.shape) | invalid
+    common = bad if bad.ndim == 2 else np.asarray(bad.all(axis=0))
+    readout = detector.readout(source, bad_pixels=common, dark=dark)
+    readout = replace(readout, zeroed=readout.zeroed or negative or bool(invalid.any()))
+    if negative or invalid.any():
+        logger.info(
+            "%s: %d pixels with NaN or infinity are bad%s",
+            path,
+            invalid.sum(),
+            "; negative counts become 0" if negative else "",
+        )
+    return readout, bad
+
+
+def _invalid_and_negative(
+    source: FrameSource | NDArray[Any],
+) -> tuple[NDArray[np.bool_], bool]:
     """Pixels (H, W) that are NaN or infinite in any frame, and whether any value is negative.
 
     Frames of unsigned integers are not read for it.
     """
     bad, negative = np.zeros(source.shape[1:], bool), False
     if source.dtype.kind != "u":
-        for _, block in source.blocks():
+        blocks = [(0, source)] if isinstance(source, np.ndarray) else source.blocks()
+        for _, block in blocks:
             low, high = block.min(axis=0), block.max(axis=0)  # both carry a NaN through
             bad |= ~(np.isfinite(low) & np.isfinite(high))
             negative = negative or bool((low < 0).any())
@@ -81,20 +111,9 @@ def scan_in_metres(
     if as_stored == "amplitude" and (detector.bin != 1 or detector.dark is not None):
         expected = "neither: only counts can be summed and subtracted"
         raise OptionError("detector", "with bins or a dark beside amplitudes", expected)
-    invalid, negative = bad_and_negative(source)
-    bad = invalid if bad_pixels is None else _checked_mask(bad_pixels, source) | invalid
     if dark is not None and dark.shape == source.shape[1:] and not dark.any():
         dark = None  # whole numbers stay whole
-    common = bad if bad.ndim == 2 else bad.all(axis=0)
-    readout = detector.readout(source, bad_pixels=common, dark=dark)
-    readout = replace(readout, zeroed=readout.zeroed or negative or bool(invalid.any()))
-    if negative or invalid.any():
-        logger.info(
-            "%s: %d pixels with NaN or infinity are bad%s",
-            file.path,
-            invalid.sum(),
-            "; negative counts become 0" if negative else "",
-        )
+    readout, bad = readout_of(file.path, detector, source, bad_pixels, dark)
     seen = complete_geometry(geometry, readout, options.object_pixel_m, options.near_field)
     frames = Frames.from_source(readout.through(source), sidecar=options.sidecar)
     if (read_bad := _read_out_mask(readout, bad)) is not None:
@@ -131,9 +150,9 @@ def scaled_to(probe: AnyArray, mean_counts: float) -> AnyArray:
     return scaled
 
 
-def _checked_mask(bad_pixels: AnyArray, source: FrameSource) -> NDArray[np.bool_]:
-    if bad_pixels.shape not in (source.shape, source.shape[1:]):
-        wanted = f"{shape_text(source.shape[1:])}, as frames"
+def _checked_mask(bad_pixels: AnyArray, frames: tuple[int, ...]) -> NDArray[np.bool_]:
+    if bad_pixels.shape not in (frames, frames[1:]):
+        wanted = f"{shape_text(frames[1:])}, as frames"
         raise ScanError("mask shape", shape_text(bad_pixels.shape), wanted)
     bad: NDArray[np.bool_] = bad_pixels != 0
     return bad

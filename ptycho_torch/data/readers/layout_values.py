@@ -65,13 +65,13 @@ def geometry_of(h5: Hdf5File, layout: Layout) -> Geometry | None:
     return Geometry(**known) if any(known.values()) else None
 
 
-def unit_of(h5: Hdf5File, layout: Layout, section: str, path: str | None) -> str:
-    """The unit that the layout says, else the one in the attribute of the dataset."""
+def unit_of(h5: Hdf5File, layout: Layout, section: str, *paths: str | None) -> str:
+    """The unit that the layout says, else the one in the attribute of the first dataset with it."""
     if "unit" in layout[section]:
         return str(layout[section]["unit"])
-    said = None
-    if path is not None:
-        said = h5.read_attr(found_name(h5, layout, section, path), "units")
+    names = (found_name(h5, layout, section, path) for path in paths if path is not None)
+    attributes = (h5.read_attr(name, "units") for name in names)
+    said = next((each for each in attributes if isinstance(each, str)), None)
     if not isinstance(said, str):
         found = "missing, and the file has no units attribute"
         raise layout.wrong(f"{section}.unit", found, "a unit", f"Add unit: to {section}")
@@ -94,12 +94,23 @@ def _quantity(h5: Hdf5File, layout: Layout, section: str, units: Mapping[str, fl
     given = words.get("value", words.get("path"))
     if given is None:
         raise layout.wrong(section, "without path and value", "one of the two")
-    first = None if "value" in words else (given[0] if isinstance(given, list) else given)
-    unit = in_si(layout, section, unit_of(h5, layout, section, first), units)
-    sides = [_number(h5, layout, section, each) * unit for each in _listed(given)]
+    sides = [
+        _number(h5, layout, section, each)
+        * in_si(
+            layout,
+            section,
+            unit_of(h5, layout, section, *map(_dataset, (each, *_listed(given)))),
+            units,
+        )
+        for each in _listed(given)
+    ]
     if len(sides) > 2:
         raise layout.wrong(section, f"{len(sides)} numbers", "one, or two for height and width")
     return sides[0] if len(sides) == 1 else tuple(sides)
+
+
+def _dataset(given: Any) -> str | None:
+    return given if isinstance(given, str) else None
 
 
 def _listed(given: Any) -> Sequence[Any]:
@@ -126,8 +137,8 @@ def table_file(layout: Layout, scan: Path) -> Path | None:
 
 def columns_of(
     h5: Hdf5File, layout: Layout, beside: Path | None
-) -> tuple[Floats, Floats, str | None]:
-    """Positions as they are stored, x and y, and the dataset that may say their unit.
+) -> tuple[Floats, Floats, tuple[str | None, str | None]]:
+    """Positions as they are stored, x and y, and the dataset of each that may say its unit.
 
     ``beside`` is the file of :func:`table_file`.
     """
@@ -137,7 +148,7 @@ def columns_of(
         x, y = (array_at(h5, layout, "positions", name).astype(np.float64) for name in names)
         if words.get("raster") and x.ndim == y.ndim == 1:
             x, y = np.meshgrid(x, y)
-        return x.ravel(), y.ravel(), names[0]
+        return x.ravel(), y.ravel(), (names[0], names[1])
     if beside is not None:
         table, name = _table(beside), None
     else:
@@ -152,7 +163,7 @@ def columns_of(
         found = f"{shape_text(table.shape)} with columns {columns}"
         raise layout.wrong("positions.columns", found, "a name for each column, x and y among them")
     x, y = (table[:, columns.index(axis)].astype(np.float64) for axis in "xy")
-    return x, y, name
+    return x, y, (name, name)
 
 
 def _table(path: Path) -> NDArray[Any]:
@@ -176,12 +187,13 @@ def matched(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which frames and which positions belong together, as pairs in the order of the frames.
 
-    Without indexes there have to be equally many. With them, what has no partner is left out, which
-    the log counts; a number that comes twice is a ScanError.
+    Without an index of both they go by order, and there have to be equally many. With them, what
+    has no partner is left out, which the log counts; a number that comes twice is a ScanError.
     """
-    if frames is None and positions is None:
+    if frames is None or positions is None:
         if n_frames != n_positions:
-            action = "Name an index in the layout: positions: {index: /path}"
+            section = "frames" if frames is None and positions is not None else "positions"
+            action = f"Name an index in the layout: {section}: {{index: /path}}"
             raise ScanError("positions", n_positions, f"{n_frames}, as frames", action=action)
         return np.arange(n_frames), np.arange(n_frames)
     one = _index("frames.index", frames, n_frames)
@@ -197,14 +209,20 @@ def matched(
     return of_frames[order].astype(np.int64), of_positions[order].astype(np.int64)
 
 
-def _index(field: str, given: NDArray[Any] | None, count: int) -> NDArray[Any]:
-    if given is None:
-        return np.arange(count)
+def _index(field: str, given: NDArray[Any], count: int) -> NDArray[Any]:
     index = given.ravel()
     if len(index) != count or len(np.unique(index)) != count:
         found = f"{len(index)} numbers, {len(np.unique(index))} of them distinct"
         raise ScanError(field, found, f"{count} distinct ones")
     return index
+
+
+def per_frame(photons: NDArray[Any], kept: dict[int, NDArray[np.int64]]) -> NDArray[Any]:
+    """The monitor of the frames in use: it has a number for each position, or for each frame."""
+    if len(photons) not in kept:
+        wanted = " or ".join(f"{count} numbers" for count in kept)
+        raise ScanError("monitor", f"{len(photons)} numbers", wanted)
+    return photons[kept[len(photons)]]
 
 
 def plane_of(section: str, array: NDArray[Any]) -> NDArray[Any]:

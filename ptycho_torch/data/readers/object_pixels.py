@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ptycho_torch.data.errors import ScanKeyError
+from ptycho_torch.data.errors import OptionError, ScanKeyError
 from ptycho_torch.data.geometry import Geometry, Pixel
 from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import AnyArray
@@ -22,13 +22,20 @@ def complete_geometry(
 ) -> Geometry:
     """The geometry of the frames as they are read out, its object pixel known.
 
-    A ScanKeyError says what it takes to know it.
+    ``object_pixel_m`` is of the frames as stored. A ScanKeyError says what it takes to know it, an
+    OptionError that frames which are no squares have two sides of it.
     """
     near = near_field or geometry.near_field
-    seen = readout.corrected(replace(geometry, near_field=near))
+    stored = replace(geometry, near_field=near)
     if object_pixel_m is not None:
-        seen = replace(seen, object_pixel_m=object_pixel_m)
-    seen = seen.for_frames(readout.size)
+        height, width = readout.frame_shape
+        if height != width and not near and np.size(object_pixel_m) == 1:
+            found = f"one number for frames of {height} x {width}"
+            expected = "a pair (height, width), of the frames as stored"
+            action = f"A square pixel p of N x N frames is (p * N / {height}, p * N / {width})"
+            raise OptionError("object_pixel_m", found, expected, action=action)
+        stored = replace(stored, object_pixel_m=object_pixel_m)
+    seen = readout.corrected(stored).for_frames(readout.size)
     if seen.object_pixel_m is not None:
         return seen
     lengths = ("wavelength_m", "distance_m", "detector_pixel_m")

@@ -32,12 +32,13 @@ _AXES = re.compile(r"(-?)([xy]),(-?)([xy])")
 def positions_from(positions: Any, unit: str, axes: str) -> NDArray[np.float64]:
     """Positions (M, 2), (row, column), metres, from a path or an array (M, 2).
 
-    ``unit`` is one of m, mm, um, nm. ``axes`` names the two columns, as ``"x,y"`` or ``"y,-x"``,
-    where x is the column on the object, y its row, and a minus turns an axis round; ``"auto"``
-    needs their names in the file. Errors name the file of the positions.
+    ``unit`` is one of m, mm, um, nm; ``"auto"``: as the names of the columns end (``x_um``), else
+    m; names that say another than ``unit`` are refused. ``axes`` names the two columns, as
+    ``"x,y"`` or ``"y,-x"``, where x is the column on the object, y its row, and a minus turns an
+    axis round; ``"auto"`` needs their names in the file. Errors name the file of the positions.
     """
-    if unit not in UNITS_M:
-        raise OptionError("position_unit", repr(unit), "one of " + ", ".join(UNITS_M))
+    if unit not in ("auto", *UNITS_M):
+        raise OptionError("position_unit", repr(unit), "auto, or one of " + ", ".join(UNITS_M))
     match = _AXES.fullmatch(axes)
     if axes != "auto" and (match is None or match[2] == match[4]):
         raise OptionError("position_axes", repr(axes), "auto, or two as 'x,y' or 'y,-x'")
@@ -45,8 +46,22 @@ def positions_from(positions: Any, unit: str, axes: str) -> NDArray[np.float64]:
         path = Path(positions).absolute()
         with naming(path):
             columns, names = _read(path)
-            return _ordered(columns, names, match) * UNITS_M[unit]
-    return _ordered(np.asarray(positions), None, match) * UNITS_M[unit]
+            return _ordered(columns, names, match) * UNITS_M[_unit(names, unit)]
+    return _ordered(np.asarray(positions), None, match) * UNITS_M[_unit(None, unit)]
+
+
+def _unit(names: list[str] | None, unit: str) -> str:
+    """The unit that is given, or that the names of the columns end in; they agree."""
+    ends = {name.rpartition("_")[2].strip("[]()") for name in names or [] if "_" in name}
+    said = sorted(ends & set(UNITS_M))
+    if len(said) > 1:
+        raise ScanError("positions", f"columns in {' and '.join(said)}", "one unit for both")
+    if said and unit not in ("auto", said[0]):
+        action = f"Leave out position_unit, or name the columns without {said[0]}"
+        raise ScanError(
+            "positions", f"in {said[0]} by the names of its columns", unit, action=action
+        )
+    return said[0] if said else ("m" if unit == "auto" else unit)
 
 
 def _read(path: Path) -> tuple[NDArray[Any], list[str] | None]:

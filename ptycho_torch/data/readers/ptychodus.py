@@ -20,6 +20,7 @@ from ptycho_torch.data.files.hdf5 import Hdf5File, is_hdf5, opened_hdf5
 from ptycho_torch.data.files.zip_archive import ZipArchive
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
+from ptycho_torch.data.readers.in_metres import readout_of
 from ptycho_torch.data.readers.index_matching import Matching, match_indexes
 from ptycho_torch.data.readers.paired_files import partner_of
 from ptycho_torch.data.readers.probe_choice import keeps_probe
@@ -92,7 +93,7 @@ def read_ptychodus(
     check_choice("measurement", measurement, Measurement)
     check_choice("origin", origin, Origin)
     product, frames = _both(file, None if diffraction is None else Path(diffraction))
-    readout = (detector or Detector()).readout(frames.source, bad_pixels=frames.bad_pixels)
+    readout, _ = readout_of(file.path, detector or Detector(), frames.source, frames.bad_pixels)
     count = frames.source.shape[0]
     matching = match_indexes(product.indexes, len(product.x), frames.indexes, count, path=file.path)
     geometry = _geometry(product, frames, readout, file.path)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ptycho_torch.data.corrections import moved
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.readers.probe_choice import keeps_probe
-from ptycho_torch.data.scan import AnyArray, Scan
+from ptycho_torch.data.scan import Scan
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +52,24 @@ def read_out(scan: Scan, detector: Detector, *, sidecar: str | Path) -> Scan:
     same_pixels = (height, width) == (1.0, 1.0)
     if scan.objectGuess is not None and not same_pixels:
         logger.warning("%s: objectGuess is left out: it has other pixels", scan.path)
-    return Scan(
-        xcoords=_scaled(scan.xcoords, width),
-        ycoords=_scaled(scan.ycoords, height),
-        xcoords_start=_scaled(scan.xcoords_start, width),
-        ycoords_start=_scaled(scan.ycoords_start, height),
+    if (bad := readout.bad_pixels) is not None:
+        made = made.with_bad_pixels(bad)
+    geometry, metadata = scan.geometry, scan.metadata
+    if geometry is not None:
+        geometry = readout.corrected(geometry).for_frames(readout.size)
+    if metadata and "positions_shift_px" in metadata:
+        x, y = metadata["positions_shift_px"]
+        metadata = {**metadata, "positions_shift_px": [x / width, y / height]}
+    seen = scan.sharing(
+        scan,
         frames=made,
         probeGuess=probe,
-        scan_index=scan.scan_index,
         objectGuess=scan.objectGuess if same_pixels else None,
-        Y=scan.patches if made.shape == frames.shape and same_pixels else None,
-        norm_Y_I=scan.norm_Y_I,
-        metadata=scan.metadata,
-        path=scan.path,
-        bad_pixels=readout.bad_pixels,
-        geometry=None if scan.geometry is None else readout.corrected(scan.geometry),
-        frame_photons=scan.frame_photons,
+        patches=scan.patches if made.shape == frames.shape and same_pixels else None,
+        metadata=metadata,
+        geometry=geometry,
     )
+    return seen if same_pixels else moved(seen, lambda x, y: (x / width, y / height))
 
 
 def _require_counts(frames: Frames, detector: Detector) -> None:
@@ -77,7 +79,3 @@ def _require_counts(frames: Frames, detector: Detector) -> None:
         if is_asked and frames.measurement != "counts":
             action = "Leave it out, or of counts add --measurement counts (measurement='counts')"
             raise OptionError(name, "given for amplitudes", "frames of counts", action=action)
-
-
-def _scaled(positions: AnyArray, pixel: float) -> AnyArray:
-    return positions if pixel == 1 else positions / pixel

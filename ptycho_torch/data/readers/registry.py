@@ -37,8 +37,8 @@ from ptycho_torch.data.readers import (
     rosettasciio,
     tike,
 )
+from ptycho_torch.data.readers.measured import given_to_reader, measured
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
-from ptycho_torch.data.readers.read_out import read_out
 from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
@@ -153,9 +153,11 @@ def read_file(
     :class:`Reader` that is not registered.
     ``sidecar`` says where frames that cannot be mapped are unpacked to; formats read into memory
     ignore it. ``probe`` is ``"file"``, ``"initial"`` (the average pattern, with whatever the file
-    has), an array, or the path of an ``.npy`` or a scan. ``corrections`` are made of what the
-    reader gives. ``options`` are those of the format's reader; one that is ``"auto"`` is left to a
-    reader without it. Errors name file, field, what was found and what was expected.
+    has), an array, or the path of an ``.npy`` or a scan. ``bad_pixels`` is a mask (H, W) of the
+    frames as stored, 0 = good, or the path of its ``.npy``, beside the file's. ``corrections`` are
+    made of what the reader gives. ``options`` are those of the format's reader; one that is
+    ``"auto"`` is left to a reader without it. Errors name file, field, what was found and what was
+    expected.
     """
     if not isinstance(path, str | Path):
         raise OptionTypeError("path", type(path).__name__, "text or a Path")
@@ -169,21 +171,22 @@ def read_file(
         given = {
             name: value
             for name, value in {**options, "sidecar": sidecar}.items()
-            if name in reader.options or (name != "sidecar" and value != "auto")
+            if name in reader.options or (name != "sidecar" and not _is_auto(value))
         }
-        detector = None if "detector" in reader.options else given.pop("detector", None)
-        unknown = sorted(set(given) - set(reader.options))
+        unknown = sorted(set(given) - {*reader.options, "detector", "bad_pixels"})
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
         corrected = corrections or Corrections()
-        scan = reader.read(file, **given)
-        if detector is not None:
-            scan = read_out(scan, detector, sidecar=sidecar)
-        measured = corrected.of_measurement(scan)
-        made = corrected.of_probe(with_probe(measured, probe, read_file))
+        corrected = given_to_reader(reader, given, corrected)
+        scan = measured(reader, file, given, corrected, sidecar)
+        made = corrected.of_probe(with_probe(scan, probe, read_file))
         made.frames.watch([(file.path, FileState.of(os.fstat(file.stream.fileno()))), *file.others])
         return made
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
 
 
 def is_scan(path: Path, options: Mapping[str, Any]) -> bool:

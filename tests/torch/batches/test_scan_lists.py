@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed: batches need it")
 
 from ptycho_torch import GroupingConfig, PtychoDataModule, PtychoDataset, simulate_scan
 from ptycho_torch.batches.epoch_order import epoch_order
-from ptycho_torch.data.errors import PtychoTorchError
+from ptycho_torch.data.errors import OptionError, PtychoTorchError
 from ptycho_torch.data.scan_list import expand_scans
 
 FRAMES, N = 100, 16
@@ -199,6 +199,12 @@ def test_mistakes_in_a_list_are_one_line(folder: Path, entries: list[str], line:
     with pytest.raises(PtychoTorchError, match=line) as raised:
         module(listed).dataset("train")
     assert "\n" not in str(raised.value)
+
+
+def test_a_path_and_a_pattern_name_a_scan_once(folder: Path) -> None:
+    for scans in ([folder / "scan_0.npz", folder / "scan_*.npz"], [folder, folder / "scan_0.npz"]):
+        with pytest.raises(OptionError, match=r"scan_0\.npz twice; expected each once"):
+            expand_scans(scans)
 
 
 def test_part_named_twice_is_refused(folder: Path) -> None:

@@ -351,3 +351,38 @@ def test_convert_reads_an_npz_out_by_a_detector(folder, fields, capsys):
     capsys.readouterr()
     assert main(["convert", "scan.npz", "other.npz", "--bin", "2"]) == WRONG_USAGE
     assert_one_line(capsys.readouterr().err, "bin", "amplitudes", "measurement='counts'")
+
+
+def test_a_mask_of_ones_own_is_named_on_the_command_line(folder, fields, capsys):
+    mask = np.zeros(fields["diff3d"].shape[1:], np.uint8)
+    mask[2, 3] = 1
+    np.save("mask.npy", mask)
+    assert main(["convert", "scan.npz", "masked.npz", "--bad-pixels", "mask.npy"]) == DONE
+    assert np.argwhere(RawData.from_file("masked.npz").bad_pixels).tolist() == [[2, 3]]
+    assert main(["convert", "scan.npz", "other.npz", "--bad-pixels", "none.npy"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "none.npy")
+    assert main(["inspect", "scan.npz", "--bad-pixels", "estimated"]) == WRONG_USAGE
+
+
+@pytest.mark.parametrize("several", ["list.yaml", "*.npz", "."])
+@pytest.mark.parametrize("command", ["convert", "verify", "fit"])
+def test_a_command_of_one_scan_says_so(folder, capsys, command, several):
+    Path("list.yaml").write_text("scans: [scan.npz]")
+    words = ["out.npz"] if command == "convert" else []
+    assert main([command, several, *words]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, several, "expected one scan")
+
+
+def test_verify_reads_a_scan_as_a_layout_says(folder, fields, capsys):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed: nothing to read HDF5 with")
+    with h5py.File("scan.h5", "w") as file:
+        file["f"], file["x"], file["y"] = (fields[n] for n in ("diff3d", "xcoords", "ycoords"))
+    words = "measurement: amplitude\nframes: /f\npositions: {x: /x, y: /y, unit: px}\n"
+    Path("my.yaml").write_text(words)
+    assert main(["verify", "scan.h5", "--layout", "my.yaml"]) == DONE
+    assert "scan.h5: ok" in capsys.readouterr().out
+    with h5py.File("scan.h5", "r+") as file:
+        file["f"][FRAMES - 1, 0, 0] = np.inf
+    assert main(["inspect", "scan.h5", "--layout", "my.yaml"]) == DONE
+    out = capsys.readouterr().out
+    assert "unknown: the average pattern" in out and "overlap    unknown" in out

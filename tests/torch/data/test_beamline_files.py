@@ -23,6 +23,7 @@ from scan_files import (
     write_tike,
 )
 
+from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import (
     OptionError,
@@ -361,6 +362,22 @@ def test_a_header_of_absurd_shape_is_refused_before_it_is_read(tmp_path):
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
     with pytest.raises(ScanFileError, match=r"at\.npy"):
         positions_from(path, "m", "x,y")
+
+
+def test_names_of_columns_say_their_unit_and_no_unit_is_counted_twice(tmp_path):
+    path, at = write_dectris(tmp_path / "a_master.h5", SCAN), tmp_path / "at.csv"
+    rows = [f"{x:.17g},{y:.17g}" for y, x in metres_of(SCAN) * 1e6]
+    at.write_text("\n".join(["x_um,y_um", *rows]))
+    um = Corrections(position_unit="um")
+    for options in ({}, {"position_unit": "um"}, {"corrections": um}):
+        assert_positions(read(path, positions=at, **options))
+    at.write_text("\n".join(["x,y", *rows]))
+    for options in ({"position_unit": "um"}, {"corrections": um}):
+        assert_positions(read(path, positions=at, **options))
+    options = {"position_unit": "mm", "corrections": um}
+    assert "Leave one out" in refused(path, OptionError, positions=at, **options)
+    at.write_text("\n".join(["x_um,y_um", *rows]))
+    assert "in um by the names" in refused(path, ScanError, positions=at, position_unit="mm")
 
 
 @pytest.mark.parametrize(

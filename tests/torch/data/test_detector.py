@@ -72,6 +72,40 @@ def test_orientations_turn_the_object_about_its_centre(orientation, N):
     np.testing.assert_allclose(turn.apply(frame[None])[0], of_turned, rtol=1e-9)
 
 
+@pytest.mark.parametrize("stored", ["u1", "u4", "u8", "i8", "f4"])
+@pytest.mark.parametrize("dark", [np.int8, np.uint64, np.float32])
+def test_a_dark_of_any_dtype_is_subtracted_before_pixels_are_summed(stored, dark):
+    frames = frames_of(8, 8).astype(stored)
+    level = np.full((8, 8), 120, dark)
+    seen = Detector(bin=2, dark=level, centre=(4, 4), size=4).readout(frames).apply(frames)
+    expected = np.maximum(frames.astype(float) - 120, 0).reshape(3, 4, 2, 4, 2).sum((2, 4))
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_a_pad_value_is_one_that_frames_can_hold():
+    frames = frames_of(8, 8)
+    with pytest.raises(OptionError, match=r"pad_value is 0.5; expected a whole number"):
+        Detector(size=16, pad_value=0.5).readout(frames)
+    padded = Detector(size=16, pad_value=0.5).readout(frames.astype(np.float32))
+    assert padded.apply(frames.astype(np.float32))[0, 0, 0] == 0.5
+
+
+def test_bins_that_reach_beyond_the_detector_are_said(caplog):
+    readout = Detector(bin=4).readout(frames_of(64, 64))
+    assert readout.bad_pixels[0].all() and readout.bad_pixels[:, 0].all()
+    assert "size 15 leaves them out" in caplog.text
+    caplog.clear()
+    assert Detector(bin=4, size=15).readout(frames_of(64, 64)).bad_pixels is None
+    assert Detector(bin=2).readout(frames_of(64, 64)).bad_pixels is None
+    assert "outside" not in caplog.text
+
+
+@pytest.mark.parametrize("mask", [np.ones((4, 4)), np.ones((2, 4, 4), bool)])
+def test_a_mask_is_a_plane_of_whole_numbers(mask):
+    with pytest.raises(OptionError, match="bad_pixels is "):
+        Detector(bad_pixels=mask)
+
+
 def by_hand(frame: np.ndarray, centre: tuple[int, int], N: int, b: int) -> np.ndarray:
     """Each pixel of each bin by itself; outside there is nothing."""
     out = np.zeros((N, N), np.int64)

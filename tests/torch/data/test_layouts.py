@@ -152,6 +152,37 @@ def test_units_are_taken_from_the_attribute_where_the_layout_has_none(
     assert_same_scan(read_scan(path, layout=layout), scan)
 
 
+def test_each_dataset_has_a_unit_of_its_own(write: Write, scan: RawData) -> None:
+    path = write(
+        entry__x=scan.xcoords * PIXEL_M * 1e3,
+        entry__y=scan.ycoords * PIXEL_M * 1e6 / 2,
+        entry__width=75.0,
+        entry__height=0.15,
+        entry__distance=N * 75e-6 * PIXEL_M / (1.239841984e-6 / 8e3),
+    )
+    with h5py.File(path, "r+") as file:
+        units = {"x": "mm", "y": "um", "width": "um", "height": "mm", "distance": "m"}
+        for name, unit in units.items():
+            file[f"entry/{name}"].attrs["units"] = unit
+    layout = {
+        "measurement": "counts",
+        "frames": "/entry/data",
+        "positions": {"x": "/entry/x", "y": "/entry/y"},
+        "energy": {"value": 8, "unit": "keV"},
+        "distance": "/entry/distance",
+        "detector_pixel": {"path": ["/entry/height", "/entry/width"]},
+        "probe": "/entry/probe",
+    }
+    read = read_scan(path, layout=layout)
+    assert_same_scan(read, scan)
+    assert read.geometry is not None
+    assert read.geometry.detector_pixel_m == pytest.approx((150e-6, 75e-6))
+    with h5py.File(path, "r+") as file:
+        file["entry/y"].attrs["units"] = "px"
+    with pytest.raises(ScanError, match="mm of x and px of y"):
+        read_scan(path, layout=layout)
+
+
 def test_frames_on_the_last_axis_and_zero_at_the_corner(write: Write, scan: RawData) -> None:
     counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
     stored = np.moveaxis(np.fft.ifftshift(counts, axes=(1, 2)), 0, -1)
@@ -226,6 +257,13 @@ def test_positions_and_frames_are_matched_by_index(
         read_scan(path, layout=layout)
 
 
+def test_one_index_alone_changes_no_order(write: Write, scan: RawData) -> None:
+    path = write(numbers=np.arange(1, M + 1))
+    for section in ("frames", "positions"):
+        layout = changed(section, index="/numbers")
+        assert_same_scan(read_scan(path, layout=layout), scan)
+
+
 @pytest.mark.parametrize(("bad", "value"), [("nonzero", 1), ("zero", 0)])
 def test_mask_in_either_sense(write: Write, scan: RawData, bad: str, value: int) -> None:
     mask = np.full((N, N), 1 - value, "u1")
@@ -234,6 +272,21 @@ def test_mask_in_either_sense(write: Write, scan: RawData, bad: str, value: int)
     read = read_scan(write(mask=mask), layout=layout)
     assert read.bad_pixels is not None
     assert read.bad_pixels[2, 5] and read.bad_pixels.sum() < N
+
+
+@pytest.mark.parametrize("axes", ["frames_first", "frames_last"])
+def test_nan_is_bad_and_a_negative_count_is_none(write: Write, scan: RawData, axes: str) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
+    wrong = counts.copy()
+    wrong[31, 5, 6] = np.nan
+    wrong[17, 8, 8] = -1
+    stored = wrong if axes == "frames_first" else np.moveaxis(wrong, 0, -1)
+    read = read_scan(write(entry__data=stored), layout=changed("frames", axes=axes))
+    assert read.bad_pixels is not None
+    assert np.argwhere(read.bad_pixels).tolist() == [[5, 6]]
+    counts[:, 5, 6] = counts[17, 8, 8] = 0
+    np.testing.assert_array_equal(np.rint(read.diff3d.astype(np.float64) ** 2), counts)
+    assert np.isfinite(read_scan(write(), layout=FULL, probe="initial").probeGuess).all()
 
 
 def test_dark_is_subtracted(write: Write, scan: RawData) -> None:

@@ -11,6 +11,8 @@ from builders import simulated_arrays
 
 from ptycho_torch import Geometry, RawData, read_scan, simulate_scan
 from ptycho_torch.data.corrections import Corrections
+from ptycho_torch.data.detector import Detector
+from ptycho_torch.data.errors import ScanError
 from ptycho_torch.data.plausibility import implausible
 
 PIXEL_M = 8e-9
@@ -246,3 +248,84 @@ def test_corrections_keep_start_positions_and_turn_bad_pixels_with_the_frames(fi
     np.testing.assert_allclose(turned.xcoords_start, turned.xcoords - 0.25)
     assert turned.geometry.object_pixel_m == (2e-8, 1e-8)
     assert Corrections().of_measurement(scan) is scan
+
+
+@pytest.mark.parametrize("probe", ["file", "initial"])
+def test_positions_far_apart_are_seen_whatever_the_probe(tmp_path, fields, probe):
+    far = {a: fields[a] * 1e3 for a in ("xcoords", "ycoords")}
+    kept = {k: v for k, v in fields.items() if not k.endswith("_start") and k != "objectGuess"}
+    np.savez(tmp_path / "far.npz", **{**kept, **far})
+    assert any(
+        verdict.startswith("overlap: ") for verdict in said(tmp_path / "far.npz", probe=probe)
+    )
+
+
+def of_places(fields, x, y, **kept):
+    numbers = np.arange(len(x))
+    frames, probe = fields["diff3d"], fields["probeGuess"]
+    return RawData(x, y, x, y, frames, probe, numbers, **kept)
+
+
+def test_a_file_in_metres_is_not_told_of_a_position_unit(fields):
+    x, y = fields["xcoords"] * 1e3, fields["ycoords"] * 1e3
+    scan = of_places(fields, x, y, metadata={"format": "cxi"})
+    (verdict,) = [str(v) for v in implausible(scan) if v.field == "overlap"]
+    assert "--position-unit" not in verdict
+    assert "energy, distance and pixels" in verdict
+
+
+def test_order_and_orientation_are_seen_where_some_frames_have_no_position(fields):
+    x, y = fields["xcoords"], fields["ycoords"]
+    some = np.delete(np.arange(len(x)), 5)
+    assert implausible(of_places(fields, x, y).choose(some)) == []
+    mirrored = of_places(fields, x, y.min() + y.max() - y)
+    assert [v.field for v in implausible(mirrored.choose(some))] == ["orientation"]
+    late = of_places(fields, np.roll(x, 1), np.roll(y, 1))
+    (verdict,) = implausible(late.choose(some[1:]))
+    assert verdict.field == "order" and "begin at 0, or both at 1" in verdict.action
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint16, 65535), (np.uint32, 2**32 - 1)])
+@pytest.mark.parametrize("frames", [slice(None, None, 2), slice(7, 8)])
+def test_the_largest_integer_in_some_frames_is_named(tmp_path, fields, dtype, value, frames):
+    counts = np.rint(np.square(fields["diff3d"].astype(np.float64))).astype(dtype)
+    counts[frames, 5] = value
+    np.savez(tmp_path / "some.npz", **{**fields, "diff3d": counts})
+    (verdict,) = said(tmp_path / "some.npz", measurement="counts")
+    assert f"64 pixels hold {value} in some frames" in verdict
+    assert f"--saturation {value}" in verdict
+    assert len(said(tmp_path / "some.npz", measurement="counts", probe="initial")) == 1
+    mended = {"measurement": "counts", "detector": Detector(saturation=value)}
+    assert said(tmp_path / "some.npz", **mended) == []
+
+
+def test_a_mask_of_most_pixels_is_named(tmp_path, fields):
+    good = np.zeros((64, 64), bool)
+    good[3, 5] = good[30:34, 30:34] = True
+    np.savez(tmp_path / "mask.npz", **{**fields, "bad_pixels": ~good})
+    assert any("is 1 good" in verdict.lower() for verdict in said(tmp_path / "mask.npz"))
+    good[30:34, 30:34] = False
+    dark = fields["diff3d"].copy()
+    dark[:, 3, 5] = 0
+    np.savez(tmp_path / "mask.npz", **{**fields, "diff3d": dark, "bad_pixels": ~good})
+    with pytest.raises(ScanError, match=r"zero throughout.*is 1 good in the mask"):
+        read_scan(tmp_path / "mask.npz", probe="initial")
+
+
+@pytest.mark.skipif(not FILES.is_dir(), reason="PTYCHO_TORCH_DATA names no folder with data/")
+def test_a_near_field_that_no_file_says_is_seen_by_its_shadows():
+    pytest.importorskip("h5py", reason="h5py is not installed: nothing to read CXI with")
+    path = FILES / "PETRAIII_P25_Near_Field_Ptycho.cxi"
+    (verdict,) = said(path, probe="initial")
+    assert "--option near_field=true" in verdict
+    known = {"near_field": True, "object_pixel_m": 5.5e-5 / 20}
+    assert not any("near_field" in v for v in said(path, probe="initial", **known))
+
+
+@pytest.mark.parametrize("axis", ["xcoords", "ycoords"])
+def test_a_reversed_axis_names_both_twins(tmp_path, fields, axis):
+    kept = {k: v for k, v in fields.items() if not k.endswith("_start")}
+    mirrored = fields[axis].min() + fields[axis].max() - fields[axis]
+    np.savez(tmp_path / "mirrored.npz", **{**kept, axis: mirrored})
+    (verdict,) = said(tmp_path / "mirrored.npz")
+    assert "--flip-y or --flip-x" in verdict and "--orientations" in verdict
