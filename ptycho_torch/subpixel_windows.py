@@ -15,7 +15,12 @@ from torch.nn import functional
 
 
 def windows_at(
-    shape: tuple[int, ...], positions_px: Tensor, N: int, real: torch.dtype
+    shape: tuple[int, ...],
+    positions_px: Tensor,
+    N: int,
+    real: torch.dtype,
+    *,
+    stacked: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where the pixels of every patch, and one row and column more, lie in the ringed object.
 
@@ -29,6 +34,9 @@ def windows_at(
         Side of a patch, pixels.
     real
         dtype of the fractions.
+    stacked
+        True: the first axis of the positions counts objects of one shape, which lie one after
+        another in memory, each with its ring.
 
     Returns
     -------
@@ -44,6 +52,10 @@ def windows_at(
     first = corner.to(torch.int64)
     rows = (first[:, 1, None] + steps).clamp_(0, height + 1)
     columns = (first[:, 0, None] + steps).clamp_(0, width + 1)
+    if stacked:
+        patches_each = positions_px.shape[1:-1].numel()
+        objects = torch.arange(positions_px.shape[0], device=positions.device)
+        rows = rows + (objects * (height + 2)).repeat_interleave(patches_each)[:, None]
     index = (rows * (width + 2))[:, :, None] + columns[:, None, :]
     return index, fx[:, None, None], fy[:, None, None]
 
@@ -108,7 +120,7 @@ def _spread(values: Tensor, fraction: Tensor, dim: int) -> Tensor:
 
 
 def put_patches(patches: Tensor, fx: Tensor, fy: Tensor, index: Tensor, size: int) -> Tensor:
-    """The adjoint of ``CutPatches``: add patches into a flat object.
+    """The adjoint of ``CutPatches``: patches added into a flat object of zeros.
 
     Parameters
     ----------
@@ -124,6 +136,10 @@ def put_patches(patches: Tensor, fx: Tensor, fy: Tensor, index: Tensor, size: in
     Tensor
         (size,), dtype of ``patches``.
     """
+    return add_patches(patches.new_zeros(size), patches, fx, fy, index)
+
+
+def add_patches(flat: Tensor, patches: Tensor, fx: Tensor, fy: Tensor, index: Tensor) -> Tensor:
+    """Add patches, as ``put_patches`` does, into a flat object (size,) that is there already."""
     windows = _spread(_spread(patches, fx, dim=2), fy, dim=1)
-    flat = windows.new_zeros(size)
-    return flat.index_add(0, index.reshape(-1), windows.reshape(-1))
+    return flat.index_add_(0, index.reshape(-1), windows.reshape(-1))

@@ -1,9 +1,9 @@
 """Far-field ptychography as plain differentiable functions on tensors.
 
 Owns the forward model: the probe lights a patch of the object, the exit wave travels to the
-detector, and a frame holds its amplitude. Also owns the way back, from patches to an object. Knows
-no batch, no model, no file: positions are in object pixels, in the order (x, y), and pixel
-(N // 2, N // 2) of a patch sits on object row y, column x.
+detector, and a frame holds its amplitude. Knows no batch, no model, no file: positions are in
+object pixels, in the order (x, y), and pixel (N // 2, N // 2) of a patch sits on object row y,
+column x.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptycho_torch.data.errors import OptionError
-from ptycho_torch.subpixel_windows import CutPatches, put_patches, windows_at
+from ptycho_torch.subpixel_windows import CutPatches, windows_at
 
 
 def object_shape_for(positions_px: ArrayLike, N: int) -> tuple[int, int]:
@@ -118,46 +118,3 @@ def diffract(exit_waves: Tensor) -> Tensor:
         amplitude = torch.linalg.vector_norm(waves, dim=-3)
     centred: Tensor = torch.fft.fftshift(amplitude, dim=(-2, -1))
     return centred
-
-
-def stitch(
-    patches: Tensor,
-    positions_px: Tensor,
-    shape: tuple[int, int],
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Put patches back where they were cut: the adjoint of ``object_patches`` over its weight.
-
-    At integer positions this is the weighted mean of the patches that cover a pixel, so patches
-    of an object give that object back. At sub-pixel positions each value is shared among the four
-    pixels it was read from, which smooths by less than one pixel.
-
-    Parameters
-    ----------
-    patches
-        (..., N, N), complex or real.
-    positions_px
-        (..., 2), order (x, y), object pixels.
-    shape
-        (H, W) of the result, pixels.
-    weights
-        Real and >= 0, broadcastable to ``patches``, e.g. the probe's intensity; None means 1.
-
-    Returns
-    -------
-    Tensor
-        (H, W), dtype of ``patches``; 0 where no patch lies. Differentiable.
-    """
-    N = patches.shape[-1]
-    real = patches.real.dtype if patches.is_complex() else patches.dtype
-    index, fx, fy = windows_at(shape, positions_px, N, real)
-    if weights is None:
-        weights = torch.ones((), dtype=real, device=patches.device)
-    weights = weights.to(real).expand(patches.shape).reshape(-1, N, N)
-    size = (shape[0] + 2) * (shape[1] + 2)
-    total = put_patches(weights * patches.reshape(-1, N, N), fx, fy, index, size)
-    weight = put_patches(weights, fx, fy, index, size)
-    # A pixel that has only rounding-sized weights holds no information: 0, not noise over noise.
-    covered = weight > torch.finfo(real).eps * weight.max()
-    mean = torch.where(covered, total, 0) / torch.where(covered, weight, 1)
-    return mean.reshape(shape[0] + 2, shape[1] + 2)[1:-1, 1:-1]
