@@ -78,14 +78,16 @@ class ModelConfig:
         Of unsupervised training: ``"Poisson"`` or ``"MAE"``, of amplitudes.
     n_filters_scale
         Width of the network, in 8 channels.
+    intensity_scale_trainable
+        Learn one factor of all modelled amplitudes.
     C_model, C_forward, decoder_last_amp_channels
         As ``DataConfig.C``.
-    cbam_encoder, use_shared_decoder, intensity_scale_trainable, intensity_scale, \
-max_position_jitter, num_datasets, amp_loss_coeff, phase_loss_coeff, edge_pad, \
+    cbam_encoder, use_shared_decoder, batch_norm, intensity_scale, max_position_jitter, \
+num_datasets, amp_loss_coeff, phase_loss_coeff, edge_pad, \
 decoder_last_c_outer_fraction, decoder_spatial_kernel, offset, amplitude_variance_coeff
         Not read: they describe parts of another network.
     object_big, probe_big, amp_activation, amp_loss, phase_loss, probe_mask, eca_decoder, \
-batch_norm, cbam_bottleneck, cbam_decoder, spatial_decoder, eca_encoder, probe_reference_coeff, \
+cbam_bottleneck, cbam_decoder, spatial_decoder, eca_encoder, probe_reference_coeff, \
 amplitude_variance_loss
         Nothing but the default.
     """
@@ -98,7 +100,7 @@ amplitude_variance_loss
     cbam_encoder: bool = field(default=True, metadata=_UNREAD)
     decoder_last_amp_channels: int = 4
     use_shared_decoder: bool = field(default=False, metadata=_UNREAD)
-    intensity_scale_trainable: bool = field(default=False, metadata=_UNREAD)
+    intensity_scale_trainable: bool = False
     intensity_scale: float = field(default=10000.0, metadata=_UNREAD)
     max_position_jitter: int = field(default=10, metadata=_UNREAD)
     num_datasets: int = field(default=1, metadata=_UNREAD)
@@ -111,7 +113,7 @@ amplitude_variance_loss
     n_filters_scale: float = 2
     probe_mask: Any = field(default=None, metadata=_FIXED)
     eca_decoder: bool = field(default=False, metadata=_FIXED)
-    batch_norm: bool = field(default=False, metadata=_FIXED)
+    batch_norm: bool = field(default=False, metadata=_UNREAD)
     edge_pad: int = field(default=10, metadata=_UNREAD)
     decoder_last_c_outer_fraction: float = field(default=0.125, metadata=_UNREAD)
     cbam_bottleneck: bool = field(default=False, metadata=_FIXED)
@@ -198,18 +200,18 @@ class InferenceConfig:
     Parameters
     ----------
     batch_size
-        Frames in a batch, at most.
-    patch_weighting, middle_trim
-        ``"probe"``: patches weigh as the probe lights them; ``"uniform"``: their central
-        ``middle_trim`` pixels weigh the same, and the rest nothing.
-    experiment_number, pad_eval, window
-        Not read: there is one scan, and its object has the shape of the one that came in.
+        Frames in a batch.
+    middle_trim, experiment_number, pad_eval, window
+        Not read: there is one scan, its patches weigh as the probe lights them, and its object has
+        the shape of the one that came in.
+    patch_weighting
+        Nothing but the default.
     """
 
     batch_size: int = 1000
-    middle_trim: int = 32
+    middle_trim: int = field(default=32, metadata=_UNREAD)
     experiment_number: int = field(default=0, metadata=_UNREAD)
-    patch_weighting: str = "probe"
+    patch_weighting: str = field(default="probe", metadata=_FIXED)
     pad_eval: bool = field(default=True, metadata=_UNREAD)
     window: int = field(default=20, metadata=_UNREAD)
 

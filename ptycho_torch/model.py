@@ -152,6 +152,7 @@ def network_options(model: ModelConfig, training: TrainingConfig) -> dict[str, A
         "width": round(CHANNELS_PER_SCALE * model.n_filters_scale),
         "loss": "poisson" if model.loss_function == "Poisson" else "amplitude_mae",
         "supervised_weight": 1.0 if model.mode == "Supervised" else 0.0,
+        "learn_intensity": model.intensity_scale_trainable,
         "learning_rate": training.learning_rate,
         "schedule": "constant",
     }

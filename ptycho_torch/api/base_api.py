@@ -220,6 +220,27 @@ class PtychoDataLoader:
             logger.warning("validation uses the training groups: %s", error)
         return data
 
+    def prediction_data(self, known: Sequence[Note]) -> PtychoDataModule:
+        """Every frame of the one scan, once.
+
+        Parameters
+        ----------
+        known
+            What :func:`~ptycho_torch.api.placing.notes_of` gave of scans whose object is known.
+        """
+        (scan,) = self.scans
+        # An object says which canvas to stitch on; nothing else is taken from it.
+        canvas = np.ones(object_shape(scan, known), np.complex64)
+        canvas.flags.writeable = False
+        return PtychoDataModule(
+            RawData.sharing(scan, objectGuess=canvas),
+            batch_size=self.config_manager.inference_config.batch_size,
+            grouping=GroupingConfig(gridsize=1),
+            split="none",
+            ground_truth="none",
+            cache="off",
+        )
+
 
 class PtychoModel:
     """A network with its settings.
@@ -379,20 +400,15 @@ class InferenceEngine:
         Its shape is that of the object that the positions lie in, where
         :func:`~ptycho_torch.api.placing.object_shape` knows it.
         """
-        (scan,) = data_loader.scans
         known: Sequence[Note] = self.network.hparams.get("objects", [])
-        # An object says which canvas to stitch on; nothing else is taken from it.
-        canvas = np.ones(object_shape(scan, known), np.complex64)
-        canvas.flags.writeable = False
-        data = PtychoDataModule(
-            RawData.sharing(scan, objectGuess=canvas),
-            batch_size=self.config_manager.inference_config.batch_size,
-            grouping=GroupingConfig(gridsize=1),
-            split="none",
-            ground_truth="none",
-            cache="off",
+        trainer = pl.Trainer(
+            accelerator=accelerator(self.config_manager.training_config.device),
+            devices=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
-        return np.asarray(self.network.predict_object(data))
+        return self.network.predict_object(data_loader.prediction_data(known), trainer)
 
 
 def accelerator(device: str) -> str:
@@ -400,7 +416,7 @@ def accelerator(device: str) -> str:
     if device == "cuda" and torch.cuda.is_available():
         return "gpu"
     if device == "cuda":
-        logger.info("device is 'cuda', and there is no GPU: training on the CPU")
+        logger.info("device is 'cuda', and there is no GPU: the CPU does the work")
     return "cpu"
 
 
