@@ -24,6 +24,7 @@ DEMO_SCAN := datasets/demo.npz
 REAL_SCAN := datasets/siemens_star.npz
 
 # judge FOLDER, FIGURE, RELATION, BOUND: fail when a figure of the fit's metrics.json is out of bounds.
+# A flat object scores 0 in the demo's, 0.25 in the star's.
 judge = $(BIN)/python -c 'import json, sys; value = json.load(open("$(1)/metrics.json"))["$(2)"]; \
 	sys.exit(None if value $(3) $(4) else f"$(1): $(2) is {value:.4f}; expected $(3) $(4)")'
 
@@ -80,7 +81,7 @@ demo: install
 		--pattern jittered_raster --photons 1e5 --seed 0
 	$(BIN)/ptycho-torch prepare $(DEMO_SCAN)
 	$(BIN)/ptycho-torch fit --config configs/demo.yaml
-	@$(call judge,outputs/demo,complex_correlation,>=,0.99)
+	@$(call judge,outputs/demo,centred_correlation,>=,0.98)
 
 real: install
 	$(BIN)/python datasets/fetch_siemens_star.py $(REAL_SCAN)

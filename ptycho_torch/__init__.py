@@ -20,17 +20,26 @@ if TYPE_CHECKING:
     from ptycho_torch.batches.augmentation import Augmentation
     from ptycho_torch.batches.batch import PtychoBatch
     from ptycho_torch.batches.dataset import PtychoDataset
+    from ptycho_torch.batches.simulated_scans import SimulatedScans
     from ptycho_torch.data.config import GroupingConfig
     from ptycho_torch.data.errors import PtychoTorchError
     from ptycho_torch.data.geometry import Geometry
     from ptycho_torch.data.initial_probe import initial_probe
     from ptycho_torch.data.raw_data import RawData, read_scan
+    from ptycho_torch.data.readers.registry import register_reader
     from ptycho_torch.data.readers.write_product import write_product
     from ptycho_torch.data_container_bridge import PtychoDataContainerTorch
     from ptycho_torch.datamodule import PtychoDataModule
     from ptycho_torch.memmap_bridge import MemmapDatasetBridge
     from ptycho_torch.models.object_fit import ObjectFit
+    from ptycho_torch.models.pinn import PtychoPINN
     from ptycho_torch.raw_data_bridge import RawDataTorch
+    from ptycho_torch.results.metrics import (
+        amplitude_pearson,
+        centred_correlation,
+        phase_pearson,
+    )
+    from ptycho_torch.results.ring_correlation import fourier_ring_correlation
     from ptycho_torch.simulation.scan import simulate_scan
 
 __version__ = "0.2.0"
@@ -45,12 +54,19 @@ __all__ = [
     "PtychoDataContainerTorch",
     "PtychoDataModule",
     "PtychoDataset",
+    "PtychoPINN",
     "PtychoTorchError",
     "RawData",
     "RawDataTorch",
+    "SimulatedScans",
     "__version__",
+    "amplitude_pearson",
+    "centred_correlation",
+    "fourier_ring_correlation",
     "initial_probe",
+    "phase_pearson",
     "read_scan",
+    "register_reader",
     "simulate_scan",
     "write_product",
 ]
@@ -65,12 +81,19 @@ _HOME = MappingProxyType(
         "PtychoDataContainerTorch": "ptycho_torch.data_container_bridge",
         "PtychoDataModule": "ptycho_torch.datamodule",
         "PtychoDataset": "ptycho_torch.batches.dataset",
+        "PtychoPINN": "ptycho_torch.models.pinn",
         "PtychoTorchError": "ptycho_torch.data.errors",
         "Geometry": "ptycho_torch.data.geometry",
         "RawData": "ptycho_torch.data.raw_data",
         "RawDataTorch": "ptycho_torch.raw_data_bridge",
+        "amplitude_pearson": "ptycho_torch.results.metrics",
+        "centred_correlation": "ptycho_torch.results.metrics",
+        "fourier_ring_correlation": "ptycho_torch.results.ring_correlation",
+        "SimulatedScans": "ptycho_torch.batches.simulated_scans",
         "initial_probe": "ptycho_torch.data.initial_probe",
+        "phase_pearson": "ptycho_torch.results.metrics",
         "read_scan": "ptycho_torch.data.raw_data",
+        "register_reader": "ptycho_torch.data.readers.registry",
         "simulate_scan": "ptycho_torch.simulation.scan",
         "write_product": "ptycho_torch.data.readers.write_product",
     }

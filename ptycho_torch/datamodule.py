@@ -26,9 +26,10 @@ from ptycho_torch.batches.progress import EpochProgress
 from ptycho_torch.batches.residency import DeviceCopies, Residency
 from ptycho_torch.batches.route_choice import AssembleOn, route_of
 from ptycho_torch.batches.sampler import EpochSampler
-from ptycho_torch.batches.scans import ScanOption, object_shape, scans_text
+from ptycho_torch.batches.scans import object_shape, scans_text
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.sending import Parcel, dtype_of_X, require_float64, sent
+from ptycho_torch.batches.simulated_scans import ScanOption, opened
 from ptycho_torch.data.caches.names import check_policy
 from ptycho_torch.data.config import (
     GroundTruth,
@@ -41,7 +42,7 @@ from ptycho_torch.data.config import (
     check_seed,
 )
 from ptycho_torch.data.errors import OptionError, OptionTypeError
-from ptycho_torch.data.scan_list import Part, Scans, parts_named
+from ptycho_torch.data.scan_list import Part, parts_named
 from ptycho_torch.data.split import check_fractions
 
 Stage = Literal["train", "val", "test", "predict"]
@@ -59,7 +60,7 @@ class PtychoDataModule(LightningDataModule):
     ----------
     train
         Scans to train on: a path, pattern, directory, list in YAML, or several of these; from
-        Python also :class:`~ptycho_torch.RawData`.
+        Python also :class:`~ptycho_torch.RawData` or :class:`~ptycho_torch.SimulatedScans`.
     val, test, predict
         Scans for the other stages. Without ``val``, validation groups are split off ``train``;
         with ``test_fraction`` so are test groups. Otherwise, without ``test`` testing uses the
@@ -170,8 +171,8 @@ class PtychoDataModule(LightningDataModule):
                 f"test_fraction={test_fraction} cannot be combined with {other}. "
                 "Leave out one of the two."
             )
-        every: tuple[Scans | None, ...] = (train, val, test, predict)
-        self.scans: dict[Stage, Scans | None] = dict(zip(get_args(Stage), every, strict=True))
+        every = (train, val, test, predict)
+        self.scans: dict[Stage, ScanOption | None] = dict(zip(get_args(Stage), every, strict=True))
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.grouping = options_of(GroupingConfig, "grouping", grouping or GroupingConfig())
@@ -223,9 +224,8 @@ class PtychoDataModule(LightningDataModule):
             f"batch_size={self.batch_size}, split={self.split!r})"
         )
 
-    def __str__(self) -> str:
-        # Lightning's own builds the loaders, which starts an epoch.
-        return repr(self)
+    # Lightning's own builds the loaders, which starts an epoch.
+    __str__ = __repr__
 
     def dataset(self, stage: Stage) -> PtychoDataset:
         """The dataset of a stage: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``."""
@@ -257,7 +257,7 @@ class PtychoDataModule(LightningDataModule):
         """Shuffled batches; every rank takes equally many steps."""
         loader = self._loader("train")
         if self._progress.restored is not None:
-            require_same_groups(self._progress.restored, self.dataset("train").index)
+            require_same_groups(self._progress.restored, self.dataset("train"))
         self._progress.start(self.trainer, loader)
         return loader
 
@@ -277,7 +277,7 @@ class PtychoDataModule(LightningDataModule):
         """Say where training stands: which order, epoch, and samples all ranks consumed in it."""
         if self._progress.restored is not None or "train" not in self._datasets:
             return dict(self._progress.restored or {})
-        groups = groups_of(self.dataset("train").index)
+        groups = groups_of(self.dataset("train"))
         return {**self._drawn(), **groups, **self._progress.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -312,8 +312,8 @@ class PtychoDataModule(LightningDataModule):
         """Give the memory of devices back."""
         self._copies.release()
 
-    def _open(self, scans: Scans) -> PtychoDataset:
-        return PtychoDataset(scans, grouping=self.grouping, **self._dataset_options)
+    def _open(self, scans: ScanOption) -> PtychoDataset:
+        return opened(scans, grouping=self.grouping, **self._dataset_options)
 
     def _shares(self) -> dict[Part, float]:
         """Shares of the frames of ``train`` that are split off for stages without scans."""
@@ -323,7 +323,7 @@ class PtychoDataModule(LightningDataModule):
         return {part: share for part, share in wanted.items() if share and self.scans[part] is None}
 
     def _build(self, stage: Stage) -> None:
-        train = cast("Scans", self.scans["train"])
+        train = cast("ScanOption", self.scans["train"])
         scans = train if stage == "predict" and self.scans[stage] is None else self.scans[stage]
         shares = {**dict.fromkeys(parts_named(train), 0.0), **self._shares()}
         if stage == "train" or (stage in shares and scans is None):
@@ -337,7 +337,7 @@ class PtychoDataModule(LightningDataModule):
 
     def _loader(self, stage: Stage) -> GroupLoader:
         dataset, device = self.dataset(stage), self._device()
-        _ = dataset.index  # workers inherit the groups instead of making them again
+        _ = len(dataset)  # workers inherit the groups instead of making them again
         trainer, one = self.trainer, {"num_replicas": 1, "rank": 0}
         sampler = EpochSampler(
             dataset,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.mixing import weighted
+from ptycho_torch.batches.simulated_scans import SimulatedScans
 from ptycho_torch.data.errors import OptionError, naming, shown
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.scan_list import Part
@@ -38,7 +39,7 @@ def split_dataset(
     ----------
     whole
         All groups; scans that their list gives to a part go there whole, however the others are
-        split.
+        split. Of simulated scans, every part has some of its own.
     split
         ``"region"``: strips at one end of each scan, side by side, are for evaluation; groups
         across a border are dropped, and the log says how many. ``"frames"``: frames drawn at
@@ -65,6 +66,8 @@ def split_dataset(
         A part would have no group, or has scans of its own and is named in a list.
     """
     shares = {} if split == "none" else shares
+    if isinstance(whole, SimulatedScans):
+        return whole.parts(shares)
     given = [use.part for use in whole.uses]
     for part in taken:
         if part in given:

@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_torch.batches.group_index import GroupIndex
+from ptycho_torch.batches.dataset import PtychoDataset
+from ptycho_torch.batches.simulated_scans import SimulatedScans
 from ptycho_torch.data.errors import OptionError
 
 
-def groups_of(index: GroupIndex) -> dict[str, Any]:
+def groups_of(dataset: PtychoDataset) -> dict[str, Any]:
     """Describe groups with plain values, so that others are told from them.
 
     Parameters
     ----------
-    index
+    dataset
         The training groups.
 
     Returns
@@ -32,7 +33,10 @@ def groups_of(index: GroupIndex) -> dict[str, Any]:
         scan's positions) and ``frames`` (SHA-256 of the checksums of the scans' frames; None where
         a scan has none, as in memory).
     """
-    digest = hashlib.sha256()
+    if isinstance(dataset, SimulatedScans):
+        told = hashlib.sha256(dataset.described().encode()).hexdigest()
+        return {"groups": len(dataset), "fingerprint": told, "frames": None}
+    index, digest = dataset.index, hashlib.sha256()
     for scan in index.scans:
         digest.update(f"{len(scan)} {scan.N};".encode())
         digest.update(np.stack([scan.xcoords, scan.ycoords]).astype("<f8").tobytes())
@@ -66,7 +70,7 @@ def require_same_order(state: Mapping[str, Any], drawn: Mapping[str, Any]) -> No
             )
 
 
-def require_same_groups(state: Mapping[str, Any], index: GroupIndex) -> None:
+def require_same_groups(state: Mapping[str, Any], dataset: PtychoDataset) -> None:
     """Refuse a checkpoint whose place is a place in other groups.
 
     Parameters
@@ -74,7 +78,7 @@ def require_same_groups(state: Mapping[str, Any], index: GroupIndex) -> None:
     state
         What :func:`groups_of` said when the checkpoint was made. A checkpoint of version 0.2.0 or
         older says nothing; it is believed, with a warning.
-    index
+    dataset
         The training groups now.
 
     Raises
@@ -89,7 +93,7 @@ def require_same_groups(state: Mapping[str, Any], index: GroupIndex) -> None:
             stacklevel=3,
         )
         return
-    now = groups_of(index)
+    now = groups_of(dataset)
     frames = {state["frames"], now["frames"]} - {None}
     if state["fingerprint"] != now["fingerprint"] or len(frames) > 1:
         raise OptionError(

@@ -14,7 +14,9 @@ from ptycho_torch.batches.routes import (
     gathered_here,
     selected_by_workers,
     selected_here,
+    simulated_here,
 )
+from ptycho_torch.batches.simulated_scans import SimulatedScans
 
 AssembleOn = Literal["auto", "device", "worker"]
 
@@ -29,6 +31,10 @@ def route_of(
     workers: bool,
 ) -> Route:
     """The way that the options ask for; ``resident()`` says whether frames live on the device."""
+    if isinstance(dataset, SimulatedScans):
+        if assemble_on == "worker":
+            return finished_by_workers(dataset, probes=True)
+        return simulated_here(dataset, device)
     if assemble_on == "worker":
         return finished_by_workers(dataset, probes=device.type != "cuda")
     if assemble_on == "auto" and device.type == "cpu":

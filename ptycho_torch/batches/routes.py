@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ptycho_torch.batches.dataset import PtychoDataset
 from ptycho_torch.batches.packing import Pack
 from ptycho_torch.batches.selection import FrameSelection
+from ptycho_torch.batches.simulated_scans import SimulatedScans
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,12 @@ def selected_here(
     """Workers read frames from disk; this process copies each once, ready for the device."""
     here = Selections(dataset, stage, gather=gather, pin=device.type == "cuda")
     return Route(Indices(dataset, read=workers and gather), partial(map, here.select))
+
+
+def simulated_here(dataset: SimulatedScans, device: torch.device) -> Route:
+    """Batches are made by this process; there is nothing for workers to read.
+
+    For a GPU they are made when they are sent, beside the step.
+    """
+    made = dataset.unmade if device.type == "cuda" else dataset.simulated
+    return Route(Indices(dataset, read=False), partial(map, made))

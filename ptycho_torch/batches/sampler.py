@@ -26,7 +26,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
     Parameters
     ----------
     dataset
-        What is sampled; only its length is used.
+        What is sampled; only its length is used, and whether it ``goes_on``: then epoch e has the
+        samples from e times the length on. Without shuffling, every epoch has those of the first.
     num_replicas, rank
         Ranks, and which one this is; None: those of torch's process group, which may begin after
         the sampler is made, and one rank without a group.
@@ -93,6 +94,8 @@ class EpochSampler(DistributedSampler[Any], SequentialSampler):
         self.begun = self.epoch
         size = len(self.dataset)  # type: ignore[arg-type]
         order = epoch_order(size, self.seed, self.epoch, shuffle=self.shuffle, blocks=self.blocks)
+        if self.shuffle and getattr(self.dataset, "goes_on", False):
+            order = order + self.epoch * size
         order = order[self.consumed :]
         share = self._share(len(order))
         mine = order[self.rank :: self.num_replicas][:share]

@@ -8,21 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ptycho_torch.data.config import GroundTruth, Measurement
 from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.data.scan_list import ListedScan, Scans
+from ptycho_torch.data.scan_list import ListedScan
 from ptycho_torch.physics import object_shape_for
-
-if TYPE_CHECKING:
-    ScanOption = Scans
-else:
-    # The command line makes its options of annotations, and can say only this.
-    ScanOption = str | list[str]
 
 
 def open_scan(
@@ -78,7 +71,7 @@ def object_shape(scans: Sequence[RawData]) -> tuple[int, int]:
     return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
 
 
-def scans_text(scans: Scans) -> str:
+def scans_text(scans: object) -> str:
     """Scans in a few words, for a repr."""
     if isinstance(scans, (str, os.PathLike)):
         return repr(os.fspath(scans))

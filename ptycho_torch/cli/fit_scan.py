@@ -19,7 +19,7 @@ from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.models.object_fit import ObjectFit
 from ptycho_torch.results.flat_object import FitVerdict, shot_noise_error
-from ptycho_torch.results.report import ReconstructionReport
+from ptycho_torch.results.report import ReconstructionReport, said
 
 LEARNING_RATE = 0.15
 BATCH = 16
@@ -30,16 +30,21 @@ FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
 def fit(options: argparse.Namespace) -> None:
     """Fit object and probe, leave picture, arrays and figures, and say how good they are."""
     check_integer("--epochs", options.epochs, minimum=1, optional=True)
-    raw = read_scan(options.scan, format=options.format, **reading(options))
+    given = reading(options)
+    raw = read_scan(options.scan, **given)
     require_far_field(raw)
-    verdicts = warn_of(raw)
+    verdicts = warn_of(raw, given["corrections"])
     out = options.out or Path("outputs") / options.scan.name.partition(".")[0]
     with without_chatter():
         reconstruct(raw, out, epochs=options.epochs or epochs_for(len(raw)), modes=options.modes)
     figures = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     verdict = FitVerdict(
-        figures["fourier_error"], figures["flat_object_error"], shot_noise_error(raw)
+        figures["fourier_error"],
+        figures["flat_object"]["fourier_error"],
+        shot_noise_error(raw),
     )
+    if figures["compared_with"] is not None:
+        print(*said(figures), sep="\n")
     print(verdict)
     print(f"picture: {shown(out / 'reconstruction.png')}")
     print(f"next: {next_command(options, verdict, verdicts)}")

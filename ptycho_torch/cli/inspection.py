@@ -42,7 +42,8 @@ def inspect(options: argparse.Namespace) -> None:
         with naming(options.png):
             _require_picture_path(options.png, options.scan)
     # With Y, so that opening checks it too; reads only its header.
-    raw = read_scan(options.scan, use_file_Y=True, **reading(options))
+    given = reading(options)
+    raw = read_scan(options.scan, use_file_Y=True, **given)
     groups = group_indices(raw, config)
     shares = options.val_fraction, options.test_fraction
     rows = {
@@ -57,7 +58,7 @@ def inspect(options: argparse.Namespace) -> None:
     print(shown(options.scan))
     for name, text in rows.items():
         print(f"  {name:<10} {text}")
-    verdicts = [shown(verdict) for verdict in implausible(raw)]
+    verdicts = [shown(verdict) for verdict in implausible(raw, given["corrections"])]
     for text in verdicts or ["nothing that looks wrong"]:
         print(f"  {'plausible' if not verdicts else 'warning':<10} {text}")
     if options.png is not None:

@@ -90,6 +90,16 @@ def _simulate(command: argparse.ArgumentParser) -> None:
         help="mean photons per frame, with Poisson noise; 'none' is noise-free",
     )
     command.add_argument("--modes", type=int, default=1, help="incoherent probe modes")
+    command.add_argument(
+        "--specimen",
+        default="star",
+        metavar="NAME",
+        help="star, or one that differs from seed to seed: shapes, cells, dead_leaves, grf, "
+        "siemens, text, texture, or mixed for one of these",
+    )
+    command.add_argument(
+        "--probe", type=Path, metavar="FILE", help="of a scan, or a .npy; default: a lens"
+    )
     command.add_argument("--seed", type=int, default=0)
     _add_overwrite(command)
 
@@ -129,7 +139,6 @@ def _fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, metavar="DIR", help="default outputs/<name of SCAN>")
     command.add_argument("--epochs", type=int, help="default: by the number of frames, 8 to 60")
     command.add_argument("--modes", type=int, help="incoherent probe modes; default: the scan's")
-    command.add_argument("--format", default="auto", help="format of SCAN; 'auto' asks the file")
     _add_layout(command)
     _add_reading(command)
     _add_corrections(command, probe="auto")
@@ -143,7 +152,6 @@ def _verify(command: argparse.ArgumentParser) -> None:
 def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("scan", type=Path, metavar="IN")
     command.add_argument("out", type=Path, metavar="OUT.npz")
-    command.add_argument("--format", default="auto", help="format of IN; 'auto' asks the file")
     _add_layout(command)
     _add_reading(command)
     _add_corrections(command)
@@ -160,6 +168,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 
 
 def _add_sources(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", default="auto", help="of the scan; 'auto' asks the file")
     command.add_argument(
         "--diffraction", metavar="FILE", help="frames of a scan whose positions are in IN"
     )
@@ -182,7 +191,12 @@ def _add_detector(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pad-value", type=_pad, metavar="VALUE", help="outside the detector; 'bad': no value"
     )
-    group.add_argument("--dark", type=Path, metavar="FILE.npy", help="frame to subtract")
+    group.add_argument(
+        "--dark",
+        type=_dark,
+        metavar="FILE.npy",
+        help="frame without light, to subtract; or a number",
+    )
     group.add_argument("--saturation", type=float, help="a pixel that reaches it is bad")
 
 
@@ -224,7 +238,7 @@ def _add_corrections(command: argparse.ArgumentParser, probe: str = "file") -> N
         "--bad-pixels",
         choices=get_args(BadPixels),
         default="file",
-        help="'estimate' adds hot, dead and full pixels of a sample of frames",
+        help="'estimate' adds hot, dead and full pixels and constant lines of a sample of frames",
     )
 
 
@@ -286,6 +300,13 @@ def _centre(text: str) -> str | tuple[int, int]:
 
 def _pad(text: str) -> float | str:
     return text if text == "bad" else float(text)
+
+
+def _dark(text: str) -> float | Path:
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
 
 
 def _reader_option(text: str) -> tuple[str, object]:

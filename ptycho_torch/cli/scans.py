@@ -25,7 +25,7 @@ from ptycho_torch.data.files.mapping import require_regular
 from ptycho_torch.data.plausibility import warn_of
 from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
-from ptycho_torch.data.readers.probe_choice import array_in_npy
+from ptycho_torch.data.readers.probe_choice import array_in_npy, probe_of
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan_list import ListedScan, expand_scans
 from ptycho_torch.data.verify import verify_path
@@ -42,6 +42,8 @@ def simulate(options: argparse.Namespace) -> None:
         photons=options.photons,
         n_modes=options.modes,
         seed=options.seed,
+        specimen=options.specimen,
+        probe=None if options.probe is None else probe_of(options.probe, read_scan),
     )
     _write(options, raw)
 
@@ -49,27 +51,28 @@ def simulate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Read a scan of any registered format and write it as a canonical NPZ."""
     _check_out(options.out, options.overwrite)
-    raw = read_scan(options.scan, format=options.format, use_file_Y=True, **reading(options))
+    given = reading(options)
+    raw = read_scan(options.scan, use_file_Y=True, **given)
     # Verify first: the copy gets fresh checksums that would hide damage.
     with _byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
-    warn_of(raw)
+    warn_of(raw, given["corrections"])
     _write(options, raw)
 
 
 def prepare(options: argparse.Namespace) -> None:
     """Map, check and group each scan, so that training starts at once."""
-    config = grouping_config(options)
+    config, given = grouping_config(options), reading(options)
     stopped = Event()
 
     def prepared(listed: ListedScan) -> str:
         path = cast("Path", listed.scan)
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
-        raw = listed.opened(**reading(options))
+        raw = listed.opened(**given)
         with _byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
-        warn_of(raw)
+        warn_of(raw, given["corrections"])
         return (
             f"{shown(path)}: {len(raw)} frames, {raw.frames.nbytes / 2**20:.1f} MiB; "
             f"{len(groups.nn_indices)} groups of {config.channels} frames"
@@ -113,13 +116,13 @@ def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[in
 
 def reading(options: argparse.Namespace) -> dict[str, Any]:
     """How to read a scan, as the options say; what is not given is left to the reader."""
-    names = ("measurement", "layout", "diffraction", "probe", "axis_order")
+    names = ("format", "measurement", "layout", "diffraction", "probe", "axis_order")
     detector = {
         field.name: value
         for field in fields(Detector)
         if (value := getattr(options, field.name, None)) is not None
     }
-    if "dark" in detector:
+    if isinstance(detector.get("dark"), Path):
         detector["dark"] = array_in_npy(detector["dark"])
     if detector.get("pad_value") == "bad":
         detector["pad_value"] = None

@@ -36,7 +36,7 @@ from ptycho_torch.data.errors import (
 )
 from ptycho_torch.data.plausibility import warn_of
 from ptycho_torch.datamodule import PtychoDataModule
-from ptycho_torch.results.report import ReconstructionReport
+from ptycho_torch.results.report import ReconstructionReport, said
 
 CHATTER = (
     "Seed set to",
@@ -161,10 +161,11 @@ class PtychoCLI(LightningCLI):
         print(f"predictions: {shown(self._predictions.path)}")
 
     def after_fit(self) -> None:
-        """Print the figures of the reconstruction and the path of its picture."""
+        """Print the figures of each reconstruction and the path of its picture."""
         for callback in cast("Any", self.trainer).callbacks:
-            if isinstance(callback, ReconstructionReport) and self.trainer.is_global_zero:
-                _say_figures(callback.output_dir)
+            if isinstance(callback, ReconstructionReport):
+                for metrics in callback.written:
+                    _say_figures(metrics)
 
 
 def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
@@ -201,10 +202,9 @@ def _refusal(error: Exception) -> PtychoTorchError:
     return OptionError(str(error)) if cause is None else cause
 
 
-def _say_figures(folder: Path) -> None:
-    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    correlation = figures["complex_correlation"]
-    if correlation is not None:
-        print(f"complex correlation with the truth: {correlation:.4f}")
-    print(f"Fourier error: {figures['fourier_error']:.4f}")
-    print(f"picture: {shown(folder / 'reconstruction.png')}")
+def _say_figures(metrics: Path) -> None:
+    figures = json.loads(metrics.read_text(encoding="utf-8"))
+    for line in said(figures):
+        print(line)
+    picture = metrics.with_name(f"{metrics.name.removesuffix('metrics.json')}reconstruction.png")
+    print(f"picture: {shown(picture)}")

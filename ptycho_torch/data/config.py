@@ -156,7 +156,7 @@ class GroupingConfig:
                 "neighbor_count",
                 self.neighbor_count,
                 f">= {self.channels - itself} for gridsize**2 = {self.channels}",
-                action="Raise neighbor_count or lower gridsize",
+                action="Raise --neighbors (neighbor_count) or lower --gridsize (gridsize)",
             )
         if self.strategy == "group_first" and self.gridsize == 1:
             raise OptionError("strategy", "'group_first' at gridsize 1", "gridsize >= 2")

@@ -54,7 +54,8 @@ class Corrections:
     zero_frequency
         Where it lies in the file's frames: ``"centre"``, pixel (N // 2, N // 2), or ``"corner"``.
     bad_pixels
-        ``"file"``, or ``"estimate"``: hot, dead and full pixels of a sample of frames too.
+        ``"file"``, or ``"estimate"``: hot, dead and full pixels and constant lines of a sample
+        of frames too.
     scale_probe
         Multiply the probe so that sum |P|**2 is the mean counts of a frame.
 
@@ -176,14 +177,26 @@ def counts_of(frames: Frames, stored: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def estimated_bad(frames: Frames) -> NDArray[np.bool_]:
-    """Hot, dead and full pixels (N, N) of a sample of frames, those known to be bad left out."""
+    """Hot, dead and full pixels and constant lines (N, N) of a sample, those known left out."""
     known = frames.bad_pixels
     if known is not None and known.ndim == 3:
         known = np.asarray(known.any(axis=0))
     counts = counts_of(frames, frames.sample(SAMPLE_FRAMES))
     seen = PixelEstimates.of(counts, known)
     bad: NDArray[np.bool_] = seen.invalid | seen.hot | seen.dead | full(counts)
+    for lines in constant_lines(counts):
+        bad |= lines
     return bad
+
+
+def constant_lines(counts: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels (N, N) of rows, and of columns, that hold one value, not 0, in each of some frames."""
+    found = []
+    for axis in (2, 1):
+        low, high = counts.min(axis=axis, keepdims=True), counts.max(axis=axis, keepdims=True)
+        lines = ((high == low) & (low > 0)).all(axis=0) & (len(counts) > 1)
+        found.append(np.broadcast_to(lines, counts.shape[1:]))
+    return found[0], found[1]
 
 
 def full(counts: NDArray[np.float64]) -> NDArray[np.bool_]:

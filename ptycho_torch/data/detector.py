@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 Centre = Literal["keep", "estimate"] | tuple[int, int]
 
+_SIZE = "Add --size N (size=N)"
 _SAMPLE_BYTES = 16 << 20
 _SAMPLE_RUNS, _RUN = 8, 8
 
@@ -49,7 +50,7 @@ class Detector:
     pad_value
         Value of pixels outside the detector, which count as measured; None: they are bad pixels.
     dark
-        Mean frame without light, (H, W), subtracted; what is then negative is 0.
+        Mean frame without light, (H, W) or one number, subtracted; what is then negative is 0.
     saturation
         A pixel that reaches it in any frame is bad; all frames are read once to know.
 
@@ -159,7 +160,7 @@ class Detector:
             return self.size
         if shape[0] != shape[1] or shape[0] % self.bin:
             found = "frames", shape_text(shape), f"squares that divide by bin = {self.bin}"
-            raise ScanError(*found, action="Pass size, the pixels that a frame is to have")
+            raise ScanError(*found, action=_SIZE)
         return shape[0] // self.bin
 
     def _dtype(self, stored: np.dtype[Any], dark: NDArray[Any] | None) -> np.dtype[Any]:
@@ -186,11 +187,13 @@ def _check_centre(centre: Centre, size: int | None) -> None:
     if not fits:
         raise OptionError("centre", repr(centre), "keep, estimate or (row, column)")
     if centre != "keep" and size is None:
-        raise OptionError("size", None, "a size where the centre moves", action="Pass size")
+        raise OptionError("size", None, "a size where the centre moves", action=_SIZE)
 
 
 def _plane(name: str, values: ArrayLike, shape: tuple[int, int]) -> NDArray[Any]:
     array = np.asarray(values)
+    if name == "dark" and array.ndim == 0:
+        array = np.full(shape, array)
     if array.shape != shape:
         raise ScanError(f"{name} shape", shape_text(array.shape), f"{shape_text(shape)}, as frames")
     return array

@@ -54,6 +54,5 @@ def check_frame_values(
         frame = int(bad.argmax())
         found = "negative" if low[frame] < 0 else "NaN or infinite"
         place = field if start is None else f"{field} frame {start + frame}"
-        raise ScanError(
-            place, f"{found} in places", "finite values >= 0", action="Name them in bad_pixels"
-        )
+        action = "Name them in bad_pixels, or add --bad-pixels estimate"
+        raise ScanError(place, f"{found} in places", "finite values >= 0", action=action)

@@ -7,7 +7,7 @@ frames are used, so that integer frames stay integer on disk and in memory. Know
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +19,7 @@ from ptycho_torch.data.caches.names import SidecarPolicy, check_policy
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.files.frame_source import FrameSource
-from ptycho_torch.data.files.mapping import opened
+from ptycho_torch.data.files.mapping import FileState, opened
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.stored_stack import (
     AxisOrder,
@@ -248,6 +248,10 @@ class FrameStack:
         :attr:`stored` makes it.
         """
         return self._storage.check_unchanged()
+
+    def watch(self, files: Iterable[tuple[Path, FileState]]) -> None:
+        """Refuse other files of the scan too, once they are not as they were."""
+        self._storage.watched = tuple(each for each in files if each[0] != self.path)
 
     def verify_sidecar(self, path: Path) -> None:
         """Compare a sidecar with this stack, every byte read; raise ScanFileError if it differs."""

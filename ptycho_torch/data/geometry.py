@@ -99,7 +99,7 @@ class Geometry:
                 "object_pixel_m",
                 _text(given),
                 f"{_text(computed)}: wavelength * distance / (N * detector pixel) for N = {N}",
-                action="Give three of the four, or near_field=True",
+                action="Give three of the four, or --option near_field=true (near_field=True)",
             )
         return self
 

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data.corrections import METRES, counts_of, full
+from ptycho_torch.data.corrections import (
+    METRES,
+    Corrections,
+    constant_lines,
+    counts_of,
+    full,
+)
 from ptycho_torch.data.geometry import pair
 from ptycho_torch.data.grouping import neighbor_table
 from ptycho_torch.data.initial_probe import is_average_pattern
@@ -49,10 +55,13 @@ class Verdict:
 
 
 class Evidence:
-    """What the checks look at; each part is made when it is first asked for."""
+    """What the checks look at; each part is made when it is first asked for.
 
-    def __init__(self, scan: Scan) -> None:
-        self.scan, self.N = scan, scan.N
+    ``given`` are the corrections that the scan was read with.
+    """
+
+    def __init__(self, scan: Scan, given: Corrections) -> None:
+        self.scan, self.N, self.given = scan, scan.N, given
         self.x = scan.xcoords.astype(np.float64)
         self.y = scan.ycoords.astype(np.float64)
         self.span = float(max(np.ptp(self.x), np.ptp(self.y)))
@@ -112,6 +121,8 @@ def _units(seen: Evidence) -> Verdict | None:
 
 
 def _unit_action(seen: Evidence, unit: str) -> str:
+    if seen.given.position_unit != "px":
+        return f"Try another unit than --position-unit {seen.given.position_unit}"
     geometry = seen.scan.geometry
     known = pair(None if geometry is None else geometry.object_pixel_m)
     if known is None:
@@ -132,7 +143,9 @@ def _overlap(seen: Evidence) -> Verdict | None:
     if step <= width:
         return None
     saw = f"a step of {step:.3g} px over a probe {width:.3g} px wide: frames share nothing"
-    action = "Check the pixel size; of positions in nanometres add --position-unit nm"
+    action = "Of positions in nanometres add --position-unit nm; else check --pixel-size METRES"
+    if seen.given.position_unit != "px":
+        action = f"Check --position-unit {seen.given.position_unit} and --pixel-size METRES"
     return Verdict("overlap", saw, "a step below the width of the probe", action)
 
 
@@ -142,6 +155,8 @@ def _origin(seen: Evidence) -> Verdict | None:
     first, half = min(seen.x.min(), seen.y.min()), seen.N // 2
     expected = f"about {half} px or more, so that every patch lies on the object"
     action = "Add --shift-origin"
+    if seen.given.shift_origin or seen.given.position_unit != "px":
+        action = "Check the size of an object pixel: --pixel-size METRES"
     if first < half - 1:
         return Verdict("positions", f"they begin at {first:.1f} px", expected, action)
     if first > half + 2 * seen.span + 2 * seen.N:
@@ -164,7 +179,9 @@ def _corner(seen: Evidence) -> Verdict | None:
     if corners <= 1.5 * centre:
         return None
     saw = f"{corners / max(seen.mean.sum(), 1e-300):.0%} of the light in the corners"
-    return Verdict("frames", saw, "it at the centre", "Add --zero-frequency corner")
+    given = seen.given.zero_frequency == "corner"
+    action = "Leave out --zero-frequency corner" if given else "Add --zero-frequency corner"
+    return Verdict("frames", saw, "it at the centre", action)
 
 
 def _sentinels(seen: Evidence) -> Verdict | None:
@@ -185,24 +202,27 @@ def _bad_pixels(seen: Evidence) -> Verdict | None:
 
 
 def _constant(seen: Evidence) -> Verdict | None:
-    for axis, name in ((2, "rows"), (1, "columns")):
-        low, high = seen.counts.min(axis=axis), seen.counts.max(axis=axis)
-        constant = ((high == low) & (low > 0)).all(axis=0) & (len(seen.counts) > 1)
+    rows, columns = constant_lines(seen.counts)
+    for constant, name in ((rows[:, 0], "rows"), (columns[0], "columns")):
         if constant.any():
             saw = (
                 f"{int(constant.sum())} {name} that hold one value each, first {constant.argmax()}"
             )
-            return Verdict("frames", saw, "counts", f"Name these {name} in bad_pixels")
+            return Verdict("frames", saw, "counts", "Add --bad-pixels estimate")
     return None
 
 
 def _background(seen: Evidence) -> Verdict | None:
     good = seen.mean[~seen.bad]
-    share = float(np.quantile(good, 0.05) * good.size / max(good.sum(), 1e-300))
+    level = float(np.quantile(good, 0.05))
+    share = level * good.size / max(float(good.sum()), 1e-300)
     if share <= BACKGROUND:
         return None
     saw = f"a background of {share:.0%} of the light, the same in every pixel"
-    return Verdict("frames", saw, "dark corners", "Subtract it: Detector(dark=...)")
+    action = f"Subtract it: --dark {level:.4g}, or --dark FILE.npy of a frame without light"
+    if seen.scan.frames.measurement == "amplitude":
+        action = f"Write the scan again from counts; of counts, --dark {level:.4g} subtracts it"
+    return Verdict("frames", saw, "dark corners", action)
 
 
 def _probe_power(seen: Evidence) -> Verdict | None:
@@ -217,7 +237,7 @@ def _probe_place(seen: Evidence) -> Verdict | None:
     axis = np.abs(np.arange(seen.N) - seen.N // 2) < seen.N / 4
     if seen.light[~axis][:, ~axis].sum() <= 1.5 * seen.light[axis][:, axis].sum():
         return None
-    action = "Read it with probe=numpy.fft.fftshift(probe)"
+    action = "Add --probe FILE.npy of numpy.fft.fftshift(probe), or --probe initial"
     return Verdict("probeGuess", "in the corners of its array", "it at the centre", action)
 
 
@@ -245,8 +265,27 @@ def _orientation(seen: Evidence) -> Verdict | None:
     if wrong is None:
         return None
     saw = f"patterns do not move as positions do ({wrong})"
-    action = f"Try {wrong}; inspect --orientations compares the eight by short fits"
+    action = f"Try {wrong}; ptycho-torch inspect SCAN --orientations compares all eight"
+    if given := _moves(seen.given):
+        action = f"Try {_moves_after(seen.given, wrong) or 'none'} instead of {given}"
     return Verdict("orientation", saw, "both along the same axes", action)
+
+
+def _moves(given: Corrections) -> str:
+    """The words of these corrections that exchange or reverse axes of the positions."""
+    words = ("swap_xy", "flip_x", "flip_y")
+    return " ".join(f"--{w.replace('_', '-')}" for w in words if getattr(given, w))
+
+
+def _moves_after(given: Corrections, wrong: str) -> str:
+    """The words for the corrections given and then the ones named: axes are swapped, then reversed.
+
+    Both axes reversed count as none: the patterns do not tell them apart.
+    """
+    swap, x, y = "--swap-xy" in wrong, given.flip_x, given.flip_y
+    x, y = (y, x) if swap else (x, y)
+    y ^= "--flip-y" in wrong
+    return _moves(Corrections(swap_xy=swap != given.swap_xy, flip_y=x != y))
 
 
 def _order(seen: Evidence) -> Verdict | None:
@@ -279,18 +318,19 @@ CHECKS: tuple[Callable[[Evidence], Verdict | None], ...] = (
 """What is looked at, in this order."""
 
 
-def implausible(scan: Scan) -> list[Verdict]:
+def implausible(scan: Scan, given: Corrections | None = None) -> list[Verdict]:
     """Every verdict on a scan, the most telling first; an empty list says that nothing was seen.
 
-    Reads at most 128 frames and writes nothing.
+    Reads at most 128 frames and writes nothing. ``given`` are the corrections that the scan was
+    read with: what to type does not repeat them.
     """
-    seen = Evidence(scan)
+    seen = Evidence(scan, given or Corrections())
     return [verdict for check in CHECKS if (verdict := check(seen)) is not None]
 
 
-def warn_of(scan: Scan) -> list[Verdict]:
+def warn_of(scan: Scan, given: Corrections | None = None) -> list[Verdict]:
     """Log every verdict on a scan as a warning of one line, and give them back."""
-    verdicts = implausible(scan)
+    verdicts = implausible(scan, given)
     for verdict in verdicts:
         logger.warning("%s: %s", scan.path or "scan in memory", verdict)
     return verdicts

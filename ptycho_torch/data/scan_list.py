@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from ptycho_torch.data.caches.names import is_cache_name
 from ptycho_torch.data.caches.remote import is_remote, local_copies
@@ -98,14 +98,15 @@ def expand_scans(scans: Scans) -> list[ListedScan]:
     return found
 
 
-def is_list(path: Any) -> bool:
+def is_list(path: Any) -> TypeGuard[str | os.PathLike[str]]:
     """Whether this is the path of a list, by its ending."""
     return isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() in _LISTS
 
 
-def parts_named(scans: Scans | None) -> set[Part]:
+def parts_named(scans: Any) -> set[Part]:
     """The parts to which lists among the scans give whole scans; other scans are not looked at."""
-    several = [scans] if isinstance(scans, (str, os.PathLike, RawData)) else scans or []
+    alone = isinstance(scans, str) or not isinstance(scans, Sequence)
+    several = [scans] if alone else scans
     listed = [each for scan in several if is_list(scan) for each in expand_scans(scan)]
     return {each.use.part for each in listed if each.use.part is not None}
 

@@ -27,7 +27,12 @@ from ptycho_torch.data.caches.sidecar import (
 )
 from ptycho_torch.data.errors import ScanFileError
 from ptycho_torch.data.files.frame_source import FrameSource
-from ptycho_torch.data.files.mapping import opened, read_here_and_there
+from ptycho_torch.data.files.mapping import (
+    FileState,
+    opened,
+    read_here_and_there,
+    require_unchanged,
+)
 from ptycho_torch.data.files.stored_stack import BLOCK_BYTES, Chunk, FramesIdentity, Progress
 
 logger = logging.getLogger(__name__)
@@ -47,6 +52,8 @@ class Storage(ABC):
     identity: FramesIdentity
     _stack: FrameSource | None = None
     _frames: NDArray[Any] | None = None
+    watched: tuple[tuple[Path, FileState], ...] = ()
+    """Other files of the scan, refused like that of the frames once they change."""
 
     def array(self, progress: Progress | None = None) -> NDArray[Any]:
         """All frames, made ready on first use."""
@@ -149,6 +156,8 @@ class _InFile(Storage):
 
     def check_unchanged(self) -> bool:
         self._stack.require_unchanged()
+        for path, state in self.watched:
+            require_unchanged(path, state)
         return False
 
 

@@ -7,7 +7,6 @@ only if X, positions, probe and scale of a batch belong together. Knows no file 
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ptycho_torch.batches.batch import PtychoBatch
+from ptycho_torch.batches.simulated_scans import SimulatedScans
 from ptycho_torch.data.config import check_choice, check_integer
 from ptycho_torch.data.errors import OptionError, ScanFileError, naming
 from ptycho_torch.data.initial_probe import add_modes, is_average_pattern
@@ -23,12 +23,13 @@ from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import fourier_sums
 from ptycho_torch.models.error_metric import FourierError
+from ptycho_torch.models.far_field import require_far_field
 from ptycho_torch.models.probe_search import search_probe
+from ptycho_torch.models.schedules import Schedule, scheduled
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
 logger = logging.getLogger(__name__)
 
-Schedule = Literal["constant", "cosine"]
 FirstProbe = Literal["scan", "initial"]
 
 
@@ -47,8 +48,9 @@ class ObjectFit(pl.LightningModule):
     refine_probe
         Fit the probe too. If False, the fit uses the probe of each batch as it is.
     schedule
-        ``"constant"``, or ``"cosine"``: learning rates fall to 0 at the last step, which lowers the
-        error on measured scans.
+        ``"constant"``; ``"cosine"``: learning rates fall to 0 at the last step, which lowers the
+        error on measured scans; or ``"stages"``: 0.3 of them after half of the steps, 0.1 after
+        0.8.
     object_shape
         (H, W) in pixels; None takes the datamodule's, the smallest that holds every patch.
     n_modes
@@ -163,7 +165,12 @@ class ObjectFit(pl.LightningModule):
                 "a trainer with a PtychoDataModule",
                 action="Or call initialize(object_shape, probe) before fit",
             )
-        scans = data.dataset("train").scans
+        dataset = data.dataset("train")
+        if isinstance(dataset, SimulatedScans):
+            expected = "one scan: ObjectFit has one object, and every epoch has others"
+            action = "Fit SimulatedScans(...).scan(0)"
+            raise OptionError("train", "SimulatedScans", expected, action=action)
+        scans = dataset.scans
         if len(scans) != 1:
             raise OptionError(
                 "train",
@@ -171,7 +178,7 @@ class ObjectFit(pl.LightningModule):
                 "one: ObjectFit has one object",
                 action="Fit each scan in a run of its own",
             )
-        _require_far_field(scans[0])
+        require_far_field(scans[0])
         height, width = data.object_shape if self.object_shape is None else self.object_shape
         probe = data.initial_probe
         unknown = self.first_probe == "initial" or is_average_pattern(scans[0])
@@ -283,24 +290,13 @@ class ObjectFit(pl.LightningModule):
         Raises
         ------
         OptionError
-            A cosine schedule in a fit without end.
+            A schedule that ends, in a fit without end.
         """
         groups = [{"params": [self.obj], "lr": self.learning_rate}]
         if self.refine_probe:
             groups.append({"params": [self.probe], "lr": self.probe_learning_rate})
         optimizer = torch.optim.Adam(groups)
-        if self.schedule == "constant":
-            return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise OptionError(
-                "schedule", "'cosine' in a fit without end", "max_epochs or max_steps"
-            )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return scheduled(optimizer, self.schedule, self.trainer)
 
 
 def _with_modes(probe: Tensor, n_modes: int) -> Tensor:
@@ -324,13 +320,6 @@ def _orthogonal(probe: Tensor) -> Tensor:
     largest = mixture.gather(1, mixture.abs().argmax(dim=1, keepdim=True))
     modes: Tensor = (largest.conj() / largest.abs() * mixture) @ flat
     return modes.reshape(probe.shape).to(probe.dtype)
-
-
-def _require_far_field(scan: RawData) -> None:
-    if scan.geometry is not None and scan.geometry.near_field:
-        found, expected = "that of the near field", "the far field: frames are modelled as |FFT|"
-        action = "Fit it with a program that propagates, or correct near_field of its geometry"
-        raise OptionError("geometry", found, expected, action=action, file=scan.path)
 
 
 def _warn_of_cut_patches(raw: RawData) -> None:

@@ -80,7 +80,7 @@ class Stitcher:
         Where the sums lie; patches are brought there. None: the CPU.
     dtype
         complex64 or complex128: of the object, and of the sums, which take 12 or 24 bytes per
-        pixel. Those of complex64 are off by 2e-5 at most where 40,000 patches share a pixel.
+        pixel. Those of complex64 were off by 2e-5 where 40,000 patches shared a pixel.
 
     Raises
     ------

@@ -1,36 +1,17 @@
-"""What a fit is compared with: the frames of an empty beam, and what only shot noise leaves.
+"""How good a Fourier error is, beside a flat object's and what only shot noise leaves.
 
-NumPy only; frames are streamed.
+NumPy only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho_torch.data.scan import Scan
 
 SAMPLE_FRAMES = 64
-
-
-def flat_object_error(scan: Scan, probe: NDArray[np.complexfloating[Any, Any]]) -> float:
-    """Fourier error of a flat object behind a probe (P, N, N), at the modulus that fits best."""
-    waves = np.fft.fft2(probe.astype(np.complex128), norm="ortho")
-    empty = np.fft.fftshift(np.sqrt((np.abs(waves) ** 2).reshape(-1, scan.N, scan.N).sum(axis=0)))
-    bad = scan.bad_pixels
-    if bad is not None and bad.ndim == 2:
-        empty = np.where(bad, 0, empty)
-    product = energy = 0.0
-    rows = scan.file_indices(np.arange(len(scan)))
-    for _, _, block in scan.frames.chunks(chosen=rows):
-        amplitude = scan.frames.amplitude(block).astype(np.float64)
-        product += float(np.einsum("byx,yx->", amplitude, empty))
-        energy += float(np.square(amplitude).sum())
-    explained = product**2 / (len(scan) * float(np.square(empty).sum()) * energy)
-    return float(np.sqrt(max(0.0, 1 - explained)))
 
 
 def shot_noise_error(scan: Scan) -> float:

@@ -21,6 +21,9 @@ from ptycho_torch.fourier_error import error_of_sums, fourier_sums
 
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
 
+FLAT = 1e-12
+"""Variance over mean square up to which values are constant: what single precision rounds away."""
+
 
 def complex_correlation(
     reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
@@ -70,10 +73,61 @@ def centred_correlation(
     ------
     OptionError
         Shapes differ, or no pixel counts.
+
+    Examples
+    --------
+    >>> truth = np.exp(1j * np.linspace(0, 0.5, 64)).reshape(8, 8)
+    >>> round(centred_correlation(3j * truth, truth), 6), centred_correlation(truth**0, truth)
+    (1.0, 0.0)
     """
-    a, b = (part - part.mean() for part in _selected(reconstruction, truth, mask))
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(np.abs(np.vdot(a, b)) / norm) if norm > 0 else 0.0
+    return float(np.abs(correlation_of_sums(moments(*_selected(reconstruction, truth, mask)))))
+
+
+def amplitude_pearson(
+    reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
+) -> float:
+    """Pearson correlation of amplitudes, in [-1, 1]; 0 where one of them is constant.
+
+    Parameters and errors are those of ``centred_correlation``.
+    """
+    a, b = _selected(reconstruction, truth, mask)
+    return float(correlation_of_sums(moments(np.abs(a), np.abs(b))).real)
+
+
+def phase_pearson(
+    reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None
+) -> float:
+    """Pearson correlation of phases, in [-1, 1]; 0 where one of them is constant.
+
+    No global phase changes it: the truth is turned so that its mean is real, the reconstruction so
+    that its inner product with the truth is; then phases are taken, in (-pi, pi]. Phases that
+    reach round the circle are not unwrapped: they jump there, in the truth as well.
+
+    Parameters and errors are those of ``centred_correlation``.
+    """
+    a, b = _selected(reconstruction, truth, mask)
+    b = b * np.exp(-1j * np.angle(b.mean()))
+    a = a * np.exp(1j * np.angle(np.vdot(a, b)))
+    return float(correlation_of_sums(moments(np.angle(a), np.angle(b))).real)
+
+
+def moments(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.complex128]:
+    """Count and sums of a, b, |a|^2, |b|^2 and a* b, (6,), which add up over batches."""
+    sums = (a.size, a.sum(), b.sum(), np.vdot(a, a), np.vdot(b, b), np.vdot(a, b))
+    return np.array(sums, dtype=np.complex128)
+
+
+def correlation_of_sums(sums: NDArray[np.complex128]) -> complex:
+    """Correlation of what differs from the means, of ``moments``; 0 where a or b is constant."""
+    count, sum_a, sum_b, power_a, power_b, product = sums
+    if count == 0:
+        return 0j
+    spread_a = (power_a - abs(sum_a) ** 2 / count).real
+    spread_b = (power_b - abs(sum_b) ** 2 / count).real
+    if spread_a <= FLAT * power_a.real or spread_b <= FLAT * power_b.real:
+        return 0j
+    shared = product - sum_a.conjugate() * sum_b / count
+    return complex(shared / np.sqrt(spread_a * spread_b))
 
 
 def align(
@@ -104,26 +158,34 @@ def align(
     return scaled.astype(np.result_type(np.asarray(reconstruction), np.complex64))
 
 
-def fourier_error(amplitude: ArrayLike, measured: ArrayLike) -> float:
-    """Relative distance of modelled and measured frames, summed in float64.
+def frame_nrmse(modelled: ArrayLike, measured: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Distance of modelled from measured frames over their root mean square: the Fourier error.
 
     Parameters
     ----------
-    amplitude, measured
-        Real, same shape, same unit: amplitudes, square roots of counts.
+    modelled, measured
+        Real, same shape, same unit: amplitudes, square roots of counts. Summed in float64.
+    mask
+        Boolean, broadcastable to the frames: the pixels that count, not the bad ones; None takes
+        all.
 
     Raises
     ------
     OptionError
-        Shapes differ, or the measured frames are all zero.
+        Shapes differ, or the measured frames are zero on every pixel that counts.
     """
-    model = np.asarray(amplitude, dtype=np.float64)
+    model = np.asarray(modelled, dtype=np.float64)
     frames = np.asarray(measured, dtype=np.float64)
     if model.shape != frames.shape:
         raise OptionError("amplitude shape", model.shape, frames.shape)
+    if mask is not None:
+        model, frames = (np.where(mask, each, 0) for each in (model, frames))
     if not frames.any():
         raise OptionError("measured frames", "all zero", "at least one count")
     return float(error_of_sums(*fourier_sums(model, frames)))
+
+
+fourier_error = frame_nrmse
 
 
 def illumination(
@@ -189,18 +251,29 @@ def illuminated_mask(
     return mask
 
 
-def _selected(
+def paired(
     reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
-) -> tuple[ComplexArray, ComplexArray]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Two images and the pixels that count, all of one shape.
+
+    Raises
+    ------
+    OptionError
+        Shapes differ, or no pixel counts.
+    """
     a, b = np.asarray(reconstruction), np.asarray(truth)
     if a.shape != b.shape:
         raise OptionError("reconstruction shape", a.shape, f"{b.shape}, the truth's")
-    if mask is None:
-        chosen = np.ones(a.shape, dtype=bool)
-    else:
-        chosen = np.asarray(mask, dtype=bool)
+    chosen = np.ones(a.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     if chosen.shape != a.shape:
         raise OptionError("mask shape", chosen.shape, a.shape)
     if not chosen.any():
         raise OptionError("mask", "empty", "at least one pixel")
+    return a, b, chosen
+
+
+def _selected(
+    reconstruction: ArrayLike, truth: ArrayLike, mask: ArrayLike | None
+) -> tuple[ComplexArray, ComplexArray]:
+    a, b, chosen = paired(reconstruction, truth, mask)
     return a[chosen].astype(np.complex128), b[chosen].astype(np.complex128)

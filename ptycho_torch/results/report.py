@@ -1,7 +1,7 @@
-"""What a fit leaves behind: a picture, the reconstruction as arrays, and its figures of merit.
+"""What training leaves behind: a picture, the reconstruction as arrays, its figures of merit.
 
-Owns the callback that judges and writes a reconstruction at the end of a fit. Asks a model for its
-``reconstruction()`` and its frames; knows nothing of how it fits.
+Owns the callback that writes them at the end, and shows them to loggers on the way. Knows nothing
+of how a model is asked, nor of how an object is judged.
 """
 
 from __future__ import annotations
@@ -10,67 +10,74 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from lightning.pytorch.loggers import Logger
 
-from ptycho_torch.batches.batch import PtychoBatch
-from ptycho_torch.batches.dataset import PtychoDataset
+from ptycho_torch.data.config import check_integer
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.files.atomic_write import atomic_write
 from ptycho_torch.data.geometry import pair
-from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.readers.write_product import write_product
 from ptycho_torch.datamodule import PtychoDataModule
-from ptycho_torch.fourier_error import error_of_sums, fourier_sums
-from ptycho_torch.results import metrics
-from ptycho_torch.results.flat_object import flat_object_error
+from ptycho_torch.results.judged import in_words
 from ptycho_torch.results.plotting import require_matplotlib, save_figure
+from ptycho_torch.results.reconstructed import (
+    Reconstructed,
+    reconstructed,
+    require_reconstruction,
+)
 from ptycho_torch.results.reconstruction_figure import plot_reconstruction
 
 logger = logging.getLogger(__name__)
 
 
-class Reconstructs(Protocol):
-    """A model that has an object and a probe, and predicts frames."""
-
-    def reconstruction(self) -> tuple[Tensor, Tensor]:
-        """Object (H, W) and probe (P, N, N), complex."""
-
-    def __call__(self, batch: PtychoBatch) -> Tensor:
-        """Frames (B, C, N, N) in the units of ``batch.X``."""
-
-
 class ReconstructionReport(pl.Callback):
-    """Write reconstruction.png, reconstruction.npz and metrics.json when a fit ends.
+    """Write reconstruction.png, reconstruction.npz and metrics.json when training ends.
 
-    Where wavelength, distance and object pixel are known, and h5py is installed, product.h5 beside
-    them is a product that Ptychodus opens.
+    A model is one with a ``reconstruction()`` (object and probe of one scan, and frames when it is
+    called), or any whose ``predict_step`` returns ``patches`` (B, C, N, N), complex, and
+    ``positions_px`` (B, C, 2), order (x, y). Patches are stitched, weighted by the light of the
+    scan's probe, each group once. Of several scans each has its files, with its name in front:
+    ``<stem>.metrics.json``. Where wavelength, distance and object pixel are known, and h5py is
+    installed, product.h5 beside them is a product that Ptychodus opens. The main process writes;
+    other ranks take no part.
 
-    metrics.json holds ``fourier_error``, from one more pass over all training groups with the final
-    parameters; ``flat_object_error``, that of the fitted probe behind nothing;
-    ``complex_correlation`` with the scan's objectGuess over the illuminated area, or
-    null where the scan has none of the same shape, beside ``flat_object_correlation``, what a flat
-    object scores, and ``centred_correlation``, without the means, where that scores 0; and the
-    settings of the fit.
+    metrics.json holds, over the area that the frames of the training groups illuminate,
+    ``centred_correlation``, ``phase_pearson``, ``amplitude_pearson``, ``complex_correlation`` and
+    the half period of the ring correlation, all with the scan's objectGuess, or null where the scan
+    has none of the same shape, and ``fourier_error``, from one more pass over all groups. What a
+    flat object scores stands under ``flat_object``, its Fourier error that of the probe behind
+    nothing. ``validation`` and ``test`` hold the same of their groups where they are others; an
+    object of patches is then stitched of that part's groups only. Its Fourier error is that of the
+    stitched object, at the modulus that fits best, behind the scan's probe.
 
-    The objectGuess of a measured scan is an earlier reconstruction rather than the truth; the
-    correlation then says how well the two agree.
+    The objectGuess of a measured scan is an earlier reconstruction rather than the truth:
+    ``compared_with`` says which.
 
     Parameters
     ----------
     output_dir
         Folder of the files; made where it is missing.
+    every_n_epochs
+        Also show figures, and the picture where it takes pictures (TensorBoard), to every logger of
+        the Trainer after every so many epochs. None: only files, at the end.
+
+    Raises
+    ------
+    OptionError
+        ``every_n_epochs`` is below 1.
     """
 
-    def __init__(self, output_dir: str) -> None:
+    def __init__(self, output_dir: str, every_n_epochs: int | None = None) -> None:
+        check_integer("every_n_epochs", every_n_epochs, minimum=1, optional=True)
         self.output_dir = Path(output_dir)
+        self.every_n_epochs = every_n_epochs
         self.history: dict[str, list[float]] = {}
-        self._started_s = 0.0
+        self.written: list[Path] = []
+        self._started_s = self._seconds = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse, before the fit, a run that cannot be reported on.
@@ -80,13 +87,17 @@ class ReconstructionReport(pl.Callback):
         MissingDependencyError
             matplotlib is not installed.
         OptionError
-            The model has no ``reconstruction()``, or the data is no PtychoDataModule.
+            The model has neither ``reconstruction()`` nor ``predict_step``, the data is no
+            PtychoDataModule, or there is no logger to show anything to.
         """
         require_matplotlib()
-        if not hasattr(pl_module, "reconstruction"):
-            raise OptionError("model", type(pl_module).__name__, "a model with reconstruction()")
+        require_reconstruction(pl_module)
         if not isinstance(_datamodule(trainer), PtychoDataModule):
             raise OptionError("data", "absent", "a PtychoDataModule")
+        if self.every_n_epochs is not None and not trainer.loggers:
+            found = f"{self.every_n_epochs}, without a logger"
+            expected = "a Trainer with a logger, such as CSVLogger or TensorBoardLogger"
+            raise OptionError("every_n_epochs", found, expected)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -94,122 +105,147 @@ class ReconstructionReport(pl.Callback):
         self.history = {"training": [], "validation": []}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch's errors for the curve."""
+        """Keep the epoch's errors for the curve, and show the reconstruction to the loggers."""
         for name, key in (("training", "train"), ("validation", "val")):
             value = trainer.callback_metrics.get(f"{key}_fourier_error")
             if value is not None:
                 self.history[name].append(float(value))
+        epochs = trainer.current_epoch + 1
+        self._seconds = time.perf_counter() - self._started_s
+        if self.every_n_epochs and epochs % self.every_n_epochs == 0 and trainer.is_global_zero:
+            for prefix, found in self._named(trainer, pl_module):
+                figures = self._figures(trainer, pl_module, found, epochs)
+                for each in trainer.loggers:
+                    self._show(each, f"{prefix}reconstruction", found, figures, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the reconstruction and write the files."""
         if not trainer.is_global_zero:
             return
-        seconds = time.perf_counter() - self._started_s
-        model = cast("Reconstructs", pl_module)
-        data = cast("PtychoDataModule", _datamodule(trainer))
-        dataset = data.dataset("train")
-        raw = dataset.scans[0]
-        obj, probe = (part.cpu().numpy() for part in model.reconstruction())
-        positions = np.stack([raw.xcoords, raw.ycoords], axis=1)
-        mask = metrics.illuminated_mask(probe, positions, obj.shape)
-        truth = raw.objectGuess
-        if truth is not None and truth.shape != obj.shape:
-            truth = None
-        correlation = None if truth is None else metrics.complex_correlation(obj, truth, mask)
-        pl_module.eval()
-        error = _evaluate(model, dataset, data.batch_size, pl_module.device)
-        pl_module.train()
-        figures = {
-            "complex_correlation": correlation,
-            "fourier_error": error,
-            "flat_object_error": flat_object_error(raw, probe),
-            **_beside_a_flat_object(obj, truth, mask),
-            "epochs": trainer.current_epoch,
+        self._seconds = time.perf_counter() - self._started_s
+        self.written = []
+        for prefix, found in self._named(trainer, pl_module):
+            figures = self._figures(trainer, pl_module, found, trainer.current_epoch)
+            self._write(prefix, found, figures)
+
+    def _named(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> list[tuple[str, Reconstructed]]:
+        """Every reconstruction with what its names begin with: nothing where there is but one."""
+        data = _datamodule(trainer)
+        assert isinstance(data, PtychoDataModule)
+        several = reconstructed(pl_module, data, trainer)
+        if len(several) == 1:
+            return [("", several[0])]
+        stems = [_stem(found) for found in several]
+        return [
+            (f"{stem}." if stems.count(stem) == 1 else f"{stem}-{number}.", found)
+            for number, (stem, found) in enumerate(zip(stems, several, strict=True))
+        ]
+
+    def _figures(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        found: Reconstructed,
+        epochs: int,
+    ) -> dict[str, Any]:
+        raw, data = found.raw, _datamodule(trainer)
+        assert isinstance(data, PtychoDataModule)
+        parts = {
+            name: {**figures, "groups": found.groups[name]}
+            for name, figures in found.figures.items()
+        }
+        return {
+            **parts.pop("training", {}),
+            **parts,
+            "compared_with": found.reference,
+            "epochs": epochs,
             "steps": trainer.global_step,
-            "seconds": seconds,
+            "seconds": self._seconds,
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "hyperparameters": dict(pl_module.hparams),
-            "illuminated_fraction": float(mask.mean()),
             "scan": str(raw.path) if raw.path is not None else None,
             "frames": len(raw.xcoords),
-            "groups": len(dataset),
-            "frames_per_group": dataset.grouping.channels,
+            "frames_per_group": data.grouping.channels,
             "model": type(pl_module).__name__,
         }
-        pixel = pair(None if raw.geometry is None else raw.geometry.object_pixel_m)
-        self._write(obj, probe, truth, positions, figures, pixel)
-        self._write_product(raw, obj, probe)
 
-    def _write(
-        self,
-        obj: NDArray[np.complex64],
-        probe: NDArray[np.complex64],
-        truth: NDArray[Any] | None,
-        positions: NDArray[np.float64],
-        figures: dict[str, Any],
-        pixel_m: tuple[float, float] | None,
-    ) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.output_dir / "reconstruction.npz") as handle:
-            np.savez(handle, object=obj, probe=probe)
-        picture = plot_reconstruction(
-            obj,
-            probe,
-            truth=truth,
-            positions_px=positions,
+    def _picture(self, found: Reconstructed, figures: dict[str, Any]) -> Any:
+        geometry = found.raw.geometry
+        return plot_reconstruction(
+            found.obj,
+            found.probe,
+            truth=found.truth,
+            positions_px=found.positions_px,
             history=self.history,
-            title=_title(figures),
-            pixel_m=pixel_m,
+            title=_title(figures, _stem(found)),
+            pixel_m=pair(None if geometry is None else geometry.object_pixel_m),
         )
-        save_figure(picture, self.output_dir / "reconstruction.png")
-        with atomic_write(self.output_dir / "metrics.json") as handle:
+
+    def _show(
+        self, to: Logger, tag: str, found: Reconstructed, figures: dict[str, Any], step: int
+    ) -> None:
+        numbers = {
+            f"{tag}/{name}": value
+            for name, value in _flattened(figures).items()
+            if isinstance(value, float)
+        }
+        to.log_metrics(numbers, step=step)
+        add_figure = getattr(getattr(to, "experiment", None), "add_figure", None)
+        if add_figure is not None:
+            add_figure(tag, self._picture(found, figures), step)
+
+    def _write(self, prefix: str, found: Reconstructed, figures: dict[str, Any]) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        start = self.output_dir / f"{prefix}reconstruction"
+        with atomic_write(start.with_name(f"{start.name}.npz")) as handle:
+            np.savez(handle, object=found.obj, probe=found.probe)
+        save_figure(self._picture(found, figures), start.with_name(f"{start.name}.png"))
+        path = self.output_dir / f"{prefix}metrics.json"
+        with atomic_write(path) as handle:
             handle.write((json.dumps(figures, indent=2, default=str) + "\n").encode())
+        self.written.append(path)
+        self._write_product(self.output_dir / f"{prefix}product.h5", found)
         logger.info("reconstruction written to %s", self.output_dir)
 
-    def _write_product(
-        self, raw: RawData, obj: NDArray[np.complex64], probe: NDArray[np.complex64]
-    ) -> None:
-        known = raw.geometry.known() if raw.geometry else {}
+    def _write_product(self, path: Path, found: Reconstructed) -> None:
+        known = found.raw.geometry.known() if found.raw.geometry else {}
         if not {"wavelength_m", "distance_m", "object_pixel_m"} <= set(known):
             return
         losses = np.array(self.history["training"])
         try:
-            write_product(self.output_dir / "product.h5", raw, obj, probe, losses=losses)
+            write_product(path, found.raw, found.obj, found.probe, losses=losses)
         except MissingDependencyError as error:
             logger.info("product.h5 is not written: %s", error)
 
 
-def _beside_a_flat_object(
-    obj: NDArray[Any], truth: NDArray[Any] | None, mask: NDArray[np.bool_]
-) -> dict[str, float | None]:
-    """The correlation without means, and what a flat object scores in the one with them."""
-    if truth is None:
-        return {"centred_correlation": None, "flat_object_correlation": None}
-    return {
-        "centred_correlation": metrics.centred_correlation(obj, truth, mask),
-        "flat_object_correlation": metrics.complex_correlation(np.ones_like(obj), truth, mask),
-    }
+def said(figures: dict[str, Any]) -> list[str]:
+    """The figures of metrics.json in words, a line for each part of the data."""
+    parts = {"training": figures} if "fourier_error" in figures else {}
+    parts |= {name: figures[name] for name in ("validation", "test") if name in figures}
+    lines = {name: in_words(each, figures["compared_with"]) for name, each in parts.items()}
+    return [line if len(lines) == 1 else f"{name}: {line}" for name, line in lines.items()]
 
 
-@torch.no_grad()
-def _evaluate(
-    model: Reconstructs, dataset: PtychoDataset, batch_size: int, device: torch.device
-) -> float:
-    """Fourier error of a model over every group of a dataset, summed in float64."""
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for start in range(0, len(dataset), batch_size):
-        groups = range(start, min(start + batch_size, len(dataset)))
-        batch = dataset.__getitems__(groups).to(device)
-        sums += torch.stack(fourier_sums(model(batch), batch.channels_first()))
-    return float(error_of_sums(*sums))
+def _title(figures: dict[str, Any], name: str) -> str:
+    ran = f"{name}: {figures['epochs']} epochs in {figures['seconds']:.1f} s"
+    return "\n".join([ran, *said(figures)])
 
 
-def _title(figures: dict[str, Any]) -> str:
-    name = Path(figures["scan"]).stem if figures["scan"] else "scan in memory"
-    parts = [f"Fourier error {figures['fourier_error']:.3f}"]
-    if figures["complex_correlation"] is not None:
-        parts.insert(0, f"complex correlation with the truth {figures['complex_correlation']:.4f}")
-    return f"{name}: {', '.join(parts)}; {figures['epochs']} epochs in {figures['seconds']:.1f} s"
+def _stem(found: Reconstructed) -> str:
+    return "scan in memory" if found.raw.path is None else found.raw.path.name.partition(".")[0]
+
+
+def _flattened(figures: dict[str, Any]) -> dict[str, Any]:
+    """Nested names joined by a slash."""
+    flat: dict[str, Any] = {}
+    for name, value in figures.items():
+        if isinstance(value, dict) and name != "hyperparameters":
+            flat |= {f"{name}/{inner}": each for inner, each in _flattened(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _datamodule(trainer: pl.Trainer) -> object:

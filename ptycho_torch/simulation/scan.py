@@ -1,23 +1,26 @@
 """Simulated scans: a known object and probe, a scan pattern, photon noise, canonical frames.
 
-Owns scan patterns and the making of frames. What the specimen looks like is ``specimen``'s, how a
-patch is cut is ``patches``'s; a scan made here obeys the same convention as a measured one.
+Owns scan patterns and the making of frames. What specimen and probe look like is ``specimens``' and
+``probes``', how a patch is cut ``patches``'; a scan made here obeys the same convention as a
+measured one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
+from ptycho_torch.data.contract import check_complex64, check_finite
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.patches import reference_patches
 from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.simulation.specimen import draw_object, make_probe
+from ptycho_torch.simulation.probes import make_probe
+from ptycho_torch.simulation.specimens import Specimen, draw_specimen
 
 ScanPattern = Literal["jittered_raster", "raster", "fermat", "random"]
 
@@ -40,6 +43,9 @@ def simulate_scan(
     photons: float | None = 1e5,
     n_modes: int = 1,
     seed: int = 0,
+    object: NDArray[Any] | None = None,
+    probe: NDArray[Any] | None = None,
+    specimen: Specimen | None = None,
 ) -> RawData:
     """Simulate a far-field scan with sub-pixel positions and known object and probe.
 
@@ -58,10 +64,19 @@ def simulate_scan(
     photons
         Mean counts per frame. Frames are then square roots of Poisson numbers. None: no noise.
     n_modes
-        Number P of incoherent probe modes.
+        Number P of incoherent probe modes; a given probe has its own.
     seed
         Seed of specimen, positions and noise, which draw from generators of their own: other
         noise does not move the positions. NumPy's global generator is neither read nor changed.
+    object
+        Object (H, W), complex, at least N + 1 pixels along a side; None: a specimen.
+    probe
+        Probe (N, N), or modes (P, N, N), complex, such as the ``probeGuess`` of a measured scan. It
+        is scaled to ``photons``; None: a defocused lens.
+    specimen
+        What to draw where no object is given: ``"star"`` (as None), ``"shapes"``, ``"cells"``,
+        ``"dead_leaves"``, ``"grf"``, ``"siemens"``, ``"text"``, ``"texture"`` or ``"mixed"``; see
+        :func:`~ptycho_torch.simulation.specimens.draw_specimen`.
 
     Returns
     -------
@@ -73,13 +88,16 @@ def simulate_scan(
     Raises
     ------
     OptionError, OptionTypeError
-        An argument is out of range or of the wrong type.
+        An argument is out of range or of the wrong type, or contradicts another.
+    ScanError
+        The given object or probe is not finite.
 
     Examples
     --------
     >>> scan = simulate_scan(n_frames=25, N=32, photons=None)
     >>> scan.frames.shape, scan.probeGuess.shape
     ((25, 32, 32), (32, 32))
+    >>> cells = simulate_scan(n_frames=25, N=32, specimen="cells", probe=scan.probeGuess, seed=1)
     """
     check_integer("n_frames", n_frames, minimum=1)
     check_integer("N", N, minimum=_SMALLEST_FRAME)
@@ -88,17 +106,23 @@ def simulate_scan(
     check_seed("seed", seed)
     if seed is None:
         raise OptionTypeError("seed", None, "an integer")
-    _check_photons(photons)
-    shape = _object_shape(object_size, n_frames, N)
-    draw_specimen, draw_positions, draw_noise = (
+    check_photons(photons)
+    given_probe = None if probe is None else check_modes(probe, N, n_modes)
+    if object is not None:
+        _refuse_beside_object(object_size=object_size, specimen=specimen)
+        object = check_object(object, N)
+        object_size = object.shape
+    shape = object_shape(object_size, n_frames, N)
+    of_specimen, draw_positions, draw_noise = (
         np.random.Generator(np.random.PCG64(stream))
         for stream in np.random.SeedSequence(seed).spawn(3)
     )
-    truth = draw_object(shape, 3 * N // 8, draw_specimen)
+    truth = draw_specimen(specimen or "star", shape, N, of_specimen) if object is None else object
     x, y = scan_positions(n_frames, N, shape, pattern, draw_positions)
     mean_counts = NOISE_FREE_PHOTONS if photons is None else float(photons)
-    probe = _scaled_probe(make_probe(N, n_modes), truth, x, y, mean_counts)
-    frames = _frames(probe, truth, x, y, draw_noise if photons is not None else None)
+    modes = make_probe(N, n_modes) if given_probe is None else given_probe
+    scaled = _scaled_probe(modes, truth, x, y, mean_counts)
+    frames = _frames(scaled, truth, x, y, draw_noise if photons is not None else None)
     metadata = {
         "generator": "ptycho_torch.simulate_scan",
         "pattern": pattern,
@@ -106,8 +130,10 @@ def simulate_scan(
         "n_frames": n_frames,
         "N": N,
         "object_size": list(shape),
-        "n_modes": n_modes,
+        "n_modes": len(scaled),
         "seed": seed,
+        "specimen": ("star" if specimen is None else specimen) if object is None else "given",
+        "probe": "lens" if probe is None else "given",
     }
     return RawData(
         x,
@@ -115,7 +141,7 @@ def simulate_scan(
         x.copy(),
         y.copy(),
         frames,
-        probe[0] if n_modes == 1 else probe,
+        scaled[0] if len(scaled) == 1 else scaled,
         np.zeros(n_frames, dtype=np.int64),
         objectGuess=truth,
         metadata=metadata,
@@ -217,9 +243,67 @@ def _blocks(n_frames: int, N: int, modes: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_frames, size)]
 
 
-def _object_shape(
-    object_size: int | tuple[int, int] | None, n_frames: int, N: int
+def check_modes(probe: object, N: int, n_modes: int = 1) -> NDArray[np.complex128]:
+    """A given probe (N, N), or its modes (P, N, N), as modes complex128.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        It has another shape, another number of modes than is asked for (1: any), or no light.
+    ScanError
+        It is not finite.
+    """
+    modes = _complex(probe, "probe")
+    if modes.ndim not in (2, 3) or modes.shape[-2:] != (N, N) or not modes.size:
+        raise OptionError("probe", f"of shape {modes.shape}", f"({N}, {N}) or (P, {N}, {N})")
+    modes = modes.reshape(-1, N, N)
+    if n_modes not in (1, len(modes)):
+        found = f"{n_modes} beside a probe of {len(modes)}"
+        raise OptionError("n_modes", found, "left out: a given probe has its own modes")
+    if not modes.any():
+        raise OptionError("probe", "0 everywhere", "some light")
+    return modes.astype(np.complex128)
+
+
+def check_object(given: object, N: int) -> NDArray[np.complex64]:
+    """A given object (H, W), as complex64.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        It is none, or too small for a frame.
+    ScanError
+        It is not finite.
+    """
+    values = _complex(given, "object")
+    if values.ndim != 2 or min(values.shape) < N + 1:
+        # One pixel more than a frame: a sub-pixel patch reads its neighbour.
+        expected = f"(H, W), each at least N + 1 = {N + 1}"
+        raise OptionError("object", f"of shape {values.shape}", expected)
+    if not values.any():
+        raise OptionError("object", "0 everywhere", "something that lets light through")
+    return values.astype(np.complex64)
+
+
+def _refuse_beside_object(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(name, f"{value!r} beside an object", "left out: the object is given")
+
+
+def _complex(given: object, name: str) -> NDArray[Any]:
+    if not isinstance(given, np.ndarray) or given.dtype.kind != "c":
+        found = given.dtype if isinstance(given, np.ndarray) else type(given).__name__
+        raise OptionTypeError(name, found, "a complex array")
+    check_finite(given, name)
+    check_complex64(given, name)
+    return given
+
+
+def object_shape(
+    object_size: int | tuple[int, ...] | None, n_frames: int, N: int
 ) -> tuple[int, int]:
+    """(H, W) in pixels of the object that ``object_size`` of :func:`simulate_scan` asks for."""
     if object_size is None:
         columns = max(1, round(math.sqrt(n_frames)))
         rows = math.ceil(n_frames / columns)
@@ -235,7 +319,8 @@ def _object_shape(
     return int(sides[0]), int(sides[1])
 
 
-def _check_photons(photons: object) -> None:
+def check_photons(photons: object) -> None:
+    """Refuse what is no mean of counts; None is no noise."""
     if photons is None:
         return
     if isinstance(photons, bool) or not isinstance(photons, (int, float, np.number)):

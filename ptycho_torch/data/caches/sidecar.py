@@ -256,7 +256,7 @@ def _require_space(path: Path, stack: FrameSource) -> None:
             "free space",
             f"{free >> 20} MiB",
             f"{(stack.data_bytes >> 20) + 1} MiB for the sidecar of {stack.path.name}",
-            action="Free some, give another directory, or sidecar='off'",
+            action="Free some, give another directory, or --option sidecar=off (sidecar='off')",
             file=path.parent,
         )
 

@@ -1,8 +1,8 @@
 """HDF5 files opened for reading without trusting them.
 
-Owns the way to an object through links, what of a dataset is checked before a number is read, and
-turning whatever h5py raises into one line. The library is never left to follow a link into another
-file by itself. Knows no meaning of names or numbers.
+Owns the way to an object through links, and turning whatever h5py raises into one line. The library
+is never left to follow a link into another file by itself; the sources of a virtual dataset, which
+it does open, are each opened and checked here first. Knows no meaning of names or numbers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,51 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import (
-    MissingDependencyError,
     PtychoTorchError,
     ScanFileError,
     ScanFileNotFoundError,
     ScanKeyError,
     naming,
 )
+from ptycho_torch.data.files.hdf5_array import Hdf5Array, described, require_h5py, require_numbers
+from ptycho_torch.data.files.hdf5_virtual import checked_sources
 from ptycho_torch.data.files.mapping import FileState, opened, require_unchanged
-from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.zip_archive import MODERATE_BYTES, damaged
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".cxi", ".nxs", ".ptyd")
 MOST_NAMES = 4096
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_LARGEST_CHUNK = 128 << 20
 _MOST_LINKS = 16
 _MOST_FILES = 256
-_NUMBERS = "biufc"
-_INSTALL = "pip install 'ptycho-torch[formats]'"
-
-
-@dataclass(frozen=True)
-class Hdf5Array:
-    """A dataset of numbers, described without reading them.
-
-    ``path``, ``state`` and ``name`` lead to it, ``dtype`` is in native byte order, ``chunks`` None
-    where the numbers are contiguous. ``offset`` is that of the first number where these lie in the
-    file as they are in memory. ``written_bytes`` counts those that the file has values for, as if
-    uncompressed; the rest would read as one fill value.
-    """
-
-    path: Path
-    state: FileState
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: tuple[int, ...] | None
-    offset: int | None
-    written_bytes: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all numbers."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Hdf5File:
@@ -105,25 +76,30 @@ class Hdf5File:
         """
         file, found = self._find(name)
         with naming(file.path), _speaking(name):
-            return _described(file, found, name)
+            return file._described(found, name)
 
     def read_array(self, name: str, max_bytes: int = MODERATE_BYTES) -> NDArray[Any]:
         """A dataset as an array of its own in native byte order; one of more bytes is refused."""
         file, found = self._find(name)
         with naming(file.path), _speaking(name):
-            array = _described(file, found, name)
+            array = file._described(found, name)
             if array.nbytes > max_bytes:
                 raise ScanFileError(name, f"{array.nbytes} bytes", f"at most {max_bytes} bytes")
             out = np.empty(array.shape, array.dtype)
             if out.size:
                 found.read_direct(out)
+            array.require_sources()
             return out
 
     def read_text(self, name: str) -> str:
         """A dataset that is one text."""
         file, found = self._find(name)
         with naming(file.path), _speaking(name):
-            if not hasattr(found, "dtype") or found.dtype.kind not in "SO" or found.size != 1:
+            if (
+                getattr(found, "is_virtual", True)
+                or found.dtype.kind not in "SO"
+                or found.size != 1
+            ):
                 raise ScanFileError(name, "no text", "one text")
             return _text(_small(found, name)[()], name)
 
@@ -138,7 +114,7 @@ class Hdf5File:
             if held.dtype.kind in "SO":
                 value = found.attrs[attribute]
                 return _text(value.item() if isinstance(value, np.ndarray) else value, label)
-            _require_numbers(held.dtype, label)
+            require_numbers(held.dtype, label)
             array = np.asarray(found.attrs[attribute])
             return array.item() if array.ndim == 0 else array
 
@@ -173,21 +149,41 @@ class Hdf5File:
                     raise ScanFileError(name, f"over {_MOST_LINKS} links in a row", "a dataset")
                 filename, inside = target
                 if filename is not None:
-                    file = file._linked(filename, name)
+                    file = file.linked(filename, name)
                 if filename is not None or inside.startswith("/"):
                     place = file._root
                 parts = _parts(inside) + parts
             return file, place
 
-    def _linked(self, filename: str, name: str) -> Hdf5File:
+    def _described(self, found: Any, name: str) -> Hdf5Array:
+        """A dataset of this file; of a virtual one the sources first: its shape may be theirs."""
+        if not getattr(found, "is_virtual", False):
+            return described(found, name, self.path, self.state)
+        with ExitStack() as held:
+            sources, given = checked_sources(found, name, _Sources(self, name, held))
+            return described(found, name, self.path, self.state, sources, given)
+
+    def linked(self, filename: str, name: str, action: str = "") -> Hdf5File:
+        """The file that the object ``name`` leads to, open as long as this one.
+
+        ScanFileError, ScanFileNotFoundError: it lies outside the folder of this file, links are not
+        allowed, or there is none.
+        """
+        if self._files is None:
+            found, allowed = f"a link into {filename}", "no link into another file"
+            raise ScanFileError(name, found, allowed, file=self.path)
+        return self._files.opened(self._beside(filename, name, "a link into", action))
+
+    def _beside(self, filename: str, name: str, what: str, action: str = "") -> Path:
+        """The path of a file that this one names, in its folder or below; else a ScanFileError."""
         folder = os.path.realpath(self.path.parent)
         target = self.path.parent / filename
         parts = Path(filename).parts
         inside = Path(os.path.realpath(target)).is_relative_to(folder)
-        if Path(filename).is_absolute() or ".." in parts or not inside or self._files is None:
-            allowed = "one into this folder" if self._files else "no link into another file"
-            raise ScanFileError(name, f"a link into {filename}", allowed, file=self.path)
-        return self._files.opened(target)
+        if Path(filename).is_absolute() or ".." in parts or not inside:
+            found, wanted = f"{what} {filename}", "a file in this folder"
+            raise ScanFileError(name, found, wanted, action=action, file=self.path)
+        return target
 
 
 class _Linked:
@@ -203,6 +199,29 @@ class _Linked:
                 raise ScanFileError("links", f"into over {_MOST_FILES} files", "fewer")
             self._open[path] = self._stack.enter_context(_opened(path, None, self))
         return self._open[path]
+
+
+class _Sources:
+    """The datasets that a virtual one is made of, one other file open at a time."""
+
+    def __init__(self, file: Hdf5File, name: str, held: ExitStack) -> None:
+        self._file, self._name, self._held = file, name, held
+        self._open: tuple[str, Hdf5File] = (".", file)
+
+    def __call__(self, filename: str, inside: str) -> Hdf5Array:
+        if filename == ".":
+            place = self._file
+        else:
+            if filename != self._open[0]:
+                self._held.close()
+                path = self._file._beside(filename, self._name, "made from")
+                self._open = filename, self._held.enter_context(_opened(path, None, None))
+            place = self._open[1]
+        file, found = place._find(inside)
+        with naming(file.path), _speaking(inside):
+            if file is not place or getattr(found, "is_virtual", False):
+                raise ScanFileError(inside, "no numbers of this file", "the sources' own numbers")
+            return described(found, inside, file.path, file.state)
 
 
 @contextmanager
@@ -245,15 +264,6 @@ def _opened(path: Path, expected: FileState | None, files: _Linked | None) -> It
         yield Hdf5File(path, state, root, files)
 
 
-def require_h5py() -> Any:
-    """The library; a MissingDependencyError says how to get it."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingDependencyError("h5py", "missing", "installed", action=_INSTALL) from error
-    return h5py
-
-
 @contextmanager
 def _speaking(name: str) -> Iterator[None]:
     """Turn whatever h5py raises into one line; of a damaged file that may be anything."""
@@ -290,70 +300,6 @@ def _link(place: Any, part: str, name: str) -> tuple[str | None, str] | None:
         return None, os.fsdecode(value)
     filename, inside = map(os.fsdecode, value)
     return filename, inside
-
-
-def _described(file: Hdf5File, found: Any, name: str) -> Hdf5Array:
-    if not hasattr(found, "read_direct"):
-        raise ScanFileError(name, "a group", "a dataset")
-    _require_numbers(found.dtype, name)
-    if found.shape is None:
-        raise ScanFileError(name, "empty", "a dataset with a shape")
-    if found.is_virtual or found.external:
-        kind = "a virtual dataset" if found.is_virtual else "stored in another file"
-        raise ScanFileError(name, kind, "numbers in this file", action="Name its sources instead")
-    shape, dtype = tuple(map(int, found.shape)), found.dtype.newbyteorder("=")
-    nbytes, chunks = math.prod(shape) * dtype.itemsize, found.chunks
-    if nbytes >= 1 << 62:
-        raise ScanFileError(f"{name} shape", shape_text(shape), "one that memory can address")
-    if chunks is None:
-        stored = found.id.get_storage_size()
-        offset = found.id.get_offset() if found.dtype.isnative and stored == nbytes else None
-    else:
-        chunk_bytes = math.prod(chunks) * dtype.itemsize
-        if chunk_bytes > _LARGEST_CHUNK:
-            found_text = f"{shape_text(chunks)}, {chunk_bytes} bytes"
-            raise ScanFileError(f"{name} chunks", found_text, f"at most {_LARGEST_CHUNK} bytes")
-        _require_filters(found, name)
-        _require_stored_chunks(found, name)
-        stored, offset = found.id.get_num_chunks() * chunk_bytes, None
-    if nbytes and not stored:
-        raise ScanFileError(name, "never written", "numbers")
-    if file.state.size < (stored if chunks is None else 0):
-        raise damaged(name, f"{stored} bytes in a file of {file.state.size}", "as many as it has")
-    where = found.name or name
-    return Hdf5Array(
-        file.path, file.state, where, shape, dtype, chunks, offset, min(stored, nbytes)
-    )
-
-
-def _require_numbers(dtype: Any, name: str) -> None:
-    if dtype.kind not in _NUMBERS or dtype.hasobject or dtype.subdtype:
-        raise ScanFileError(f"{name} dtype", dtype, "plain numbers")
-
-
-def _require_filters(found: Any, name: str) -> None:
-    import h5py
-
-    properties = found.id.get_create_plist()
-    codes = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-    for code in codes:
-        if not h5py.h5z.filter_avail(code):
-            with suppress(ImportError):
-                import hdf5plugin  # noqa: F401
-        if not h5py.h5z.filter_avail(code):
-            raise MissingDependencyError(
-                f"{name} filter {code}", "not available", "one that is installed", action=_INSTALL
-            )
-
-
-def _require_stored_chunks(found: Any, name: str) -> None:
-    """Refuse a chunk of no bytes: the library would read through a null pointer."""
-
-    def empty(chunk: Any) -> bool | None:
-        return True if chunk.size == 0 else None  # anything but None ends the walk
-
-    if found.id.chunk_iter(empty):
-        raise damaged(f"{name} chunk", "0 bytes", "some")
 
 
 def _small(held: Any, name: str, most: int = 1 << 20) -> Any:

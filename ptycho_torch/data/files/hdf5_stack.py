@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_torch.data.errors import ScanError, ScanFileError
-from ptycho_torch.data.files.hdf5 import Hdf5Array, Hdf5File, opened_hdf5
+from ptycho_torch.data.files.hdf5 import Hdf5File, opened_hdf5
+from ptycho_torch.data.files.hdf5_array import Hdf5Array
 from ptycho_torch.data.files.mapping import FileState, map_array, require_unchanged
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.files.stored_stack import BLOCK_BYTES, Chunk, FramesIdentity
@@ -119,7 +120,7 @@ class Hdf5Stack:
         """Of datasets, files and their states, index and place of the zero frequency."""
         content: list[Any] = [
             [part.path.name, part.state.size, part.state.mtime_ns, part.name, list(part.shape)]
-            for part in self.parts
+            for part in (each for one in self.parts for each in (one, *one.sources))
         ]
         content += [self.dtype.str, self.corner]
         digest = hashlib.sha256(json.dumps(content).encode())
@@ -149,6 +150,8 @@ class Hdf5Stack:
         require_unchanged(self.path, self.state)
         for part in {part.path: part for part in self.parts}.values():
             require_unchanged(part.path, part.state)
+        for part in self.parts:
+            part.require_sources()
 
     def map(self, stream: BinaryIO) -> NDArray[Any]:
         """Map the frames from the open file; only where they lie in place."""
@@ -185,7 +188,7 @@ class Hdf5Stack:
         try:
             out = np.empty(self.shape, self.dtype)
         except MemoryError as error:
-            action = "Use sidecar='auto' or a directory"
+            action = "Use --option sidecar=auto or a directory (sidecar='auto')"
             found = f"{self.data_bytes} bytes, more than fits in memory"
             raise ScanFileError(
                 self.field, found, "frames that fit", action=action, file=self.path
@@ -260,6 +263,10 @@ class _Reader:
             done += stop - inside
 
     def _read(self, part: Hdf5Array, start: int, out: NDArray[Any]) -> None:
+        self._read_rows(part, start, out)
+        part.require_sources()
+
+    def _read_rows(self, part: Hdf5Array, start: int, out: NDArray[Any]) -> None:
         read = self._part(part)
         if len(part.shape) == 3:
             read((slice(start, start + len(out)),), out)

@@ -244,7 +244,7 @@ class StoredStack:
                 self.field,
                 f"{self.data_bytes} bytes, more than fits in memory",
                 "frames that fit",
-                action="Use sidecar='auto' or a directory",
+                action="Use --option sidecar=auto or a directory (sidecar='auto')",
                 file=self.path,
             ) from error
 

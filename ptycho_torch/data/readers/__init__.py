@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.registry import (
-    Reader,
     format_names,
     is_scan,
     read_file,
+    register_reader,
     scan_suffixes,
 )
 from ptycho_torch.data.readers.scan_file import ScanFile
 
-__all__ = ["Reader", "ScanFile", "format_names", "is_scan", "read_file", "scan_suffixes"]
+__all__ = [
+    "Reader",
+    "ScanFile",
+    "format_names",
+    "is_scan",
+    "read_file",
+    "register_reader",
+    "scan_suffixes",
+]

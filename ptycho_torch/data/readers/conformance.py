@@ -26,7 +26,8 @@ import numpy as np
 from ptycho_torch.data.errors import PtychoTorchError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry
-from ptycho_torch.data.readers.registry import Reader, read_file
+from ptycho_torch.data.readers.reader import Reader
+from ptycho_torch.data.readers.registry import read_file
 from ptycho_torch.data.readers.scan_file import open_scan_file
 from ptycho_torch.data.readers.write_npz import write_scan
 from ptycho_torch.data.scan import AnyArray, Scan

@@ -35,7 +35,8 @@ _TRANSLATIONS = tuple(
     f"{place}/translation"
     for place in ("/entry_1/sample_1/geometry_1", "/entry_1/data_1", DETECTOR)
 )
-_LEFT_OUT = (f"{DETECTOR}/qe_mask", "/entry_1/data_1/intensities")
+_INTENSITIES = "/entry_1/data_1/intensities"
+_BLOCK_BYTES = 16 << 20
 _HAS_SIGNAL = 0x1000
 """The bit of a CXI mask that says nothing bad of a pixel."""
 
@@ -93,9 +94,8 @@ def read_cxi(
     options = Options(measurement, sidecar, detector or Detector(), object_pixel_m, near_field)
     with hdf5_of(file) as h5:
         _refuse_nexus(h5)
-        for name in _LEFT_OUT:
-            if name in h5:
-                logger.warning("%s: %s is left out: frames are as measured", file.path, name)
+        if _INTENSITIES in h5:
+            logger.warning("%s: %s is left out: frames are as measured", file.path, _INTENSITIES)
         source = Hdf5Stack.of(h5, _first(h5, _FRAMES))
         geometry, directions = geometry_of(h5)
         return scan_in_metres(
@@ -105,7 +105,7 @@ def read_cxi(
             format="cxi",
             positions_m=-_translations(h5, len(source), axis_order) @ directions,
             geometry=geometry,
-            bad_pixels=_bad_pixels(h5),
+            bad_pixels=_bad_pixels(h5, source),
             dark=_dark(h5),
             probe=_read(h5, f"{SOURCE}/illumination"),
             frame_photons=_monitor(h5),
@@ -145,7 +145,8 @@ def _translations(h5: Hdf5File, frames: int, axis_order: str) -> NDArray[np.floa
             f"{name} shape",
             f"{shape_text(shape)}, ambiguous",
             "(M, 3) with M other than 3",
-            action="Pass axis_order='frames_first' or 'frames_last' to choose",
+            action="Choose by --axis-order frames_first or --axis-order frames_last "
+            "(axis_order='frames_first')",
         )
     use_first = first and axis_order != "frames_last"
     if not use_first and not (last and axis_order != "frames_first"):
@@ -154,14 +155,61 @@ def _translations(h5: Hdf5File, frames: int, axis_order: str) -> NDArray[np.floa
     return found if use_first else found.T
 
 
-def _bad_pixels(h5: Hdf5File) -> NDArray[np.bool_] | None:
-    mask = _read(h5, f"{DETECTOR}/mask")
-    if mask is None or mask.dtype.kind == "b":
+def _bad_pixels(h5: Hdf5File, source: Hdf5Stack) -> NDArray[np.bool_] | None:
+    """(H, W), or (M, H, W) where the mask varies: what the mask names, and what sees nothing."""
+    name = f"{DETECTOR}/mask"
+    bad = None
+    if name in h5:
+        dtype, shape = h5.dataset(name).dtype, h5.dataset(name).shape
+        if dtype.kind not in "biu":
+            raise ScanError(f"{name} dtype", dtype, "integers, 0 = good")
+        if shape == source.shape:
+            bad = _of_each_frame(h5, name)
+        elif shape == source.shape[1:]:
+            bad = _named(h5.read_array(name))
+        else:
+            wanted = f"{shape_text(source.shape[1:])} or {shape_text(source.shape)}, as frames"
+            raise ScanError(f"{name} shape", shape_text(shape), wanted)
+    blind = _blind(h5, source.shape[1:])
+    return bad if blind is None else blind if bad is None else bad | blind
+
+
+def _named(mask: AnyArray) -> NDArray[np.bool_]:
+    """What a CXI mask says is bad."""
+    if mask.dtype.kind == "b":
         return mask
-    if mask.dtype.kind not in "iu":
-        raise ScanError(f"{DETECTOR}/mask dtype", mask.dtype, "integers, 0 = good")
     bad: NDArray[np.bool_] = (mask.astype(np.uint64) & ~np.uint64(_HAS_SIGNAL)) != 0
     return bad
+
+
+def _of_each_frame(h5: Hdf5File, name: str) -> NDArray[np.bool_]:
+    """Bad pixels (M, H, W), read in parts; (H, W) where all frames have the same."""
+    mask, read = h5.dataset(name), h5.part_reader(name)
+    most = max(1, _BLOCK_BYTES // (mask.nbytes // max(1, mask.shape[0])))
+    deep = mask.chunks[0] if mask.chunks else 1
+    step = max(1, most // deep * deep)
+    bad = np.empty(mask.shape, bool)
+    for start in range(0, len(bad), step):
+        part = np.empty((min(step, len(bad) - start), *mask.shape[1:]), mask.dtype)
+        read((slice(start, start + len(part)),), part)
+        bad[start : start + len(part)] = _named(part)
+    return bad[0] if all(np.array_equal(one, bad[0]) for one in bad) else bad
+
+
+def _blind(h5: Hdf5File, frame: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Pixels (H, W) of no quantum efficiency; another than 1 is left out, with a word."""
+    name = f"{DETECTOR}/qe_mask"
+    if name not in h5:
+        return None
+    efficiency = h5.read_array(name)
+    if efficiency.shape != frame or efficiency.dtype.kind not in "biuf":
+        found = f"{shape_text(efficiency.shape)} {efficiency.dtype}"
+        raise ScanError(name, found, f"numbers {shape_text(frame)}, as frames")
+    blind: NDArray[np.bool_] = ~(efficiency > 0)
+    if len(np.unique(efficiency[~blind])) > 1:
+        text = "%s: %s is left out where it is above 0: frames are as measured"
+        logger.warning(text, h5.path, name)
+    return blind if blind.any() else None
 
 
 def _dark(h5: Hdf5File) -> NDArray[np.float64] | None:

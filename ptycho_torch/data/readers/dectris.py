@@ -7,6 +7,7 @@ frames that follow would meet the wrong positions.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,7 @@ from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import ScanError, ScanKeyError
 from ptycho_torch.data.files.hdf5 import Hdf5File
 from ptycho_torch.data.files.hdf5_stack import Hdf5Stack
+from ptycho_torch.data.files.mapping import state_of
 from ptycho_torch.data.geometry import HC_EV_M, Geometry, Pixel
 from ptycho_torch.data.readers.hdf5_numbers import hdf5_of, read_number
 from ptycho_torch.data.readers.in_metres import Options, scan_in_metres
@@ -77,8 +79,12 @@ def read_dectris(
             "positions",
             "missing: Dectris files have none",
             "those of the stage",
-            action="Pass positions= a .csv, .npy or .h5 file, with position_unit and position_axes",
+            action="Add --option positions=FILE (positions=), a .csv, .npy or .h5, and with it "
+            "--option position_unit=um, --option position_axes=x,y",
         )
+    if isinstance(positions, str | Path):
+        stage = Path(positions).absolute()
+        file.others.append((stage, state_of(stage)))
     options = Options(measurement, sidecar, detector or Detector(), object_pixel_m, near_field)
     with hdf5_of(file, links=True) as h5:
         names = [f"{_DATA}/{name}" for name in _names(h5)]

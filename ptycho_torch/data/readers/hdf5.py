@@ -19,6 +19,7 @@ from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.files.hdf5 import SUFFIXES, Hdf5File, is_hdf5, opened_hdf5
 from ptycho_torch.data.files.hdf5_stack import Hdf5Stack
+from ptycho_torch.data.files.mapping import state_of
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
@@ -33,9 +34,11 @@ from ptycho_torch.data.readers.layout_values import (
     matched,
     modes_of,
     plane_of,
+    table_file,
     unit_of,
 )
 from ptycho_torch.data.readers.measurement import settle_measurement
+from ptycho_torch.data.readers.probe_choice import keeps_probe
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import Scan
@@ -43,7 +46,6 @@ from ptycho_torch.data.scan import Scan
 __all__ = ["SUFFIXES", "read_hdf5", "recognises"]
 
 logger = logging.getLogger(__name__)
-
 AS_THEY_COME = Detector()
 MAX_TRANSPOSED_BYTES = 4 << 30
 # Pixels kept free before the first patch, for interpolation and for positions that get refined.
@@ -66,20 +68,21 @@ def read_hdf5(
 ) -> Scan:
     """Read a scan as ``layout`` says: the path of a YAML, the name of a preset, or a mapping.
 
-    ``measurement`` goes before the layout's; an ``orientation`` of the detector too.
-    ``diffraction`` is the file where frames, mask and dark lie, if not in this one.
+    ``measurement`` and the detector's ``orientation`` go before the layout's. Frames, mask and dark
+    may lie in the file ``diffraction``.
     """
     if isinstance(layout, str) and layout == "auto":
         expected = "the path of a YAML, a mapping, or one of " + ", ".join(preset_names())
-        action = "Pass layout=, or format= if the file has another format"
+        action = "Add --layout YAML (layout=), or of another format --format NAME (format=)"
         raise OptionError("layout", "not given", expected, action=action)
     said = layout_of(layout)
     with ExitStack() as held:
         h5 = held.enter_context(opened_hdf5(file.path, links=True))
         of_frames = h5
         if diffraction is not None:
-            other = Path(diffraction).absolute()
-            of_frames = held.enter_context(opened_hdf5(other, links=True))
+            of_frames = held.enter_context(opened_hdf5(Path(diffraction).absolute(), links=True))
+        if (table := table_file(said, file.path)) is not None:
+            file.others.append((table, state_of(table)))
         return _read(file.path, h5, of_frames, said, measurement, sidecar, detector)
 
 
@@ -92,7 +95,7 @@ def _read(
     sidecar: str,
     detector: Detector,
 ) -> Scan:
-    x, y, named = columns_of(h5, layout, path.parent, path.stem)
+    x, y, named = columns_of(h5, layout, table_file(layout, path))
     if x.shape != y.shape:
         raise ScanError("positions", f"{len(x)} of x and {len(y)} of y", "as many of both")
     source = _source(of_frames, layout)
@@ -125,9 +128,8 @@ def _read(
     picture = None if picture is None else plane_of("object", picture)
     x, y, moved = _patch_centres(layout, x, y, readout, scale, picture)
     probe = modes_of(_optional(h5, layout, "probe"))
-    if probe is not None and probe.shape[-1] != readout.size != source.shape[-1]:
-        logger.warning("%s: the probe is left out: it is of frames of another size", path)
-        probe = None
+    if probe is not None and not keeps_probe(readout, path, detector.orientation):
+        probe = None  # the layout's orientation is the file's own, and its probe's
     if picture is not None and scale != (1.0, 1.0):
         logger.warning("%s: the object is left out: it has pixels of another size", path)
         picture = None
@@ -159,9 +161,8 @@ def _source(h5: Hdf5File, layout: Layout) -> Hdf5Stack | NDArray[Any]:
         return Hdf5Stack.of(h5, names, corner=corner)
     stored = h5.read_array(names[0], MAX_TRANSPOSED_BYTES)
     if stored.ndim != 3 or len(names) > 1:
-        raise ScanError(
-            "frames", shape_text(stored.shape), "(H, W, M), with frames on the last axis"
-        )
+        expected = "(H, W, M), with frames on the last axis"
+        raise ScanError("frames", shape_text(stored.shape), expected)
     frames = np.ascontiguousarray(np.moveaxis(stored, -1, 0))
     return np.fft.fftshift(frames, axes=(1, 2)) if corner else frames
 

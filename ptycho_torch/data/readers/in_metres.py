@@ -22,6 +22,7 @@ from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, Pixel, pair
 from ptycho_torch.data.readers.measurement import settle_measurement
 from ptycho_torch.data.readers.object_pixels import complete_geometry, placed
+from ptycho_torch.data.readers.probe_choice import keeps_probe
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import AnyArray, Scan
@@ -159,18 +160,12 @@ def _probe(
     if probe.dtype.kind != "c" or probe.ndim < 2 or probe[..., 0, 0].size > 64:
         raise ScanError("probe", f"{shape_text(probe.shape)} {probe.dtype}", "complex (P, N, N)")
     size = readout.size, readout.size
-    if (
-        probe.shape[-2:] != size
-        or readout.frame_shape != size
-        or readout.orientation != "as stored"
-    ):
-        logger.warning(
-            "%s: the probe is left out: it has %s pixels, and frames are read as %s, %s",
-            file.path,
-            shape_text(probe.shape[-2:]),
-            shape_text(size),
-            readout.orientation,
-        )
+    if not keeps_probe(readout, file.path):
+        return None
+    if probe.shape[-2:] != size:
+        found, wanted = shape_text(probe.shape[-2:]), shape_text(size)
+        text = "%s: the probe is left out: it has %s pixels, and frames %s"
+        logger.warning(text, file.path, found, wanted)
         return None
     modes = probe.reshape(-1, *size)
     counts = frames.amplitude(frames.sample(64)).astype(np.float64) ** 2

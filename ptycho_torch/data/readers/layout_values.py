@@ -118,10 +118,19 @@ def _number(h5: Hdf5File, layout: Layout, section: str, given: Any) -> float:
     return abs(float(values.mean()))
 
 
+def table_file(layout: Layout, scan: Path) -> Path | None:
+    """The file of their own in which positions lie, beside the scan; None: they are in the scan."""
+    name = layout["positions"].get("file")
+    return None if name is None else scan.parent / name.replace("{stem}", scan.stem)
+
+
 def columns_of(
-    h5: Hdf5File, layout: Layout, folder: Path, stem: str
+    h5: Hdf5File, layout: Layout, beside: Path | None
 ) -> tuple[Floats, Floats, str | None]:
-    """Positions as they are stored, x and y, and the dataset that may say their unit."""
+    """Positions as they are stored, x and y, and the dataset that may say their unit.
+
+    ``beside`` is the file of :func:`table_file`.
+    """
     words = layout["positions"]
     if "x" in words or "y" in words:
         names = [layout.require("positions", axis, f"{{{axis}: /path}}") for axis in "xy"]
@@ -129,8 +138,8 @@ def columns_of(
         if words.get("raster") and x.ndim == y.ndim == 1:
             x, y = np.meshgrid(x, y)
         return x.ravel(), y.ravel(), names[0]
-    if "file" in words:
-        table, name = _table(folder / words["file"].replace("{stem}", stem)), None
+    if beside is not None:
+        table, name = _table(beside), None
     else:
         name = layout.require("positions", "path", "{path: /entry/positions, columns: [x, y]}")
         table = array_at(h5, layout, "positions", name)

@@ -46,8 +46,8 @@ def _refuse_counts(frames: Frames, sample: NDArray[Any]) -> None:
         frames.field,
         found,
         "amplitude or counts",
-        action="Pass measurement='counts' or measurement='amplitude' to choose; on the command "
-        "line --measurement counts or --measurement amplitude",
+        action="Choose by --measurement counts or --measurement amplitude "
+        "(measurement='counts' or measurement='amplitude')",
     )
 
 

@@ -129,7 +129,7 @@ def _frames_key(archive: ZipArchive, wanted: str) -> str:
                 "diff3d and diffraction",
                 f"{first} and {second}",
                 "one of them, or two alike",
-                action="Remove the wrong one, or pass frames_key= to choose",
+                action="Remove the wrong one, or choose by --option frames_key=NAME (frames_key=)",
             )
     return found[0]
 
@@ -148,7 +148,8 @@ def _axis_order(archive: ZipArchive, key: str, choice: str) -> AxisOrder:
             f"{key} shape",
             f"{shape_text(shape)} with {positions[0]} positions, ambiguous",
             "frames on the first axis or on the last",
-            action="Pass axis_order='frames_first' or 'frames_last' to choose",
+            action="Choose by --axis-order frames_first or --axis-order frames_last "
+            "(axis_order='frames_first')",
         )
     return "frames_last" if last else "frames_first"
 

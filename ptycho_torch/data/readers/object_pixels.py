@@ -11,6 +11,8 @@ from ptycho_torch.data.geometry import Geometry, Pixel
 from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import AnyArray
 
+OBJECT_PIXEL = "Add --option object_pixel_m=METRES (object_pixel_m=)"
+"""What to type where a file does not say how large an object pixel is."""
 MARGIN_PX = 2.0
 """Pixels kept free before the first patch, for interpolation and for positions that get refined."""
 
@@ -35,7 +37,7 @@ def complete_geometry(
         what = "the detector's pixel over the magnification, in the near field"
     else:
         what = f"one, or {' and '.join(missing)} in the file"
-    raise ScanKeyError("object_pixel_m", "missing", what, action="Pass object_pixel_m, in metres")
+    raise ScanKeyError("object_pixel_m", "missing", what, action=OBJECT_PIXEL)
 
 
 def placed(centres: AnyArray, N: int) -> tuple[AnyArray, list[float]]:

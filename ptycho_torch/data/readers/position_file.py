@@ -107,7 +107,8 @@ def _ordered(
                 "positions",
                 "without names of their columns",
                 "columns named x and y",
-                action="Pass position_axes='x,y' or 'y,x', a minus before an axis turns it round",
+                action="Add --option position_axes=x,y or y,x (position_axes='x,y'); a minus "
+                "before an axis turns it round",
             )
         return numbers[:, [order.index("y"), order.index("x")]]
     order = [match[2], match[4]]

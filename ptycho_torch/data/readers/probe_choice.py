@@ -5,6 +5,7 @@ Every reader gives what its file has, None where that is nothing; the choice is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionTypeError, ScanFileError, ScanKeyError, naming
 from ptycho_torch.data.files.mapping import opened
+from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.initial_probe import FROM_PATTERN, initial_probe
+from ptycho_torch.data.readout import Readout
 from ptycho_torch.data.scan import Scan
+
+logger = logging.getLogger(__name__)
 
 Probe = str | Path | NDArray[Any]
 
@@ -44,14 +49,36 @@ def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
         return scan.replacing_probe(made, {**metadata, **FROM_PATTERN})
     if isinstance(probe, str | Path):
         metadata["probe_guess"] = str(probe)
-        return scan.replacing_probe(_probe_of(Path(probe).absolute(), read), metadata)
+        return scan.replacing_probe(probe_of(Path(probe).absolute(), read), metadata)
     if not isinstance(probe, np.ndarray):
         expected = "'file', 'initial', an array (N, N) or (P, N, N), or a path"
         raise OptionTypeError("probe", type(probe).__name__, expected)
     return scan.replacing_probe(probe, metadata)
 
 
-def _probe_of(path: Path, read: Callable[[Path], Scan]) -> NDArray[Any]:
+def keeps_probe(readout: Readout, path: Path | None, orientation: str | None = None) -> bool:
+    """Whether a file's probe is one of the frames as they are read out; a log line where it is not.
+
+    One rule for all readers: frames of another size have another probe, and of frames that the
+    detector's ``orientation`` turns no file says whether its probe turns with them.
+    """
+    turn = readout.orientation if orientation is None else orientation
+    size = readout.size, readout.size
+    if readout.frame_shape == size and turn == "as stored":
+        return True
+    logger.warning(
+        "%s: the probe is left out: it is of frames %s, and they are read as %s, %s; "
+        "--probe FILE (probe=) gives one, and takes that of this file as it is",
+        path,
+        shape_text(readout.frame_shape),
+        shape_text(size),
+        turn,
+    )
+    return False
+
+
+def probe_of(path: Path, read: Callable[[Path], Scan]) -> NDArray[Any]:
+    """The probe in an ``.npy``, or of a scan."""
     return array_in_npy(path) if path.suffix == ".npy" else read(path).probeGuess
 
 

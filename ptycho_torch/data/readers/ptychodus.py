@@ -22,6 +22,7 @@ from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.readers.index_matching import Matching, match_indexes
 from ptycho_torch.data.readers.paired_files import partner_of
+from ptycho_torch.data.readers.probe_choice import keeps_probe
 from ptycho_torch.data.readers.ptychodus_frames import (
     MeasuredFrames,
     Opened,
@@ -76,7 +77,7 @@ def read_ptychodus(
         Where frames that cannot be mapped are unpacked to.
     detector
         How stored frames become square ones. Where it changes the object's pixel, the file's
-        object is left out; where it changes the frames' size, so is the probe.
+        object is left out; where it changes the frames' size or turns them, so is the probe.
     diffraction
         The file of the frames; None: this one, or the one that pairs with it by name.
     origin
@@ -90,7 +91,7 @@ def read_ptychodus(
     """
     check_choice("measurement", measurement, Measurement)
     check_choice("origin", origin, Origin)
-    product, frames = _both(file.path, None if diffraction is None else Path(diffraction))
+    product, frames = _both(file, None if diffraction is None else Path(diffraction))
     readout = (detector or Detector()).readout(frames.source, bad_pixels=frames.bad_pixels)
     count = frames.source.shape[0]
     matching = match_indexes(product.indexes, len(product.x), frames.indexes, count, path=file.path)
@@ -126,15 +127,18 @@ def read_ptychodus(
     return scan if matching.whole else scan.choose(matching.frames, part_name="matched")
 
 
-def _both(path: Path, diffraction: Path | None) -> tuple[Product, MeasuredFrames]:
-    with opened_any(path) as file:
-        if diffraction is None and has_frames(file):
-            frames = frames_of(file)
-            if _has_positions(file):
-                return product_of(_names(file)), frames
+def _both(file: ScanFile, diffraction: Path | None) -> tuple[Product, MeasuredFrames]:
+    path = file.path
+    with opened_any(path) as first:
+        if diffraction is None and has_frames(first):
+            frames = frames_of(first)
+            if _has_positions(first):
+                return product_of(_names(first)), frames
             with opened_any(partner_of(path, frames=False)) as other:
+                if not isinstance(other, Path) and other.path and other.state:
+                    file.others.append((other.path, other.state))
                 return product_of(_names(other)), frames
-        product = product_of(_names(file))
+        product = product_of(_names(first))
         other_path = partner_of(path, frames=True) if diffraction is None else diffraction
     with opened_any(other_path.absolute()) as other:
         return product, frames_of(other)
@@ -176,8 +180,7 @@ def _without_unfit(
 ) -> Product:
     """The product without a probe of other frames, and without an object of other pixels."""
     probe, obj = product.probe, product.obj
-    if probe is not None and readout.frame_shape != (readout.size, readout.size):
-        logger.warning("%s: the probe is left out: it is of frames of another size", path)
+    if probe is not None and not keeps_probe(readout, path):
         probe = None
     if obj is not None and scale != (1.0, 1.0):
         logger.warning("%s: the object is left out: it has pixels of another size", path)

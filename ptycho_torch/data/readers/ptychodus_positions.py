@@ -50,7 +50,7 @@ def positions_px(
             "positions",
             f"{found} from its centre and from its corner",
             "one origin by which all patches fit",
-            action="Pass origin='centre' or origin='corner'",
+            action="Add --option origin=centre or --option origin=corner (origin='centre')",
         )
     return centred if fits[0] else (x, y)
 

@@ -15,6 +15,7 @@ from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
+from ptycho_torch.data.readers.probe_choice import keeps_probe
 from ptycho_torch.data.scan import AnyArray, Scan
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ def read_out(scan: Scan, detector: Detector, *, sidecar: str | Path) -> Scan:
     """Crop, pad, bin, centre and turn the frames of a scan, once, streamed into a sidecar.
 
     Where the detector is cropped or padded, object pixels have another size: positions follow, and
-    an object and ready-made patches are left out, as is a probe of frames of another size. An
+    an object and ready-made patches are left out, as is a probe of frames of another size, or where
+    frames are turned: no file says whether its probe was made of frames as stored. An
     OptionError says that amplitudes cannot be binned or corrected, or that every frame has a mask
     of its own.
     """
@@ -45,21 +47,20 @@ def read_out(scan: Scan, detector: Detector, *, sidecar: str | Path) -> Scan:
     near = scan.geometry is not None and scan.geometry.near_field
     unit = Geometry(object_pixel_m=1.0, near_field=near)
     height, width = pair(readout.corrected(unit).object_pixel_m) or (1.0, 1.0)
-    same_frames = made.shape == frames.shape
+    probe = scan.probeGuess if scan.has_probe and keeps_probe(readout, scan.path) else None
     same_pixels = (height, width) == (1.0, 1.0)
-    for kept, name in ((same_frames, "probeGuess"), (same_pixels, "objectGuess")):
-        if not kept and getattr(scan, name, None) is not None:
-            logger.warning("%s: %s is left out: it has other pixels", scan.path, name)
+    if scan.objectGuess is not None and not same_pixels:
+        logger.warning("%s: objectGuess is left out: it has other pixels", scan.path)
     return Scan(
         xcoords=_scaled(scan.xcoords, width),
         ycoords=_scaled(scan.ycoords, height),
         xcoords_start=_scaled(scan.xcoords_start, width),
         ycoords_start=_scaled(scan.ycoords_start, height),
         frames=made,
-        probeGuess=scan.probeGuess if same_frames and scan.has_probe else None,
+        probeGuess=probe,
         scan_index=scan.scan_index,
         objectGuess=scan.objectGuess if same_pixels else None,
-        Y=scan.patches if same_frames and same_pixels else None,
+        Y=scan.patches if made.shape == frames.shape and same_pixels else None,
         norm_Y_I=scan.norm_Y_I,
         metadata=scan.metadata,
         path=scan.path,
@@ -74,7 +75,7 @@ def _require_counts(frames: Frames, detector: Detector) -> None:
     asked["saturation"] = detector.saturation is not None
     for name, is_asked in asked.items():
         if is_asked and frames.measurement != "counts":
-            action = "Leave it out, or pass measurement='counts' where the frames are counts"
+            action = "Leave it out, or of counts add --measurement counts (measurement='counts')"
             raise OptionError(name, "given for amplitudes", "frames of counts", action=action)
 
 

@@ -2,15 +2,15 @@
 
 A reader is one module: a function that recognises its files and one that reads them. A format of
 this package is a line of ``BUILT_IN``; an installed package adds its own by an entry point of the
-group ``ptycho_torch.readers`` that names a :class:`Reader`.
+group ``ptycho_torch.readers`` that names a :class:`Reader`, and a program by
+:func:`register_reader`. What a program registers is the one state that a module of ptycho_torch
+keeps: readers are added to it, never taken out or replaced.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import os
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ptycho_torch.data.errors import (
     naming,
 )
 from ptycho_torch.data.files.hdf5 import SUFFIXES
+from ptycho_torch.data.files.mapping import FileState
 from ptycho_torch.data.readers import (
     cxi,
     dectris,
@@ -38,30 +39,13 @@ from ptycho_torch.data.readers import (
 )
 from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.read_out import read_out
+from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
 
 ENTRY_POINTS = "ptycho_torch.readers"
 
-
-@dataclass(frozen=True)
-class Reader:
-    """One format: what users pass as ``format``, and the endings of its file names, lower case.
-
-    ``recognises(file)`` says whether a file with such an ending is of this format, from a few
-    bytes; ``read(file, **options)`` gives a Scan, and its keyword arguments are the options of the
-    format.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    recognises: Callable[[ScanFile], bool]
-    read: Callable[..., Scan]
-
-    @cached_property
-    def options(self) -> tuple[str, ...]:
-        """Names of the options."""
-        return tuple(inspect.signature(self.read).parameters)[1:]
+_A_READER = "a ptycho_torch.data.readers.Reader"
 
 
 # In the order in which files are tried.
@@ -86,12 +70,50 @@ BUILT_IN: tuple[Reader, ...] = (
 )
 
 
+_REGISTERED: list[Reader] = []
+
+
+def register_reader(reader: Reader) -> None:
+    """Let this process read one more format, wherever a scan is named.
+
+    :func:`~ptycho_torch.read_scan` finds it by ``format=reader.name`` and, after the formats that
+    were known before, by file name and content; so do datasets, directories, patterns, lists, and
+    commands that this process runs by ``ptycho_torch.cli.main``. The command ``ptycho-torch`` of a
+    shell imports nothing of yours: for it, name the reader as an entry point of the group
+    ``ptycho_torch.readers`` of an installed package.
+
+    A process that is started by ``spawn`` begins without it. Workers of a data loader do not miss
+    it, because scans reach them opened. A process that opens scans itself, as every rank of a
+    distributed run does, has to register it too: call this in a module that it imports, or at the
+    top of the script, which ``spawn`` imports, and not under ``if __name__ == "__main__"``.
+
+    Parameters
+    ----------
+    reader
+        The format; its name is new.
+
+    Raises
+    ------
+    OptionTypeError
+        This is no :class:`~ptycho_torch.data.readers.Reader`.
+    OptionError
+        There is a reader of this name.
+    """
+    if not isinstance(reader, Reader):
+        raise OptionTypeError("reader", type(reader).__name__, _A_READER)
+    if reader.name in format_names():
+        action = "While you change it, pass the reader itself: read_scan(path, format=reader)"
+        raise OptionError("name of a Reader", f"{reader.name!r}, taken", "a new one", action=action)
+    _REGISTERED.append(reader)
+
+
 def readers() -> Iterator[Reader]:
-    """Every reader: the built-in ones first, then those of installed packages.
+    """Every reader: built-in, of installed packages, registered; last, that of any HDF5 file.
 
     An OptionError says that an entry point does not lead to a :class:`Reader`.
     """
-    yield from BUILT_IN
+    *special, any_hdf5 = BUILT_IN
+    yield from special
     for point in entry_points(group=ENTRY_POINTS):
         try:
             reader = point.load()
@@ -102,6 +124,8 @@ def readers() -> Iterator[Reader]:
         if not isinstance(reader, Reader):
             raise _no_reader(point.value, type(reader).__name__)
         yield reader
+    yield from tuple(_REGISTERED)
+    yield any_hdf5
 
 
 def scan_suffixes() -> tuple[str, ...]:
@@ -157,7 +181,9 @@ def read_file(
         if detector is not None:
             scan = read_out(scan, detector, sidecar=sidecar)
         measured = corrected.of_measurement(scan)
-        return corrected.of_probe(with_probe(measured, probe, read_file))
+        made = corrected.of_probe(with_probe(measured, probe, read_file))
+        made.frames.watch([(file.path, FileState.of(os.fstat(file.stream.fileno()))), *file.others])
+        return made
 
 
 def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
@@ -197,12 +223,11 @@ def _by_content(file: ScanFile) -> Reader:
             "file name",
             repr(file.path.name),
             f"an ending among {endings}",
-            action="Pass format= if the name misleads",
+            action="If the name misleads, add --format NAME (format=NAME)",
         )
     # Its reader says best which keys are missing.
     return fitting[0]
 
 
 def _no_reader(place: str, found: str) -> OptionError:
-    expected = "a ptycho_torch.data.readers.Reader"
-    return OptionError(f"entry point {place} of {ENTRY_POINTS}", found, expected)
+    return OptionError(f"entry point {place} of {ENTRY_POINTS}", found, _A_READER)

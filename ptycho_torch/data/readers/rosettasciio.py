@@ -23,6 +23,7 @@ from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.readers.layout import LENGTHS
 from ptycho_torch.data.readers.measurement import settle_measurement
+from ptycho_torch.data.readers.object_pixels import OBJECT_PIXEL
 from ptycho_torch.data.readers.scan_file import ScanFile
 from ptycho_torch.data.scan import Scan
 
@@ -59,8 +60,9 @@ def read_rosettasciio(
     check_integer("max_bytes", max_bytes, minimum=1)
     size = file.path.stat().st_size
     if size > max_bytes:
+        action = "Raise it: --option max_bytes=N (max_bytes=N)"
         raise ScanFileError(
-            "size", f"{size} bytes", f"at most max_bytes = {max_bytes}", action="Raise max_bytes"
+            "size", f"{size} bytes", f"at most max_bytes = {max_bytes}", action=action
         )
     signal = _raster(file)
     data: NDArray[Any] = np.asarray(signal["data"])
@@ -128,7 +130,8 @@ def _step(axes: Mapping[int, Any], given: float | Sequence[float] | None) -> tup
     steps = [_in_metres(axes.get(number, {})) for number in (0, 1)]
     if steps[0] is None or steps[1] is None:
         expected = "a step in nm or the like"
-        raise ScanError("scan axes", "without a unit", expected, action="Pass scan_step_m")
+        action = "Add --option scan_step_m=METRES (scan_step_m=)"
+        raise ScanError("scan axes", "without a unit", expected, action=action)
     return steps[0], steps[1]
 
 
@@ -153,7 +156,7 @@ def _geometry(
             sides.append(inverse / (shape[number] * scale))
     if len(sides) != 2:
         expected = "axes in 1/nm, or in mrad with a beam energy"
-        raise ScanError("frame axes", "without a scale", expected, action="Pass object_pixel_m")
+        raise ScanError("frame axes", "without a scale", expected, action=OBJECT_PIXEL)
     return Geometry(wavelength_m=wavelength, object_pixel_m=(sides[0], sides[1]))
 
 

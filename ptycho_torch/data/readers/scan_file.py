@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from ptycho_torch.data.files.mapping import opened
+from ptycho_torch.data.files.mapping import FileState, opened
 from ptycho_torch.data.files.zip_archive import ZipArchive
 
 
 @dataclass(frozen=True)
 class ScanFile:
-    """An open scan file: its path, and its bytes, seekable until the scan is built."""
+    """An open scan file: its path, and its bytes, seekable until the scan is built.
+
+    ``others`` are files beside it that a reader took positions or the like from, as they were then:
+    a scan is refused once one of them changes. A reader appends to it.
+    """
 
     path: Path
     stream: BinaryIO
+    others: list[tuple[Path, FileState]] = field(default_factory=list)
 
     @cached_property
     def archive(self) -> ZipArchive:

@@ -92,7 +92,7 @@ def _check_size(archive: ZipArchive, max_bytes: int) -> None:
             "data",
             f"{header.data_bytes} bytes",
             f"at most max_bytes = {max_bytes}",
-            action="Raise max_bytes",
+            action="Raise it: --option max_bytes=N (max_bytes=N)",
         )
 
 
@@ -146,6 +146,6 @@ def _unpacked(packed: BinaryIO, max_bytes: int) -> io.BytesIO:
                 "unpacked size",
                 f"over {max_bytes} bytes",
                 f"at most max_bytes = {max_bytes}",
-                action="Raise max_bytes",
+                action="Raise it: --option max_bytes=N (max_bytes=N)",
             )
     return content

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanError
 from ptycho_torch.data.files.atomic_write import atomic_write
-from ptycho_torch.data.files.hdf5 import require_h5py
+from ptycho_torch.data.files.hdf5_array import require_h5py
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.scan import Scan

@@ -23,7 +23,9 @@ def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
     write_fit_config(folder)
     assert main(["fit", "--config", "fit.yaml"]) == DONE
     text = capsys.readouterr().out
-    assert re.search(r"complex correlation with the truth: 0\.\d{4}", text)
+    flat = r"\(flat object 0\.00\), phase 0\.\d+ \(0\.00\), amplitude -?0\.\d+ \(0\.00\), detail"
+    assert re.search(rf"^correlation with the truth: centred 0\.\d+ {flat}", text, re.MULTILINE)
+    assert re.search(r"Fourier error 0\.\d{4} \(flat object 0\.\d{4}\)$", text, re.MULTILINE)
     assert "picture: out/reconstruction.png" in text
     assert json.loads(Path("out/metrics.json").read_text())["epochs"] == 2
     checkpoint = next(Path("out/logs").rglob("*.ckpt"))
@@ -132,3 +134,23 @@ def test_validate_with_no_batches_says_so(folder, capsys):
     write_fit_config(folder)
     assert main(["validate", "--config", "fit.yaml", "--ckpt_path", "any.ckpt"]) == WRONG_USAGE
     assert_one_line(capsys.readouterr().err, "fit.yaml", "trainer.limit_val_batches", "0")
+
+
+@pytest.mark.slow
+def test_a_configuration_names_simulated_scans_to_train_on(folder, capsys):
+    def fit(scans):
+        train = f"  train: {{class_path: ptycho_torch.SimulatedScans, init_args: {{{scans}}}}}"
+        write_fit_config(folder)
+        text = Path("fit.yaml").read_text(encoding="utf-8").replace("  train: scan.npz", train)
+        Path("fit.yaml").write_text(text, encoding="utf-8")
+        return main(["fit", "--config", "fit.yaml"])
+
+    scans = f"specimens: [cells, grf], probes: [random, scan.npz], N: {SIDE}, photons: [100, 1000]"
+    assert fit(f"{scans}, n_scans: 4, frames_per_scan: 16") == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "train is SimulatedScans; expected one scan")
+    assert main(["fit", "--config", "fit.yaml", "--print_config"]) == DONE
+    assert "      probes:\n      - random\n      - scan.npz\n" in capsys.readouterr().out
+    assert fit(f"{scans}, n_scans: 0") == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "n_scans is 0; expected an integer >= 1")
+    assert fit("specimens: stars") == WRONG_USAGE
+    assert "stars" in capsys.readouterr().err

@@ -36,6 +36,9 @@ def test_fit_scan_leaves_three_files_and_says_how_good_they_are(scan, capsys):
     np.savez("scan.npz", **scan, object_pixel_m=pixel)
     assert main(["fit", "scan.npz", "--epochs", "30"]) == DONE
     text = capsys.readouterr().out
+    assert re.search(
+        r"correlation with the truth: centred 0\.9\d+ \(flat object 0\.00\), phase", text
+    )
     found = re.search(r"Fourier error (0\.\d{4}) \(a flat object (0\.\d{4}), shot noise", text)
     assert float(found[1]) < 0.5 * float(found[2])
     assert "the frames are explained well" in text
@@ -44,7 +47,7 @@ def test_fit_scan_leaves_three_files_and_says_how_good_they_are(scan, capsys):
     assert left == {"metrics.json", "reconstruction.npz", "reconstruction.png"}
     figures = json.loads(Path("outputs/scan/metrics.json").read_text())
     assert figures["epochs"] == 30
-    assert figures["flat_object_error"] == pytest.approx(float(found[2]), abs=1e-4)
+    assert figures["flat_object"]["fourier_error"] == pytest.approx(float(found[2]), abs=1e-4)
 
 
 @pytest.mark.slow

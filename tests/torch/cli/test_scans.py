@@ -16,6 +16,7 @@ from ptycho_torch import GroupingConfig, RawData, read_scan, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.readers.conformance import example_scan
+from ptycho_torch.simulation.probes import random_probe
 
 
 def test_simulate_writes_a_canonical_scan(folder, capsys):
@@ -37,10 +38,17 @@ def test_simulate_writes_a_canonical_scan(folder, capsys):
         (["--photons", "1e3"], False),
         (["--modes", "2"], False),
         (["--seed", "1"], False),
+        (["--specimen", "star"], True),
+        (["--specimen", "cells"], False),
+        (["--probe", "probe.npy"], False),
+        (["--probe", "other.npz"], False),
     ],
 )
 def test_every_option_of_simulate_changes_the_frames(folder, options, same):
     base = ["--frames", "20", "--size", "16"]
+    probe = random_probe(16, 2, np.random.default_rng(0))
+    np.save("probe.npy", probe)
+    simulate_scan(n_frames=4, N=16, probe=probe).to_file("other.npz")
     assert main(["simulate", "a.npz", *base]) == DONE
     assert main(["simulate", "b.npz", *base, *options]) == DONE
     a, b = RawData.from_file("a.npz"), RawData.from_file("b.npz")

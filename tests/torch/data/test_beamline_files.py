@@ -243,12 +243,60 @@ def test_a_wrong_nsls2_file_is_one_line(tmp_path, name, value):
     assert str(path) in refused(path)
 
 
+def without_frames(path: Path, name: str | bytes, folder: Path, **roi: Any) -> Path:
+    """A newer file, which names that of its frames; these lie as the detector gave them."""
+    write_nsls2(path, SCAN)
+    folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(folder / "raw.h5", "w") as other:
+        other.create_dataset("entry/data/data", data=counts_of(SCAN), chunks=(1, N, N))
+    with h5py.File(path, "r+") as file:
+        del file["diffamp"]
+        file["raw_data/filename"] = name
+        for key, value in roi.items():
+            file[f"raw_data/{key}"] = value
+    return path
+
+
+def assert_counts_of_the_scan(found: Any) -> None:
+    assert found.frames.measurement == "counts"
+    assert np.array_equal(found.frames.stored, counts_of(SCAN))
+    np.testing.assert_allclose(np.diff(found.xcoords), np.diff(SCAN.xcoords), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "below"), [("raw.h5", ""), (b"raw/raw.h5", "raw")])
+def test_frames_are_read_from_the_file_that_a_newer_nsls2_file_names(tmp_path, name, below):
+    path = without_frames(tmp_path / "scan_1.h5", name, tmp_path / below)
+    assert_counts_of_the_scan(read(path))
+
+
+@pytest.mark.parametrize("name", ["../raw.h5", "{}/raw.h5", "absent.h5"])
+def test_frames_of_nsls2_elsewhere_are_named_by_the_user(tmp_path, name):
+    outside = tmp_path / "outside"
+    path = tmp_path / "scan" / "scan_1.h5"
+    path.parent.mkdir()
+    without_frames(path, name.format(outside), outside)
+    line = refused(path, ScanFileNotFoundError if name == "absent.h5" else ScanFileError)
+    assert "file is missing" in line or "--diffraction FILE" in line
+    assert_counts_of_the_scan(read(path, diffraction=outside / "raw.h5"))
+
+
+def test_the_window_of_nsls2_frames_is_asked_for(tmp_path):
+    roi = np.array([[2, 12], [4, 14]])
+    path = without_frames(tmp_path / "scan_1.h5", "raw.h5", tmp_path, roi=roi)
+    line = refused(path, ScanError)
+    assert "roi is [[2.0, 12.0], [4.0, 14.0]], rows or columns first" in line
+    assert "add --size 10 --centre 7,9 (size=, centre=)" in line
+    assert line == refused(path, ScanError, detector=Detector(size=10)), "of which place?"
+    found = read(path, detector=Detector(size=10, centre=(7, 9)))
+    assert np.array_equal(found.frames.stored, counts_of(SCAN)[:, 2:12, 4:14])
+
+
 # -- Dectris -------------------------------------------------------------------------------------
 
 
 def test_a_master_without_positions_says_what_to_pass(tmp_path):
     line = refused(write_dectris(tmp_path / "a_master.h5", SCAN), ScanKeyError)
-    assert "Pass positions= a .csv, .npy or .h5 file, with position_unit" in line
+    assert "Add --option positions=FILE (positions=), a .csv, .npy or .h5" in line
 
 
 def test_missing_frame_files_and_unequal_numbers_are_refused(tmp_path):

@@ -134,7 +134,7 @@ def test_a_stage_with_its_origin_elsewhere_is_moved_and_the_shift_kept(path):
 def test_translations_of_three_frames_are_refused_without_an_order(path, order):
     square = np.arange(9.0).reshape(3, 3) * 1e-8
     changed(path, data=counts_of(SCAN)[:3], translation=square, monitor=None)
-    assert "axis_order='frames_first' or 'frames_last'" in refused(path)
+    assert "--axis-order frames_last (axis_order='frames_first')" in refused(path)
     found = read(path, axis_order=order)
     rows = square if order == "frames_first" else square.T
     np.testing.assert_allclose(np.diff(found.xcoords), np.diff(rows[:, 0]) / 3.125e-8, atol=1e-6)
@@ -181,9 +181,43 @@ def test_an_energy_in_ev_is_recognised_and_said(path, caplog):
     assert "taken for eV, not J" in caplog.text
 
 
+def test_a_mask_of_each_frame_is_read_in_parts_and_follows_the_detector(path, monkeypatch):
+    masks = np.random.default_rng(5).integers(0, 2, (M, N, N)).astype(np.uint32) * 0x1004
+    for size in (1, 3 * masks[0].nbytes, 1 << 24):
+        monkeypatch.setattr(cxi, "_BLOCK_BYTES", size)
+        found = read(changed(path, mask=masks | 0x1000))
+        assert np.array_equal(found.bad_pixels, masks != 0)
+        assert not found.diff3d[masks != 0].any()
+    turned = read(path, detector=Detector(size=8, orientation="transpose"))
+    assert np.array_equal(turned.bad_pixels, (masks != 0)[:, 4:12, 4:12].swapaxes(1, 2))
+
+
+def test_a_mask_of_each_frame_that_is_always_the_same_is_one(path):
+    masks = np.repeat(np.eye(N, dtype=np.uint8)[None], M, axis=0)
+    assert np.array_equal(read(changed(path, mask=masks)).bad_pixels, np.eye(N, dtype=bool))
+
+
+def test_a_mask_of_each_frame_reaches_batches_and_files(path, tmp_path):
+    masks = np.zeros((M, N, N), bool)
+    masks[np.arange(M), np.arange(M) % N, 3] = True
+    found = read(changed(path, mask=masks))
+    again = read_scan(found.to_file(tmp_path / "copy.npz"))
+    assert np.array_equal(again.bad_pixels, masks)
+
+
 def test_what_is_left_out_of_a_file_is_said(path, caplog):
-    read(changed(path, qe_mask=np.full((16, 16), 0.5)))
-    assert "qe_mask is left out" in caplog.text
+    efficiency = np.full((16, 16), 0.5)
+    read(changed(path, qe_mask=efficiency, mask=None))
+    assert "qe_mask" not in caplog.text, "the same everywhere"
+    efficiency[2, 3] = 0.7
+    efficiency[5, 6], efficiency[7, 8] = 0, np.nan
+    found = read(changed(path, qe_mask=efficiency, mask=None))
+    assert "qe_mask is left out where it is above 0" in caplog.text
+    assert np.argwhere(found.bad_pixels).tolist() == [[5, 6], [7, 8]]
+    with h5py.File(path, "a") as file:
+        file["entry_1/data_1/intensities"] = 1.0
+    read(path)
+    assert "intensities is left out" in caplog.text
 
 
 def test_the_wavelength_goes_before_the_energy(path):
@@ -247,7 +281,13 @@ WRONG = {
         np.array([[1.0, 0], [0, 0], [0, 1]]) * DETECTOR_PIXEL_M,
     ],
     "data": [np.zeros((M, N)), np.zeros((M, N, N + 1)), np.zeros((M, N, N), "c8"), "text"],
-    "mask": [np.zeros((N, N + 1), int), np.zeros((N, N)), np.ones((N, N), int)],
+    "mask": [
+        np.zeros((N, N + 1), int),
+        np.zeros((M - 1, N, N), int),
+        np.zeros((N, N)),
+        np.ones((N, N), int),
+    ],
+    "qe_mask": [np.ones((N, N + 1)), np.ones(N), "text"],
     "data_dark": [np.zeros((N, 2)), np.full((N, N), np.inf)],
     "distance": [np.ones(2), "far", -1.0, np.nan],
     "x_pixel_size": [-1.0, np.inf, 5e-5],

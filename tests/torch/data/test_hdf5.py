@@ -174,7 +174,7 @@ def nothing(file):
         (too_large, "bytes; expected at most"),
         (absurd, "shape"),
         (in_another_file, "stored in another file"),
-        (virtual, "virtual"),
+        (virtual, "made from /etc/passwd; expected a file in this folder"),
         (references, "plain numbers"),
         (ragged, "plain numbers"),
         (texts, "plain numbers"),

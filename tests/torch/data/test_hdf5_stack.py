@@ -281,7 +281,7 @@ def test_oblong_frames_need_a_detector(path):
     stack = stack_of(path)
     with pytest.raises(ScanError, match="Crop or pad"):
         Frames.from_source(stack)
-    with pytest.raises(PtychoTorchError, match="Pass size"):
+    with pytest.raises(PtychoTorchError, match="Add --size N"):
         Detector().readout(stack)
     frames = Frames.from_source(Detector(size=6).readout(stack).through(stack), sidecar="off")
     np.testing.assert_array_equal(frames.stored, TRUTH[:, :6, 1:7])

@@ -235,7 +235,7 @@ def test_origin_of_a_pair_is_where_all_patches_fit(tmp_path, corner):
 def test_origin_that_nothing_tells_is_refused(tmp_path):
     path = files.write_pair(tmp_path, example_scan(), poor=True)
     change(path, probe_position_x_m=np.linspace(0, 1e-3, 24))
-    assert "Pass origin='centre' or origin='corner'" in refusal(path)
+    assert "--option origin=corner (origin='centre')" in refusal(path)
     assert len(read_scan(path, origin="corner")) == 24
 
 

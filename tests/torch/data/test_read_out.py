@@ -52,7 +52,7 @@ def test_a_crop_makes_object_pixels_larger_and_positions_follow(scan, path, capl
     assert np.allclose(raw.xcoords, scan.xcoords / 2) and np.allclose(raw.ycoords, scan.ycoords / 2)
     assert raw.geometry.object_pixel_m == pytest.approx(1.5e-10 * 0.5 / (16 * 75e-6))
     assert raw.objectGuess is None and raw.probeGuess.shape == (16, 16)
-    assert "probeGuess is left out" in caplog.text and "objectGuess is left out" in caplog.text
+    assert "the probe is left out" in caplog.text and "objectGuess is left out" in caplog.text
     again = pickle.loads(pickle.dumps(raw))  # noqa: S301
     assert np.array_equal(again.diff3d, raw.diff3d)
 

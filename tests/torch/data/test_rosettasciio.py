@@ -83,7 +83,9 @@ def test_angles_need_the_beam_energy(read: Any) -> None:
     ]
     scan = read(signal(axes=axes))
     assert scan.geometry.object_pixel_m == pytest.approx(2.508e-12 / (N * 2e-3), rel=1e-3)
-    with pytest.raises(ScanError, match=r"frame axes is without a scale.*Pass object_pixel_m"):
+    with pytest.raises(
+        ScanError, match=r"frame axes is without a scale.*--option object_pixel_m=METRES"
+    ):
         read(signal(axes=axes, metadata={}))
     given = read(signal(axes=axes, metadata={}), object_pixel_m=1e-10, scan_step_m=(3e-10, 2e-10))
     assert given.geometry.object_pixel_m == pytest.approx(1e-10)
@@ -100,7 +102,9 @@ def test_cropping_makes_the_object_pixel_larger(read: Any) -> None:
 
 def test_faults_are_one_line(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = [{**axis, "units": None} for axis in signal()["axes"][:2]] + signal()["axes"][2:]
-    with pytest.raises(ScanError, match=r"scan axes is without a unit.*Pass scan_step_m"):
+    with pytest.raises(
+        ScanError, match=r"scan axes is without a unit.*--option scan_step_m=METRES"
+    ):
         read(signal(axes=bare))
     with pytest.raises(OptionError, match="scan_step_m is -1"):
         read(signal(), scan_step_m=-1)

@@ -150,6 +150,10 @@ def is_immutable(value: object) -> bool:
     return type(value).__module__.partition(".")[0] in ("typing", "__future__", "torch")
 
 
+STATE = {"ptycho_torch.data.readers.registry._REGISTERED"}
+"""What register_reader fills. A registry that programs add to is state; there is one."""
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_hold_no_mutable_state(name):
     try:
@@ -159,7 +163,7 @@ def test_modules_hold_no_mutable_state(name):
             raise
         pytest.skip(f"{error.name} is not installed: {name}")
     for key, value in vars(module).items():
-        if not (key.startswith("__") and key.endswith("__")):
+        if not (key.startswith("__") and key.endswith("__")) and f"{name}.{key}" not in STATE:
             assert is_immutable(value), f"{name}.{key} is a {type(value)}"
 
 
@@ -219,6 +223,7 @@ print(json.dumps(found))
             "PtychoBatch",
             "PtychoDataModule",
             "PtychoDataset",
+            "SimulatedScans",
         }:
             error = r"MissingDependencyError: (\w+) is not installed"
             assert re.fullmatch(rf"{error}: {name} needs it; pip install \1", answer), name

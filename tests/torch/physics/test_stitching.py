@@ -103,7 +103,8 @@ def test_double_precision_keeps_what_single_loses():
     assert 1e-9 < errors[torch.complex64] < 1e-2
 
 
-def test_a_single_patch_is_added_where_it_lies():
+def test_a_single_patch_is_added_where_it_lies(monkeypatch):
+    monkeypatch.setattr("ptycho_torch.physics.stitching._PIXELS_AT_ONCE", 10)
     patches, positions, _ = scan()
     stitcher = Stitcher(SHAPE)
     stitcher.add(patches[2, 1], positions[2, 1])

@@ -7,7 +7,7 @@ import pytest
 from builders import complex_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import signal
+from scipy import signal, stats
 
 from ptycho_torch.data.errors import OptionError
 from ptycho_torch.results import metrics
@@ -115,9 +115,62 @@ def test_mask_refuses_a_threshold_that_is_no_fraction(threshold):
         illuminated_mask(np.ones((2, 2)), [[1, 1]], (4, 4), threshold)
 
 
+def specimen(shape=(20, 21), seed=1):
+    """An object about 1 whose amplitude and phase both differ from place to place."""
+    noise = complex_noise(shape, seed)
+    return (1 + 0.2 * noise.real) * np.exp(0.3j * noise.imag)
+
+
 def test_a_flat_object_scores_nothing_once_means_are_removed():
-    rng = np.random.default_rng(1)
-    truth = 1 + 0.2 * (rng.normal(size=(20, 20)) + 1j * rng.normal(size=(20, 20)))
+    truth = specimen()
+    # 0.1 has no exact mean: what rounding leaves must not be compared.
+    for flat in (np.ones_like(truth), np.full_like(truth, 0.1 - 0.7j), np.zeros_like(truth)):
+        for figure in (
+            metrics.centred_correlation,
+            metrics.amplitude_pearson,
+            metrics.phase_pearson,
+        ):
+            assert figure(flat, truth) == figure(truth, flat) == 0
     assert metrics.complex_correlation(np.ones_like(truth), truth) > 0.9
-    assert metrics.centred_correlation(np.ones_like(truth), truth) == 0
     assert metrics.centred_correlation((3 - 2j) * truth + 5, truth) == pytest.approx(1)
+
+
+def test_figures_are_those_of_scipy_over_the_mask():
+    truth, mask = specimen(), complex_noise((20, 21), 5).real > 0
+    found = truth + 0.1 * complex_noise((20, 21), 9)
+    a, b = found[mask], truth[mask]
+    amplitude = stats.pearsonr(abs(a), abs(b)).statistic
+    assert metrics.amplitude_pearson(2j * found, truth, mask) == pytest.approx(amplitude)
+    phase = stats.pearsonr(np.angle(a), np.angle(b)).statistic
+    assert metrics.phase_pearson(2j * found, truth, mask) == pytest.approx(phase, abs=2e-3)
+    covariance = np.cov(a, b)
+    centred = abs(covariance[0, 1]) / np.sqrt(covariance[0, 0].real * covariance[1, 1].real)
+    assert metrics.centred_correlation(2j * found, truth, mask) == pytest.approx(centred)
+    assert all(0.5 < figure < 0.99 for figure in (phase, amplitude, centred))
+
+
+@settings(max_examples=25, deadline=None)
+@given(ours=st.floats(-np.pi, np.pi), theirs=st.floats(-np.pi, np.pi))
+def test_phase_pearson_ignores_the_global_phase_of_either(ours, theirs):
+    truth, other = specimen(), specimen(seed=1) + 0.1 * complex_noise((20, 21), 3)
+    expected = metrics.phase_pearson(other, truth)
+    turned = metrics.phase_pearson(other * np.exp(1j * ours), truth * np.exp(1j * theirs))
+    assert turned == pytest.approx(expected, abs=1e-9)
+
+
+def test_pearson_correlations_see_a_negative_and_only_their_own_part():
+    truth = specimen()
+    assert metrics.phase_pearson(truth.conj(), truth) < -0.99
+    assert metrics.amplitude_pearson(1 / truth, truth) < -0.9
+    assert metrics.phase_pearson(truth / abs(truth), truth) == pytest.approx(1, abs=1e-3)
+    assert metrics.amplitude_pearson(abs(truth), truth) == pytest.approx(1)
+    assert abs(metrics.amplitude_pearson(specimen(seed=8), truth)) < 0.2
+
+
+def test_frame_nrmse_counts_only_the_mask():
+    modelled, measured = [[3.0, 4.0], [9.0, 0.0]], [[3.0, 1.0], [0.0, 5.0]]
+    # The second row of each is bad.
+    good = [[True, True], [False, False]]
+    assert metrics.frame_nrmse(modelled, measured, good) == pytest.approx(3 / np.sqrt(10))
+    with pytest.raises(OptionError, match="all zero"):
+        metrics.frame_nrmse(modelled, measured, np.zeros((2, 2), dtype=bool))

@@ -16,8 +16,8 @@ from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.patches import MirroredPatchesWarning
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.simulation import scan as simulate
+from ptycho_torch.simulation.probes import make_probe
 from ptycho_torch.simulation.scan import simulate_scan
-from ptycho_torch.simulation.specimen import make_probe
 
 PATTERNS = ("jittered_raster", "raster", "fermat", "random")
 

@@ -1,6 +1,7 @@
-"""A made-up specimen and probe for simulated scans: something a person recognises in a picture.
+"""The specimen that simulated scans have by default: something a person recognises in a picture.
 
-Owns what the object and the probe look like. Knows no scan: sizes and random generator come in.
+Star and word are the same for every seed, only the cells move: ``specimens`` has those that differ.
+Knows no scan: size and random generator come in.
 """
 
 from __future__ import annotations
@@ -9,25 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.simulation.letters import glyph
 
 SPOKES = 16
 CELLS = 40
 PHASE_RANGE_RAD = 1.2
 EDGE_SIGMA_PX = 1.0
 
-# Five columns by seven rows a letter, a row as the bits of a number.
-_LETTERS = (
-    (0x1E, 0x11, 0x11, 0x1E, 0x10, 0x10, 0x10),
-    (0x1F, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04),
-    (0x11, 0x11, 0x0A, 0x04, 0x04, 0x04, 0x04),
-    (0x0E, 0x11, 0x10, 0x10, 0x10, 0x11, 0x0E),
-    (0x11, 0x11, 0x11, 0x1F, 0x11, 0x11, 0x11),
-    (0x0E, 0x11, 0x11, 0x11, 0x11, 0x11, 0x0E),
-)
+WORD = "PTYCHO"
 
 
-def draw_object(
+def draw_star(
     shape: tuple[int, int], margin: int, rng: np.random.Generator
 ) -> NDArray[np.complex64]:
     """A Siemens star in phase; a word, and cells at random places, in amplitude.
@@ -58,32 +51,6 @@ def draw_object(
     return obj
 
 
-def make_probe(N: int, n_modes: int = 1) -> NDArray[np.complex128]:
-    """A defocused round lens with a soft edge, and incoherent modes of falling power.
-
-    Higher modes are lower ones times a polynomial, made orthogonal: (P, N, N) complex128, the sum
-    of all intensities 1.
-    """
-    if n_modes > N:
-        raise OptionError("n_modes", n_modes, f"at most N = {N}")
-    frequency = np.fft.fftfreq(N) * N
-    radius = np.hypot(frequency[:, None], frequency[None, :])
-    aperture = 0.17 * N
-    # The curvature sends the edge of the lens to 0.2 N from the centre of the illuminated spot.
-    curvature = np.pi * 0.2 / aperture
-    lens = 0.5 * (1 + np.tanh((aperture - radius) / (0.02 * N)))
-    wave = np.fft.fftshift(np.fft.ifft2(lens * np.exp(1j * curvature * radius**2)))
-    y, x = np.indices((N, N)) / N - 0.5
-    raw = [wave * (4 * x) ** ((k + 1) // 2) * (4 * y) ** (k // 2) for k in range(n_modes)]
-    columns = np.reshape(raw, (n_modes, N * N)).T
-    modes, triangle = np.linalg.qr(columns)
-    # The phase of a column of Q is the linear algebra library's choice; take the wave's own.
-    diagonal = np.diagonal(triangle)
-    power = 0.4 ** np.arange(n_modes)
-    modes = modes * (diagonal / np.abs(diagonal) * np.sqrt(power / power.sum()))
-    return np.ascontiguousarray(modes.T).reshape(n_modes, N, N)
-
-
 def _siemens_star(shape: tuple[int, int], diameter: float) -> NDArray[np.float64]:
     y, x = np.indices(shape) - (np.reshape(shape, (2, 1, 1)) - 1) / 2
     radius, angle = np.hypot(y, x), np.arctan2(y, x)
@@ -95,8 +62,7 @@ def _siemens_star(shape: tuple[int, int], diameter: float) -> NDArray[np.float64
 
 
 def _word(shape: tuple[int, int], width: float) -> NDArray[np.float64]:
-    rows = [[[bits >> (4 - j) & 1 for j in range(5)] for bits in letter] for letter in _LETTERS]
-    glyphs = np.hstack([np.pad(np.array(letter), ((0, 0), (0, 1))) for letter in rows])[:, :-1]
+    glyphs = np.hstack([np.pad(glyph(letter), ((0, 0), (0, 1))) for letter in WORD])[:, :-1]
     size = max(1, round(0.9 * width / glyphs.shape[1]))
     word = np.kron(glyphs, np.ones((size, size)))[: shape[0], : shape[1]]
     canvas = np.zeros(shape)

@@ -1,0 +1,68 @@
+"""Which numbers of which files a virtual HDF5 dataset is made of, looked at before it is read.
+
+The library opens the sources of a virtual dataset by itself and reads fill values where one is
+missing. Owns what such a dataset may be here: of fixed size, its sources named one by one, all of
+them there, each with the numbers that are taken from it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ptycho_torch.data.errors import ScanFileError
+from ptycho_torch.data.files.hdf5_array import Hdf5Array
+from ptycho_torch.data.files.npy_header import shape_text
+
+_MOST_SOURCES = 65_536
+_PREFIX = "HDF5_VDS_PREFIX"
+
+
+def checked_sources(
+    found: Any, name: str, source_of: Callable[[str, str], Hdf5Array]
+) -> tuple[tuple[Hdf5Array, ...], int]:
+    """Describe the sources of a virtual dataset of h5py, and count the numbers that they give.
+
+    ``source_of`` finds one by file name and dataset.
+
+    ScanFileError: there are too many, or they are named by a pattern or the environment, without
+    end, of another dtype, or smaller than what is taken from them.
+    """
+    if os.environ.get(_PREFIX):
+        found_text = f"virtual, and {_PREFIX} says where its sources are"
+        raise ScanFileError(name, found_text, "sources beside it", action=f"Type: unset {_PREFIX}")
+    properties = found.id.get_create_plist()
+    count = properties.get_virtual_count()
+    if not 0 < count <= _MOST_SOURCES:
+        raise ScanFileError(name, f"made from {count} sources", f"1 to {_MOST_SOURCES}")
+    sources, given = [], 0
+    for number in range(count):
+        filename = properties.get_virtual_filename(number)
+        inside = properties.get_virtual_dsetname(number)
+        if "%" in filename + inside:
+            pattern = f"made from {filename} {inside}, a pattern"
+            raise ScanFileError(name, pattern, "sources named one by one")
+        source = source_of(filename, inside)
+        if source.dtype != found.dtype.newbyteorder("="):
+            raise ScanFileError(f"{name} dtype", found.dtype, f"{source.dtype}, as of {filename}")
+        _require_taken(properties.get_virtual_srcspace(number), source, name)
+        sources.append(source)
+        given += properties.get_virtual_vspace(number).get_select_npoints()
+    return tuple(sources), given
+
+
+def _require_taken(taken: Any, source: Hdf5Array, name: str) -> None:
+    """Refuse a selection that goes beyond its source."""
+    import h5py
+
+    if taken.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
+        return  # all of it
+    regular = taken.get_regular_hyperslab() if taken.is_regular_hyperslab() else ()
+    if any(h5py.h5s.UNLIMITED in numbers for numbers in regular):
+        raise ScanFileError(name, "a virtual dataset without end", "one of fixed size")
+    last = taken.get_select_bounds()[1]
+    shape = source.shape
+    if len(last) != len(shape) or any(n >= m for n, m in zip(last, shape, strict=True)):
+        taken_text = f"made from {source.name} up to {shape_text(last)}"
+        raise ScanFileError(name, taken_text, f"within its {shape_text(shape)}")
