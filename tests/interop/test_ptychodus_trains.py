@@ -17,6 +17,7 @@ pytest.importorskip("ptychodus", reason="Ptychodus is not installed: make intero
 
 from ptychodus.model import ModelCore
 
+from ptycho_torch import centred_correlation
 from ptycho_torch.lightning_utils import find_best_checkpoint
 from ptycho_torch.models.pinn import PtychoPINN
 
@@ -39,12 +40,6 @@ def fixture_core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Mo
     monkeypatch.setenv("HOME", str(tmp_path))  # Ptychodus keeps tokens there
     with ModelCore() as core:
         yield core
-
-
-def centred_correlation(found: Any, truth: Any, mask: Any) -> float:
-    a, b = (array[mask] - array[mask].mean() for array in (found, truth))
-    power = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(abs(np.vdot(a, b)) / power) if power else 0.0
 
 
 @pytest.mark.parametrize(("mode", "workers"), [("Unsupervised", 0), ("Supervised", 4)])
