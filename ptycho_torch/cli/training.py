@@ -27,6 +27,7 @@ from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import (
+    MissingDependencyError,
     OptionError,
     OptionTypeError,
     PtychoTorchError,
@@ -199,6 +200,11 @@ def _refusal(error: Exception) -> PtychoTorchError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, PtychoTorchError):
         cause = cause.__cause__ or cause.__context__
+    if cause is None and "tensorboardX" in str(error):
+        return MissingDependencyError(
+            "tensorboard is not installed: TensorBoardLogger needs it; "
+            "pip install ptycho-torch[tensorboard]"
+        )
     return OptionError(str(error)) if cause is None else cause
 
 

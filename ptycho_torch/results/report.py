@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from ptycho_torch.results.reconstructed import (
 from ptycho_torch.results.reconstruction_figure import plot_reconstruction
 
 logger = logging.getLogger(__name__)
+
+_TITLE_WIDTH = 90
 
 
 class ReconstructionReport(pl.Callback):
@@ -230,7 +233,8 @@ def said(figures: dict[str, Any]) -> list[str]:
 
 def _title(figures: dict[str, Any], name: str) -> str:
     ran = f"{name}: {figures['epochs']} epochs in {figures['seconds']:.1f} s"
-    return "\n".join([ran, *said(figures)])
+    lines = (line for part in said(figures) for line in textwrap.wrap(part, _TITLE_WIDTH))
+    return "\n".join([ran, *lines])
 
 
 def _stem(found: Reconstructed) -> str:

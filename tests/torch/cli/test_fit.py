@@ -61,6 +61,16 @@ def test_a_configuration_reaches_augmentation_and_the_choice_of_neighbours(folde
     assert "is 0 from 900 px on" in capsys.readouterr().err
 
 
+def test_a_missing_tensorboard_is_named_in_one_line(folder, capsys, monkeypatch):
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(f"lightning.fabric.loggers.tensorboard.{name}", "")
+    write_fit_config(folder)
+    config = Path("fit.yaml")
+    config.write_text(config.read_text().replace("CSVLogger", "TensorBoardLogger"))
+    assert main(["fit", "--config", "fit.yaml"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "tensorboard is not", "ptycho-torch[tensorboard]")
+
+
 def test_fit_without_a_model_fits_object_and_probe_with_seed_0(folder, capsys):
     assert main(["fit", "--data.train", "scan.npz", "--print_config"]) == DONE
     text = capsys.readouterr().out

@@ -23,6 +23,7 @@ from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.models.object_fit import ObjectFit
 from ptycho_torch.results import metrics
 from ptycho_torch.results.report import ReconstructionReport
+from ptycho_torch.results.ring_correlation import fourier_ring_correlation
 from ptycho_torch.simulation.scan import simulate_scan
 
 
@@ -71,12 +72,37 @@ def test_fourier_error_is_a_pass_over_all_training_groups_with_the_final_paramet
     assert figures["fourier_error"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_correlation_is_with_the_scans_object_over_the_illuminated_area(scan, reported):
+def test_figures_are_with_the_scans_object_over_the_illuminated_area(scan, reported):
     obj, probe = (part.numpy() for part in reported[0].reconstruction())
     positions = np.stack([scan.xcoords, scan.ycoords], axis=1)
     mask = metrics.illuminated_mask(probe, positions, obj.shape)
-    expected = metrics.complex_correlation(obj, scan.objectGuess, mask)
-    assert reported[2]["complex_correlation"] == pytest.approx(expected, rel=1e-5)
+    figures, flat = reported[2], np.ones_like(obj)
+    for name in (
+        "centred_correlation",
+        "phase_pearson",
+        "amplitude_pearson",
+        "complex_correlation",
+    ):
+        figure = getattr(metrics, name)
+        assert figures[name] == pytest.approx(figure(obj, scan.objectGuess, mask), rel=1e-5)
+        beside = figure(flat, scan.objectGuess, mask)
+        assert figures["flat_object"][name] == pytest.approx(beside, rel=1e-5)
+    rings = fourier_ring_correlation(obj, scan.objectGuess, mask)
+    expected = rings.half_period_px if np.isfinite(rings.half_period_px) else None
+    assert figures["half_period_px"] == pytest.approx(expected)
+    assert figures["compared_with"] == "the truth"
+    assert "validation" not in figures
+
+
+def test_error_of_a_flat_object_is_the_least_of_any_modulus(scan, reported):
+    model, data, figures, _ = reported
+    batch = data.dataset("train").__getitems__(range(50))
+    waves = np.fft.fft2(model.reconstruction()[1].numpy(), norm="ortho")
+    empty = np.fft.fftshift(np.sqrt((abs(waves) ** 2).sum(axis=0)))
+    frames = batch.channels_first().numpy()
+    moduli = np.linspace(0, 2, 401) * float(batch.scale[0])
+    errors = [metrics.frame_nrmse(m * np.broadcast_to(empty, frames.shape), frames) for m in moduli]
+    assert figures["flat_object"]["fourier_error"] == pytest.approx(min(errors), rel=1e-3)
 
 
 def test_figures_say_what_the_fit_was(reported):
@@ -95,7 +121,29 @@ def test_scan_without_an_object_has_no_correlation(scan, tmp_path):
         scan.xcoords, scan.ycoords, scan.xcoords, scan.ycoords, scan.diff3d, scan.probeGuess,
         scan.scan_index,
     )  # fmt: skip
-    assert fit(bare, tmp_path)[2]["complex_correlation"] is None
+    figures = fit(bare, tmp_path)[2]
+    assert figures["centred_correlation"] is figures["compared_with"] is None
+    assert figures["fourier_error"] < figures["flat_object"]["fourier_error"]
+
+
+@pytest.mark.slow
+def test_objects_of_a_measured_scan_are_no_truth(scan, tmp_path):
+    earlier = RawData.sharing(scan, metadata=None)
+    assert fit(earlier, tmp_path)[2]["compared_with"] == "objectGuess, an earlier reconstruction"
+
+
+@pytest.mark.slow
+def test_a_fits_figures_of_validation_are_over_the_area_that_its_frames_show(scan, tmp_path):
+    model, data, figures = fit(scan, tmp_path, split="region", val_fraction=0.3)
+    obj, probe = (part.numpy() for part in model.reconstruction())
+    for part, found in (("train", figures), ("val", figures["validation"])):
+        dataset = data.dataset(part)
+        rows = np.unique(dataset.index.nn_indices)
+        positions = np.stack([scan.xcoords, scan.ycoords], axis=1)[rows]
+        mask = metrics.illuminated_mask(probe, positions, obj.shape)
+        expected = metrics.centred_correlation(obj, scan.objectGuess, mask)
+        assert found["centred_correlation"] == pytest.approx(expected, rel=1e-5)
+        assert found["groups"] == len(dataset)
 
 
 @pytest.mark.slow
@@ -153,7 +201,7 @@ def test_report_of_a_model_without_reconstruction_is_refused_before_the_fit(scan
             return None
 
     data = PtychoDataModule(scan, split="none", ground_truth="none", cache="off")
-    with pytest.raises(OptionError, match=r"model is Other; expected .* reconstruction\(\)"):
+    with pytest.raises(OptionError, match=r"model is Other; .* reconstruction\(\).* predict_step"):
         trainer.fit(Other(), datamodule=data)
     assert not (tmp_path / "out").exists()
 
