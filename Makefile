@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 VENV := .venv
 BIN := $(VENV)/bin
 NOTORCH := .venv-notorch
+INTEROP := .venv-interop
 PIP := -m pip --disable-pip-version-check --quiet
 
 # Tests with real scans and recorded results look for them beside the checkout, and skip where there
@@ -29,7 +30,7 @@ judge = $(BIN)/python -c 'import json, sys; value = json.load(open("$(1)/metrics
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo real test test-fast test-notorch lint types stairs check bench campaign docs clean
+.PHONY: help install demo real test test-fast test-notorch interop lint types stairs check bench campaign docs clean
 
 help:
 	@echo 'make install       the package and its tools, in .venv'
@@ -38,6 +39,7 @@ help:
 	@echo 'make test          every test'
 	@echo 'make test-fast     the tests not marked slow: under a minute on two cores'
 	@echo 'make test-notorch  the tests that need no torch, in an environment without torch (.venv-notorch)'
+	@echo 'make interop       Ptychodus, in an environment of its own (.venv-interop), trains and reconstructs'
 	@echo 'make check         formatting, lint, types, import stairs, make test, make test-notorch'
 	@echo 'make bench         benchmarks'
 	@echo 'make campaign      faults on purpose: kills, races, damage, hostile files; about half an hour'
@@ -66,6 +68,12 @@ $(NOTORCH)/.installed: setup.cfg pyproject.toml constraints.txt ptycho_torch/__i
 		|| { echo '$(NOTORCH) can import torch: remove it and try again' >&2; exit 1; }
 	@touch $@
 
+# Without the pins: Ptychodus brings versions of its own.
+$(INTEROP)/.installed: setup.cfg pyproject.toml ptycho_torch/__init__.py
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python $(PIP) install -e . pytest ptychodus==1.7.0
+	@touch $@
+
 install: $(VENV)/.installed
 
 demo: install
@@ -88,6 +96,9 @@ test-fast: install
 
 test-notorch: $(NOTORCH)/.installed
 	$(NOTORCH)/bin/python -m pytest -p no:cacheprovider
+
+interop: $(INTEROP)/.installed
+	$(INTEROP)/bin/python -m pytest -rP -p no:cacheprovider tests/interop
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -114,7 +125,7 @@ docs: $(VENV)/.installed-docs
 	@echo 'docs/_build/html/index.html'
 
 clean:
-	rm -rf $(VENV) $(NOTORCH) outputs lightning_logs docs/_build build dist ptycho_torch.egg-info
+	rm -rf $(VENV) $(NOTORCH) $(INTEROP) outputs lightning_logs docs/_build build dist ptycho_torch.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache datasets/download
 	rm -f datasets/*.npz datasets/*.lock
 	find ptycho_torch tests benchmarks datasets docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,6 +50,14 @@ def test_file_that_both_distributions_claim_is_named(site: Path) -> None:
     assert "(config_bridge.py)" in result.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("name", ["config_params.py", "model.py", "api/base_api.py"])
+def test_names_that_ptychodus_asks_for_come_from_one_distribution(site: Path, name: str) -> None:
+    """Both have files of these names, and the last one installed has written them."""
+    record(site, "ptychopinn-2.0", f"ptycho_torch/{name}")
+    last = run_python("import ptycho_torch", cwd=site).stderr.strip().splitlines()[-1]
+    assert "MixedInstallError" in last and f"({name.partition('/')[0]})" in last
+
+
 def test_source_checkout_without_a_record_imports(site: Path) -> None:
     shutil.rmtree(site / "ptycho_torch-0.2.0.dist-info")
     (site / "ptycho_torch" / "scratch.py").write_text("", encoding="utf-8")
