@@ -24,6 +24,7 @@ from ptycho_torch.api.placing import Note, notes_of
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.models.precision import quickest_precision
 
 __all__ = [
     "ConfigManager",
@@ -81,6 +82,7 @@ class Trainer:
             max_epochs=training.epochs + training.epochs_fine_tune,
             accelerator=accelerator(training.device),
             devices=1,
+            precision=quickest_precision(accelerator(training.device)),
             accumulate_grad_batches=training.accum_steps,
             gradient_clip_val=training.gradient_clip_val,
             callbacks=[] if folder is None else [best],
@@ -133,9 +135,11 @@ class InferenceEngine:
         :func:`~ptycho_torch.api.placing.object_shape` knows it.
         """
         known: Sequence[Note] = self.network.hparams.get("objects", [])
+        device = accelerator(self.config_manager.training_config.device)
         trainer = pl.Trainer(
-            accelerator=accelerator(self.config_manager.training_config.device),
+            accelerator=device,
             devices=1,
+            precision=quickest_precision(device),
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,

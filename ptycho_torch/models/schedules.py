@@ -6,7 +6,8 @@ Owns the schedules and their names. Knows no model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
@@ -57,5 +58,7 @@ def _stages(share: float) -> float:
     return next(factor for until, factor in STAGES if share <= until)
 
 
-_FACTORS: dict[str, Callable[[float], float]] = {"cosine": _cosine, "stages": _stages}
+_FACTORS: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {"cosine": _cosine, "stages": _stages}
+)
 assert {"constant", *_FACTORS} == set(get_args(Schedule))

@@ -223,6 +223,7 @@ print(json.dumps(found))
             "PtychoBatch",
             "PtychoDataModule",
             "PtychoDataset",
+            "PtychoPINN",
             "SimulatedScans",
         }:
             error = r"MissingDependencyError: (\w+) is not installed"
