@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 Split = Literal["region", "frames", "scans", "none"]
 Parts = dict[Part, PtychoDataset]
 
+# Shares in hundredths that an error may name: none leaves a part with hardly any frame.
+_SHARES = tuple(hundredths / 100 for hundredths in range(5, 95, 5))
 _NAMES = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
 
 
@@ -127,13 +130,45 @@ def _by_region(
         found = split_groups(whole.index.nn_indices[rows], of_frame, len(strips))
         counts = dict(zip(strips, map(len, found.parts), strict=True))
         _log_split(scan, "region", counts, found.dropped)
-        _refuse_empty(scan, counts, "groups after the region split", 1, "at least one")
+        if not all(counts.values()):
+            action = _shares_that_work(whole, shares, seed, given)
+            _refuse_empty(scan, counts, "groups after the region split", 1, "at least one", action)
         for each, groups in zip(strips, found.parts, strict=True):
             chosen.setdefault(each, []).append(rows[groups])
     if "train" not in chosen:
         action = "Leave split: out of the entry of a scan to train on"
         raise OptionError("training scans", 0, "at least one", action=action)
     return {part: whole.subset(np.concatenate(groups)) for part, groups in chosen.items()}
+
+
+def _shares_that_work(
+    whole: PtychoDataset, asked: Mapping[Part, float], seed: int, given: Sequence[Part | None]
+) -> str:
+    """What to type so that the strips of every scan have groups: the shares nearest to those."""
+    index = whole.index
+    cut = [
+        (scan, index.nn_indices[index.scan_id == number])
+        for number, (scan, part) in enumerate(zip(whole.scans, given, strict=True))
+        if part is None
+    ]
+
+    def work(shares: tuple[float, ...]) -> bool:
+        for scan, groups in cut:
+            of_frame = region_of_frames(scan.xcoords, scan.ycoords, shares, seed)
+            if not all(map(len, split_groups(groups, of_frame, 1 + len(shares)).parts)):
+                return False
+        return True
+
+    def distance(shares: tuple[float, ...]) -> float:
+        return sum(abs(a - b) for a, b in zip(shares, asked.values(), strict=True))
+
+    candidates = itertools.product(_SHARES, repeat=len(asked))
+    possible = sorted((each for each in candidates if sum(each) < 1), key=distance)
+    chosen = next((each for each in possible if work(each)), None)
+    if chosen is not None:
+        typed = zip(asked, chosen, strict=True)
+        return "Type: " + ", ".join(f"{part}_fraction={share}" for part, share in typed)
+    return "Type: split='none'" + (", test_fraction=0" if "test" in asked else "")
 
 
 def _by_frames(whole: PtychoDataset, shares: Mapping[Part, float], seed: int) -> Parts:
@@ -166,13 +201,20 @@ def _log_split(scan: RawData, split: str, counts: Mapping[Part, int], dropped: i
 
 
 def _refuse_empty(
-    scan: RawData, counts: Mapping[Part, int], what: str, least: int, expected: str
+    scan: RawData,
+    counts: Mapping[Part, int],
+    what: str,
+    least: int,
+    expected: str,
+    action: str = "",
 ) -> None:
     """Refuse the first part of a scan that has fewer than ``least`` groups or frames."""
     for part, count in counts.items():
         if count >= least:
             continue
-        if part == "train":
+        if action:
+            pass
+        elif part == "train":
             action = "Lower val_fraction or test_fraction"
         else:
             action = f"Change {part}_fraction, or use another scan for {part}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ptycho_torch.data.config import check_choice
@@ -16,7 +15,7 @@ from ptycho_torch.data.config import check_choice
 FrameLoss = Literal["amplitude_mse", "amplitude_mae", "poisson"]
 
 DARKEST = 1e-6
-"""Added to the modelled intensity where its logarithm is taken, in units of X ** 2."""
+"""Added to both intensities: log of 0 is avoided, and the minimum stays. In units of X ** 2."""
 
 
 def frame_loss(name: FrameLoss, modelled: Tensor, measured: Tensor) -> Tensor:
@@ -28,7 +27,8 @@ def frame_loss(name: FrameLoss, modelled: Tensor, measured: Tensor) -> Tensor:
         ``"amplitude_mse"``: mean of (A - X) ** 2; ``"amplitude_mae"``: mean of |A - X|;
         ``"poisson"``: the negative log-likelihood of the counts, less that of a perfect model,
         times the square of the scan's scale: mean of I - n + n log(n / I) with I = A ** 2 and
-        n = X ** 2. The scale is a constant of the scan, so this has the likelihood's minimum.
+        n = X ** 2, both plus ``DARKEST``. The scale is a constant of the scan, so this has the
+        likelihood's minimum.
     modelled, measured
         Amplitudes A and X, real, (B, C, N, N), both 0 at bad pixels.
 
@@ -42,5 +42,5 @@ def frame_loss(name: FrameLoss, modelled: Tensor, measured: Tensor) -> Tensor:
         return (modelled - measured).square().mean()
     if name == "amplitude_mae":
         return (modelled - measured).abs().mean()
-    model, counts = modelled.square() + DARKEST, measured.square()
-    return (model - DARKEST - counts + torch.xlogy(counts, (counts + DARKEST) / model)).mean()
+    model, counts = modelled.square() + DARKEST, measured.square() + DARKEST
+    return (model - counts + counts * (counts / model).log()).mean()

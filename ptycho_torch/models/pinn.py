@@ -35,6 +35,9 @@ from ptycho_torch.physics import cut, diffract, group_canvas, illuminate
 INPUTS = 3
 """Channels of the network: the frame, and the real and imaginary part of its back-projection."""
 
+INTENSITY_RATE = 20
+"""Learning rates of the intensity: it is there before the patches take its place."""
+
 
 class PtychoPINN(pl.LightningModule):
     """Physics-informed network: one U-Net for every frame, trained through the forward model.
@@ -138,10 +141,12 @@ class PtychoPINN(pl.LightningModule):
 
     def frames(self, batch: PtychoBatch, patches: Tensor) -> Tensor:
         """Modelled frames (B, C, N, N) of patches (B, C, N, N), in the units of ``batch.X``."""
-        light = batch.probe.abs().square().sum(dim=1, keepdim=True)
-        offsets = -batch.local_offsets[:, 0].mT
-        merged = group_canvas(patches, offsets, weights=light)
-        merged = cut(merged, offsets, patches.shape[-1])
+        merged = patches
+        if patches.shape[1] > 1:
+            light = batch.probe.abs().square().sum(dim=1, keepdim=True)
+            # From a whole pixel of the object: whole positions stay whole, and are merged exactly.
+            offsets = batch.positions - batch.global_offsets[:, 0].mT.round()
+            merged = cut(group_canvas(patches, offsets, weights=light), offsets, patches.shape[-1])
         factor = (batch.scale * self.intensity.exp()).view(-1, 1, 1, 1)
         amplitude = factor * _light(batch) * diffract(illuminate(batch.probe, merged))
         if batch.bad_pixels is not None:
@@ -262,8 +267,12 @@ class PtychoPINN(pl.LightningModule):
         OptionError
             A schedule that ends, in a fit without end.
         """
-        trained = [value for value in self.parameters() if value.requires_grad]
-        return scheduled(torch.optim.Adam(trained, self.learning_rate), self.schedule, self.trainer)
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if self.intensity.requires_grad:
+            rate = INTENSITY_RATE * self.learning_rate
+            groups.append({"params": [self.intensity], "lr": rate})
+        optimizer = torch.optim.Adam(groups, self.learning_rate)
+        return scheduled(optimizer, self.schedule, self.trainer)
 
 
 def _light(batch: PtychoBatch) -> Tensor | float:

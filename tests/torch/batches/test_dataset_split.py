@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import re
 from itertools import combinations
@@ -166,7 +167,57 @@ def test_contradictions_are_refused_at_once(options: dict[str, Any], message: st
         module("scan.npz", **options)
 
 
-@pytest.mark.parametrize("split", ["region", "frames"])
+@pytest.mark.parametrize(
+    ("fractions", "name"),
+    [((0.01, 0.3), "validation"), ((0.3, 0.01), "test"), ((0.5, 0.49), "training")],
+)
+def test_shares_that_leave_no_group_are_refused_with_shares_that_work(
+    scan_file: Path, fractions: tuple[float, float], name: str
+) -> None:
+    data = module(str(scan_file), val_fraction=fractions[0], test_fraction=fractions[1])
+    with pytest.raises(OptionError, match=rf"scan\.npz: {name} .* after the .*Type: ") as caught:
+        data.setup("fit")
+    assert "\n" not in str(caught.value)
+    assert_typing_works(caught.value, str(scan_file), {"test_fraction": fractions[1]})
+
+
+def assert_typing_works(error: OptionError, scans: Any, options: dict[str, Any]) -> None:
+    """What the error says to type makes parts that all have groups."""
+    typed = re.search(r"Type: (.*)\.$", str(error))
+    assert typed, error
+    pairs = (each.split("=") for each in typed[1].split(", "))
+    named = {name: ast.literal_eval(value) for name, value in pairs}
+    data = module(scans, **{**options, **named})
+    data.setup("fit")
+    parts = ["train", "val"] + ["test"] * bool(data.test_fraction)
+    assert all(len(data.dataset(part)) for part in parts), typed[1]  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gridsize", [1, 2, 3])
+@pytest.mark.parametrize("test_fraction", [0.0, 0.1])
+def test_scan_of_any_size_is_split_or_the_error_says_what_to_type(
+    gridsize: int, test_fraction: float
+) -> None:
+    refused = 0
+    grouping = GroupingConfig(gridsize=gridsize, neighbor_count=max(6, gridsize**2))
+    for frames in range(30, 201, 10):
+        scan = simulate_scan(n_frames=frames, N=16, photons=None, seed=frames)
+        for seed in (0, 1):
+            options = {
+                "grouping": grouping, "seed": seed, "test_fraction": test_fraction, "cache": "off",
+            }  # fmt: skip
+            data = module(scan, **options)
+            try:
+                data.setup("fit")
+            except OptionError as error:
+                refused += 1
+                assert_typing_works(error, scan, options)
+                continue
+            assert len(data.dataset("train")) and len(data.dataset("val"))
+    assert bool(refused) == (gridsize > 1)
+
+
 @pytest.mark.parametrize(
     ("fractions", "name", "action"),
     [
@@ -175,11 +226,11 @@ def test_contradictions_are_refused_at_once(options: dict[str, Any], message: st
         ((0.5, 0.49), "training", "Lower val_fraction or test_fraction"),
     ],
 )
-def test_part_that_would_be_empty_is_named(
-    scan_file: Path, split: str, fractions: tuple[float, float], name: str, action: str
+def test_part_without_frames_is_named(
+    scan_file: Path, fractions: tuple[float, float], name: str, action: str
 ) -> None:
     data = module(
-        str(scan_file), split=split, val_fraction=fractions[0], test_fraction=fractions[1]
+        str(scan_file), split="frames", val_fraction=fractions[0], test_fraction=fractions[1]
     )
     with pytest.raises(OptionError, match=rf"scan\.npz: {name} .* after the .*{action}") as caught:
         data.setup("fit")
