@@ -6,9 +6,10 @@ Every reader gives what its file has, None where that is nothing; the choice is 
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,16 @@ logger = logging.getLogger(__name__)
 
 Probe = str | Path | NDArray[Any]
 
+RECONSTRUCTION = frozenset({"object", "probe"})
+"""Arrays of the file in which a fit leaves what it found."""
+
 
 def with_probe(scan: Scan, probe: Any, read: Callable[[Path], Scan]) -> Scan:
     """The scan with the probe that is asked for; ``read`` opens another scan for its probe.
 
     ``"file"``: as read; a ScanKeyError where the file has none. ``"initial"``: the average pattern
-    without defocus; ``"auto"``: the file's, else that. Else an array, or the path of an ``.npy`` or
-    of a scan.
+    without defocus; ``"auto"``: the file's, else that. Else an array, or the path of an ``.npy``,
+    of a scan or of the ``reconstruction.npz`` of a fit.
     """
     if isinstance(probe, str) and probe == "auto":
         probe = "file" if scan.has_probe else "initial"
@@ -78,15 +82,27 @@ def keeps_probe(readout: Readout, path: Path | None, orientation: str | None = N
 
 
 def probe_of(path: Path, read: Callable[[Path], Scan]) -> NDArray[Any]:
-    """The probe in an ``.npy``, or of a scan."""
-    return array_in_npy(path) if path.suffix == ".npy" else read(path).probeGuess
+    """The probe in an ``.npy``, of a reconstruction as ``fit`` writes it, or of a scan."""
+    if path.suffix == ".npy":
+        return array_in_npy(path)
+    with naming(path), opened(path) as stream:
+        if zipfile.is_zipfile(stream):
+            with zipfile.ZipFile(stream) as archive:
+                if {Path(name).stem for name in archive.namelist()} == RECONSTRUCTION:
+                    with archive.open("probe.npy") as member:
+                        return _loaded(member)
+    return read(path).probeGuess
 
 
 def array_in_npy(path: Path) -> NDArray[Any]:
     """The array of an ``.npy`` that somebody names for an option; ScanFileError: it holds none."""
     with naming(path), opened(path) as stream:
-        try:
-            loaded: NDArray[Any] = np.load(stream, allow_pickle=False)
-        except (ValueError, EOFError, MemoryError) as error:
-            raise ScanFileError("the .npy file", f"unreadable ({error})", "an array") from error
+        return _loaded(stream)
+
+
+def _loaded(stream: IO[bytes]) -> NDArray[Any]:
+    try:
+        loaded: NDArray[Any] = np.load(stream, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise ScanFileError("the .npy file", f"unreadable ({error})", "an array") from error
     return loaded

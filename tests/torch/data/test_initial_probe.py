@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptycho_torch import RawData, initial_probe, read_scan, simulate_scan
-from ptycho_torch.data.errors import OptionError, ScanError, ScanKeyError
+from ptycho_torch.data.errors import OptionError, ScanError, ScanFileError, ScanKeyError
 from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.initial_probe import add_modes, is_average_pattern
 
@@ -119,3 +119,16 @@ def test_options_that_cannot_work_are_refused(scan):
         initial_probe(scan, diameter=0.3)
     with pytest.raises(ScanError, match="zero throughout"):
         initial_probe(np.zeros((2, 8, 8)))
+
+
+def test_a_scan_takes_the_probe_that_a_fit_left(tmp_path):
+    scan = simulate_scan(n_frames=9, N=16, seed=1)
+    file = scan.to_file(tmp_path / "scan.npz")
+    probe = (1 + 2j) * scan.probeGuess[None]
+    np.savez(tmp_path / "reconstruction.npz", object=scan.objectGuess, probe=probe)
+    read = read_scan(file, probe=tmp_path / "reconstruction.npz")
+    np.testing.assert_array_equal(read.probeGuess, probe)
+    pickled = np.array([{}], dtype=object)
+    np.savez(tmp_path / "pickled.npz", object=scan.objectGuess, probe=pickled)
+    with pytest.raises(ScanFileError, match=r"pickled\.npz"):
+        read_scan(file, probe=tmp_path / "pickled.npz")

@@ -59,7 +59,7 @@ def test_starts_that_do_not_fit_are_one_line(tmp_path: Path):
     with pytest.raises(OptionError, match="beside probe='initial'"):
         ObjectFit(initial_probe=PROBE, probe="initial")
     np.savez(tmp_path / "other.npz", picture=TRUTH)
-    with pytest.raises(ScanKeyError, match="object is missing; expected one of .* picture"):
+    with pytest.raises(ScanKeyError, match=r"object is missing; expected one of .* picture"):
         ObjectFit(initial_object=str(tmp_path / "other.npz"))
     (tmp_path / "junk.npz").write_bytes(b"PK\3\4junk")
     with pytest.raises(ScanFileError, match=r"junk\.npz"):
