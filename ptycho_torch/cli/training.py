@@ -162,7 +162,10 @@ class PtychoCLI(LightningCLI):
         print(f"predictions: {shown(self._predictions.path)}")
         if {"patches", "positions_px"} <= self._predictions.names:
             report = ReconstructionReport(self.trainer.default_root_dir)
-            report.write_predicted(self.trainer, self.model)
+            try:
+                report.write_predicted(self.trainer, self.model)
+            except MissingDependencyError as error:
+                print(f"no picture of the object: {error}")
             for metrics in report.written:
                 _say_figures(metrics)
 
