@@ -135,7 +135,9 @@ class PtychoPINN(pl.LightningModule):
         estimate = back_projection(X / batch.scale.view(-1, 1, 1, 1), batch.probe)
         # log1p(4 X): faint fringes and the bright centre have comparable size.
         inputs = torch.stack([torch.log1p(4 * X), estimate.real, estimate.imag], dim=2)
-        images = inputs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        # A Trainer's true precision changes the weights.
+        images = inputs.flatten(0, 1).to(self.network.head.weight.dtype)
+        images = images.contiguous(memory_format=torch.channels_last)
         parts = self.network(images).float().unflatten(0, X.shape[:2])
         return torch.complex(1 + parts[:, :, 0], parts[:, :, 1])
 

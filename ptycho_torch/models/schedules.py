@@ -18,8 +18,8 @@ from ptycho_torch.data.errors import OptionError
 
 Schedule = Literal["constant", "cosine", "stages"]
 
-STAGES = ((0.5, 1.0), (0.8, 0.3), (1.0, 0.1))
-"""Until which share of the steps a stage lasts, and its factor of the learning rate."""
+STAGES = ((0.5, 1.0), (0.8, 0.3), (math.inf, 0.1))
+"""Before which share of the steps a stage ends, and its factor of the learning rate."""
 
 
 def scheduled(optimizer: Optimizer, schedule: Schedule, trainer: pl.Trainer) -> Any:
@@ -55,7 +55,7 @@ def _cosine(share: float) -> float:
 
 
 def _stages(share: float) -> float:
-    return next(factor for until, factor in STAGES if share <= until)
+    return next(factor for until, factor in STAGES if share < until)
 
 
 _FACTORS: Mapping[str, Callable[[float], float]] = MappingProxyType(
