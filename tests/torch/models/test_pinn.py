@@ -300,3 +300,19 @@ def test_it_learns_noisy_frames_in_either_precision(precision):
     )
     print(f"{precision}: Fourier error {error:.3f}; a flat object {of_flat:.3f}")
     assert error < 0.8 * of_flat
+
+
+def test_photons_in_the_unit_of_a_monitor_are_refused(tmp_path):
+    scan = simulate_scan(n_frames=16, N=16, seed=1)
+    monitor = RawData(
+        scan.xcoords,
+        scan.ycoords,
+        scan.xcoords_start,
+        scan.ycoords_start,
+        scan.diff3d,
+        scan.probeGuess,
+        scan.scan_index,
+        frame_photons=np.linspace(0.9, 1.1, 16),
+    )
+    with pytest.raises(OptionError, match=r"frame_photons is 1 in the mean, beside a probe of"):
+        PtychoPINN(width=2, depth=2).predict_object(monitor)
