@@ -96,8 +96,7 @@ class Detector:
 
         Dark and bad pixels are of frames as stored, and move with them.
         """
-        planes = {"dark": self.dark, "bad_pixels": self.bad_pixels}
-        return replace(self, **{name: _centred(plane) for name, plane in planes.items()})
+        return replace(self, dark=_centred(self.dark), bad_pixels=_centred(self.bad_pixels))
 
     def readout(
         self,
