@@ -562,3 +562,14 @@ def test_two_masks_are_refused(write: Write) -> None:
     mask = np.eye(N, dtype=bool)
     with pytest.raises(OptionError, match="bad_pixels is given beside that of the detector"):
         read_scan(write(), layout=FULL, bad_pixels=mask, detector=Detector(bad_pixels=mask.T))
+
+
+def test_positions_that_were_never_written_are_counted_aloud(
+    write: Write, scan: RawData, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(entry__x=None)
+    with h5py.File(path, "a") as file:
+        x = file.create_dataset("entry/x", (M,), "f8", chunks=(M // 2,))
+        x[: M // 2] = scan.xcoords[: M // 2] * PIXEL_M * 1e6
+    read_scan(path, layout=FULL)
+    assert f"/entry/x: {M // 2 * 8} bytes never written" in caplog.text
