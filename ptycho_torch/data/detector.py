@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -90,6 +90,13 @@ class Detector:
                 found = f"{shape_text(mask.shape)} {mask.dtype}"
                 raise OptionError("bad_pixels", found, "(H, W) of bool or integers, 0 = good")
             object.__setattr__(self, "bad_pixels", mask != 0)
+
+    def from_corner(self) -> Detector:
+        """The same for frames whose reader moves the zero frequency from (0, 0) to the centre.
+
+        Dark and bad pixels are of frames as stored, and move with them.
+        """
+        return replace(self, dark=_centred(self.dark), bad_pixels=_centred(self.bad_pixels))
 
     def readout(
         self,
@@ -206,6 +213,10 @@ def _check_centre(centre: Centre, size: int | None) -> None:
         raise OptionError("centre", repr(centre), "keep, estimate or (row, column)")
     if centre != "keep" and size is None:
         raise OptionError("size", None, "a size where the centre moves", action=_SIZE)
+
+
+def _centred(plane: NDArray[Any] | None) -> NDArray[Any] | None:
+    return plane if plane is None or plane.ndim == 0 else np.fft.fftshift(plane)
 
 
 def _plane(name: str, values: ArrayLike, shape: tuple[int, int]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ it does open, are each opened and checked here first. Knows no meaning of names 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from ptycho_torch.data.files.hdf5_array import Hdf5Array, described, require_h5p
 from ptycho_torch.data.files.hdf5_virtual import checked_sources
 from ptycho_torch.data.files.mapping import FileState, opened, require_unchanged
 from ptycho_torch.data.files.zip_archive import MODERATE_BYTES, damaged
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".cxi", ".nxs", ".ptyd")
 MOST_NAMES = 4096
@@ -85,6 +88,8 @@ class Hdf5File:
             array = file._described(found, name)
             if array.nbytes > max_bytes:
                 raise ScanFileError(name, f"{array.nbytes} bytes", f"at most {max_bytes} bytes")
+            if (missing := array.nbytes - array.written_bytes) > 0:
+                logger.warning("%s: %s: %d bytes never written", file.path, name, missing)
             out = np.empty(array.shape, array.dtype)
             if out.size:
                 found.read_direct(out)

@@ -7,9 +7,12 @@ them there, each with the numbers that are taken from it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ptycho_torch.data.errors import ScanFileError
 from ptycho_torch.data.files.hdf5_array import Hdf5Array
@@ -36,7 +39,8 @@ def checked_sources(
     count = properties.get_virtual_count()
     if not 0 < count <= _MOST_SOURCES:
         raise ScanFileError(name, f"made from {count} sources", f"1 to {_MOST_SOURCES}")
-    sources, given = [], 0
+    sources, shape = [], tuple(map(int, found.shape))
+    filled = np.zeros(shape[:1] or 1)  # numbers given along the first axis; twice is once too many
     for number in range(count):
         filename = properties.get_virtual_filename(number)
         inside = properties.get_virtual_dsetname(number)
@@ -48,8 +52,20 @@ def checked_sources(
             raise ScanFileError(f"{name} dtype", found.dtype, f"{source.dtype}, as of {filename}")
         _require_taken(properties.get_virtual_srcspace(number), source, name)
         sources.append(source)
-        given += properties.get_virtual_vspace(number).get_select_npoints()
-    return tuple(sources), given
+        place = properties.get_virtual_vspace(number)
+        rows = _rows(place) if shape else slice(None)
+        written = source.written_bytes // source.dtype.itemsize
+        filled[rows] += min(place.get_select_npoints(), written) / max(1, filled[rows].size)
+    return tuple(sources), int(np.minimum(filled, math.prod(shape[1:])).sum())
+
+
+def _rows(place: Any) -> Any:
+    """The places along the first axis that a selection has numbers for."""
+    low, high = (bound[0] for bound in place.get_select_bounds())
+    if place.is_regular_hyperslab():
+        start, stride, count, block = (numbers[0] for numbers in place.get_regular_hyperslab())
+        return (start + stride * np.arange(count)[:, None] + np.arange(block)).ravel()
+    return slice(low, high + 1)
 
 
 def _require_taken(taken: Any, source: Hdf5Array, name: str) -> None:

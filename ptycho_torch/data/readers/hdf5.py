@@ -179,6 +179,7 @@ def _readout(
         dark = dark.mean(axis=0) if dark.ndim == 3 else dark
     if layout["frames"].get("corner"):
         mask, dark = (None if a is None else np.fft.fftshift(a) for a in (mask, dark))
+        detector = detector.from_corner()
     if detector.orientation == "as stored":
         detector = replace(detector, orientation=layout["frames"].get("orientation", "as stored"))
     return readout_of(path, detector, source, mask, dark)[0]

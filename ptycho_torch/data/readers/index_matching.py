@@ -73,6 +73,7 @@ def match_indexes(
             )
         # By order, under whichever numbers there are.
         given = frames if positions is None else positions
+        require_in_order("indexes", given)
         positions = frames = np.arange(n_frames) if given is None else given
     numbers = _checked("frame indexes", frames, n_frames)
     wanted = _checked("position indexes", positions, n_positions)
@@ -90,6 +91,15 @@ def match_indexes(
     part = np.where(numbers[chosen][order[place]] == wanted, order[place], -1)
     _say(path, wanted, part, n_frames - len(chosen))
     return Matching(chosen, numbers[chosen], part, n_frames)
+
+
+def require_in_order(field: str, given: NDArray[Any] | None) -> None:
+    """Refuse an index without a partner that does not rise: then nothing is in one order."""
+    if given is None or np.all(np.diff(given.ravel().astype(np.float64)) > 0):
+        return
+    found = "of frames or of positions only, and they do not rise"
+    action = "Give both an index, or write them in order"
+    raise ScanError(field, found, "an index of both, or one that rises", action=action)
 
 
 def _say(path: Path, wanted: NDArray[np.int64], part: NDArray[np.intp], left_out: int) -> None:

@@ -19,6 +19,7 @@ from ptycho_torch.data.files.hdf5 import Hdf5File
 from ptycho_torch.data.files.mapping import opened
 from ptycho_torch.data.files.npy_header import shape_text
 from ptycho_torch.data.geometry import HC_EV_M, Geometry
+from ptycho_torch.data.readers.index_matching import require_in_order
 from ptycho_torch.data.readers.layout import ENERGIES, LENGTHS, Layout
 
 logger = logging.getLogger(__name__)
@@ -195,6 +196,7 @@ def matched(
             section = "frames" if frames is None and positions is not None else "positions"
             action = f"Name an index in the layout: {section}: {{index: /path}}"
             raise ScanError("positions", n_positions, f"{n_frames}, as frames", action=action)
+        require_in_order("index", frames if positions is None else positions)
         return np.arange(n_frames), np.arange(n_frames)
     one = _index("frames.index", frames, n_frames)
     other = _index("positions.index", positions, n_positions)

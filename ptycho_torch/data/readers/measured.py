@@ -29,7 +29,12 @@ def given_to_reader(reader: Reader, given: dict[str, Any], corrected: Correction
     if "bad_pixels" in given and "bad_pixels" not in reader.options:
         mask = given.pop("bad_pixels")
         mask = array_in_npy(Path(mask)) if isinstance(mask, str | Path) else mask
-        given["detector"] = replace(given.get("detector") or Detector(), bad_pixels=mask)
+        detector = given.get("detector") or Detector()
+        if mask is not None and detector.bad_pixels is not None:
+            found = "given beside that of the detector"
+            raise OptionError("bad_pixels", found, "one mask", action="Join the two")
+        if mask is not None:
+            given["detector"] = replace(detector, bad_pixels=mask)
     for name, option in (("position_unit", "position_unit"), ("pixel_size_m", "object_pixel_m")):
         said = getattr(corrected, name)
         if not _corrects(corrected, name) or option not in reader.options:
@@ -38,8 +43,9 @@ def given_to_reader(reader: Reader, given: dict[str, Any], corrected: Correction
             found = f"{said!r} beside {option}={given[option]!r} of format {reader.name}"
             raise OptionError(name, found, "one of the two", action="Leave one out")
         corrected = replace(corrected, **{name: getattr(Corrections, name)})
-    if _corrects(corrected, "position_unit") and "object_pixel_m" in reader.options:
-        found = f"{corrected.position_unit!r} for format {reader.name}, whose positions are metres"
+    # A reader that crops frames gives positions in the pixels that are left: it knew their unit.
+    if _corrects(corrected, "position_unit") and "detector" in reader.options:
+        found = f"{corrected.position_unit!r} for format {reader.name}, which says its own unit"
         action = "Correct energy, distance or pixels by --pixel-size METRES; of another unit, read "
         action += "the file with --layout, where unit: stands beside the positions"
         raise OptionError("position_unit", found, "px", action=action)

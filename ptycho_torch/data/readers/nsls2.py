@@ -80,7 +80,8 @@ def read_nsls2(
             raise ScanError(f"{_POINTS} shape", shape_text(points.shape), "(2, M)")
         if diffraction is None and _FRAMES in h5:
             source, kind = Hdf5Stack.of(h5, _FRAMES, corner=True), "amplitude"
-            detector = replace(detector, orientation=composed("rot90", detector.orientation))
+            turned = composed("rot90", detector.orientation)
+            detector = replace(detector.from_corner(), orientation=turned)
         else:
             _require_window(h5, detector)
             source, kind = Hdf5Stack.of(_beside(h5, diffraction, held), _RAW), "counts"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ptycho_torch import simulate_scan
+from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError, PtychoTorchError, ScanError, ScanKeyError
 from ptycho_torch.data.raw_data import RawData, read_scan
@@ -526,3 +527,49 @@ def test_positions_follow_the_pixels_that_a_detector_makes(
     assert read.xcoords == pytest.approx(scan.xcoords * scale)
     assert read.ycoords == pytest.approx(scan.ycoords * scale)
     assert (read.objectGuess is None) == (scale != 1)
+
+
+def test_a_lone_index_out_of_order_is_refused(write: Write) -> None:
+    path = write(numbers=np.r_[1, 0, 2:M])
+    for section in ("frames", "positions"):
+        with pytest.raises(ScanError, match="do not rise; expected an index of both"):
+            read_scan(path, layout=changed(section, index="/numbers"))
+
+
+def test_a_mask_and_a_dark_of_ones_own_move_with_the_zero_frequency(
+    write: Write, scan: RawData
+) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2).astype("u4")
+    mask, dark = np.zeros((N, N), bool), np.arange(N * N).reshape(N, N) % 3
+    mask[1, 2] = True
+    path = write(entry__data=np.fft.ifftshift(counts, axes=(1, 2)) + dark, mask=mask.view("u1"))
+    layout = changed("frames", corner=True)
+    own = read_scan(path, layout=layout, detector=Detector(dark=dark), bad_pixels=mask)
+    assert own.bad_pixels is not None and own.bad_pixels[1 + N // 2, 2 + N // 2]
+    counts[:, own.bad_pixels] = 0  # and what is dark in every frame
+    np.testing.assert_array_equal(np.rint(np.asarray(own.diff3d, float) ** 2), counts)
+    of_file = read_scan(path, layout={**layout, "mask": "/mask"}, detector=Detector(dark=dark))
+    np.testing.assert_array_equal(own.bad_pixels, of_file.bad_pixels)
+
+
+@pytest.mark.parametrize("unit", ["um", "nm"])
+def test_positions_with_a_unit_get_no_second_one(write: Write, unit: str) -> None:
+    with pytest.raises(OptionError, match=r"position_unit.*says its own unit"):
+        read_scan(write(), layout=FULL, corrections=Corrections(position_unit=unit))
+
+
+def test_two_masks_are_refused(write: Write) -> None:
+    mask = np.eye(N, dtype=bool)
+    with pytest.raises(OptionError, match="bad_pixels is given beside that of the detector"):
+        read_scan(write(), layout=FULL, bad_pixels=mask, detector=Detector(bad_pixels=mask.T))
+
+
+def test_positions_that_were_never_written_are_counted_aloud(
+    write: Write, scan: RawData, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(entry__x=None)
+    with h5py.File(path, "a") as file:
+        x = file.create_dataset("entry/x", (M,), "f8", chunks=(M // 2,))
+        x[: M // 2] = scan.xcoords[: M // 2] * PIXEL_M * 1e6
+    read_scan(path, layout=FULL)
+    assert f"/entry/x: {M // 2 * 8} bytes never written" in caplog.text

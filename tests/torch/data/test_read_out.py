@@ -180,7 +180,7 @@ def test_an_object_pixel_is_that_of_the_frames_as_stored(scan, tmp_path):
         read_scan(path, object_pixel_m=8e-9, **cropped)
     raw = read_scan(path, object_pixel_m=(8e-9 * N / 36, 8e-9), **cropped)
     assert raw.geometry.object_pixel_m == pytest.approx(8e-9)
-    with pytest.raises(OptionError, match="whose positions are metres"):
+    with pytest.raises(OptionError, match="which says its own unit"):
         read_scan(path, corrections=Corrections(position_unit="um"), **cropped)
 
 

@@ -246,3 +246,26 @@ def test_source_that_changes_after_opening_is_noticed(path: Path, gone: bool) ->
         raw.frames.verify()
     with pytest.raises(PtychoTorchError, match=r"part_2\.h5: file is (missing|modified)"):
         raw.frames.source.sample(np.arange(12))
+
+
+@pytest.mark.parametrize("fault", ["twice", "unwritten"])
+def test_frames_that_no_source_gives_are_counted(
+    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = write_sources(tmp_path)
+    path = write_virtual(tmp_path / "scan.cxi", names)
+    if fault == "unwritten":
+        with h5py.File(tmp_path / names[2], "w") as file:
+            part = file.create_dataset("entry/frames", (4, 8, 8), "u2", chunks=(1, 8, 8))
+            part[:2] = FRAMES[8:10]
+    else:
+        with h5py.File(path, "a") as file:
+            del file["entry_1/data_1/data"]
+            layout = h5py.VirtualLayout(FRAMES.shape, FRAMES.dtype)
+            for start, name in zip((0, 0, 2), names, strict=True):
+                layout[start : start + 4] = h5py.VirtualSource(name, "entry/frames", (4, 8, 8))
+            file.create_virtual_dataset("entry_1/data_1/data", layout)
+    with opened_hdf5(path) as file:
+        Hdf5Stack.of(file, "/entry_1/data_1/data")
+    missing = (2 if fault == "unwritten" else 6) * 8 * 8 * 2
+    assert f"{missing} bytes never written" in caplog.text
