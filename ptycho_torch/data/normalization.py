@@ -6,6 +6,7 @@ Sums are float64: float32 sums would change the last bits of X.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +15,13 @@ from numpy.typing import NDArray
 from ptycho_torch.data.errors import OptionError, ScanError, naming
 from ptycho_torch.data.frames import Frames, Progress, StoredAs, check_frame_values
 
+logger = logging.getLogger(__name__)
+
 CHUNK_BYTES = 2**20
 """Bytes of frames summed at a time: they and their float64 copy stay in the processor's cache."""
+
+GLARE = 1000
+"""Times the median energy of a scan's frames that no change of beam or specimen explains."""
 
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 """X is float32: a scale or an amplitude outside these loses its digits or becomes infinite."""
@@ -57,7 +63,29 @@ def frame_energies(
         if progress is not None:
             frame_bytes = frames.nbytes // len(frames)
             progress((start + len(block)) * frame_bytes, count * frame_bytes)
+    _warn_of_glare(frames, energies, indices)
     return energies
+
+
+def _warn_of_glare(
+    frames: Frames, energies: NDArray[np.float64], indices: NDArray[np.integer] | None
+) -> None:
+    """Say which frames outshine the scan so far that something else than light is in them."""
+    lit = energies[energies > 0]
+    glaring = np.flatnonzero(energies > GLARE * np.median(lit)) if len(lit) else lit
+    if not len(glaring):
+        return
+    numbers = glaring if indices is None else np.asarray(indices)[glaring]
+    logger.warning(
+        "%s: %d of %d frames have over %d times the light of a usual one (%s): are some of their "
+        "pixels marks of no value? --saturation COUNTS or --bad-pixels FILE leaves them out "
+        "(Detector(saturation=), bad_pixels=); the scale of X follows the brightest",
+        frames.path,
+        len(glaring),
+        len(energies),
+        GLARE,
+        ", ".join(map(str, numbers[:3].tolist())) + (", ..." if len(numbers) > 3 else ""),
+    )
 
 
 def intensity_scale(

@@ -7,7 +7,9 @@ no file and no grouping.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
+from types import MappingProxyType
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -21,7 +23,7 @@ from ptycho_torch.batches.scans import object_shape
 from ptycho_torch.data.config import GroupingConfig, check_choice, check_integer
 from ptycho_torch.data.errors import OptionError
 from ptycho_torch.data.raw_data import RawData
-from ptycho_torch.datamodule import PtychoDataModule
+from ptycho_torch.datamodule import PtychoDataModule, Stage
 from ptycho_torch.fourier_error import fourier_sums
 from ptycho_torch.models.back_projection import back_projection
 from ptycho_torch.models.error_metric import FourierError
@@ -35,6 +37,15 @@ from ptycho_torch.physics import cut, diffract, group_canvas, illuminate
 
 MOST_APART = 2.0
 """How far a scan's photons per frame may be from its probe's; further, one has another unit."""
+
+_SEEN: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
+    {
+        "fit": ("train", "val"),
+        "validate": ("val",),
+        "test": ("test",),
+        "predict": ("predict",),
+    }
+)
 
 INPUTS = 3
 """Channels of the network: the frame, and the real and imaginary part of its back-projection."""
@@ -123,16 +134,31 @@ class PtychoPINN(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PtychoDataModule):
             return
-        dataset = data.dataset("predict" if stage == "predict" else "train")
-        for scan in dataset.scans:
-            require_far_field(scan)
-            _require_photons(scan)
-        step = 2 ** (self.depth - 1)
-        if dataset.N % step:
-            found, expected = f"{self.depth} for frames of N = {dataset.N}", "one that halves them"
-            raise OptionError("depth", found, expected, action=f"N has to be a multiple of {step}")
-        if self.supervised_weight and stage in ("fit", "validate", "test"):
-            _require_labels(dataset.ground_truth, dataset.patch_positions)
+        for each in _SEEN[stage]:
+            dataset = data.dataset(each)
+            for scan in dataset.scans:
+                require_far_field(scan)
+                _require_photons(scan)
+            step = 2 ** (self.depth - 1)
+            if dataset.N % step:
+                found = f"{self.depth} for frames of N = {dataset.N}"
+                action = f"N has to be a multiple of {step}"
+                raise OptionError("depth", found, "one that halves them", action=action)
+            if self.supervised_weight and stage != "predict":
+                _require_labels(dataset.ground_truth, dataset.patch_positions)
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse to go on from a loss that is no number.
+
+        Raises
+        ------
+        OptionError
+            The mean loss of the epoch is not finite.
+        """
+        loss = self.trainer.callback_metrics.get("train_loss")
+        if loss is not None and not torch.isfinite(loss):
+            action = "Type a smaller learning_rate, gradient_clip_val=1, or precision='32-true'"
+            raise OptionError("train_loss", float(loss), "a finite number", action=action)
 
     def patches(self, batch: PtychoBatch) -> Tensor:
         """The patch of the object behind every frame by itself, complex64, (B, C, N, N)."""

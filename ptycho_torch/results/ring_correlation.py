@@ -133,7 +133,8 @@ def correlation_of_rings(
     """The curve of what ``ring_sums`` returned for an image of a shape, or of several summed."""
     cross, power = sums[0], np.sqrt(sums[1].real * sums[2].real)
     turned = (cross * np.exp(-1j * np.angle(cross.sum()))).real
-    correlation = np.where(power > 0, turned, 0) / np.where(power > 0, power, 1)
+    # An empty ring correlates with nothing; what is no number stays none.
+    correlation = np.where(power == 0, 0, turned) / np.where(power == 0, 1, power)
     frequency = np.arange(1, len(cross) + 1) / min(shape)
     threshold = half_bit(sums[3].real)
     period_px = _half_period(frequency, correlation - threshold)

@@ -169,3 +169,15 @@ def test_batch_of_patches_that_complex64_cannot_hold_is_refused(tmp_path: Path) 
     assert data[[6, 8]].Y.abs().max() == 1
     with pytest.raises(ScanError, match=r"scan\.npz: Y is up to 1e\+39; expected at most"):
         data[[6, 7]]
+
+
+def test_frames_that_outshine_the_scan_are_named_wherever_they_are(caplog):
+    stack = np.ones((400, 8, 8), dtype=np.uint32)
+    stack[301, 2] = 2**32 - 1
+    frame_energies(Frames.from_array(stack, measurement="counts"))
+    assert "1 of 400 frames have over 1000 times the light of a usual one (301)" in caplog.text
+    caplog.clear()
+    stack[301, 2] = 900
+    stack[:150] = 0
+    frame_energies(Frames.from_array(stack, measurement="counts"))
+    assert not caplog.records

@@ -316,3 +316,16 @@ def test_photons_in_the_unit_of_a_monitor_are_refused(tmp_path):
     )
     with pytest.raises(OptionError, match=r"frame_photons is 1 in the mean, beside a probe of"):
         PtychoPINN(width=2, depth=2).predict_object(monitor)
+
+
+class OfNoNumber(PtychoPINN):
+    def patches(self, batch):
+        return super().patches(batch) * float("nan")
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_in_one_line():
+    data = PtychoDataModule(
+        simulate_scan(n_frames=49, N=16, seed=1), split="none", ground_truth="none"
+    )
+    with pytest.raises(OptionError, match="train_loss is nan; expected a finite number"):
+        quiet_trainer(max_steps=2).fit(OfNoNumber(width=2, depth=2), datamodule=data)

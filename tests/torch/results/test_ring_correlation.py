@@ -114,3 +114,10 @@ def test_half_bit_is_the_correlation_of_images_whose_sum_carries_half_a_bit():
 def test_images_without_rings_are_refused(shape, message):
     with pytest.raises(OptionError, match=message):
         fourier_ring_correlation(np.ones(shape), np.ones(shape))
+
+
+def test_what_is_no_number_stays_none():
+    image = np.random.default_rng(0).standard_normal((8, 8)) + 0j
+    spoilt = image.copy()
+    spoilt[0, 0] = np.nan
+    assert np.isnan(fourier_ring_correlation(spoilt, image).correlation).all()
