@@ -144,7 +144,9 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
 
 def require_one_scan(path: Path) -> None:
     """Refuse what names several scans, for a command that takes one; an OptionError says so."""
-    several = is_list(path), path.is_dir(), glob.has_magic(str(path)) and not path.exists()
+    # os.path answers no where a name cannot be one: too long, or with a NUL in it.
+    pattern = glob.has_magic(str(path)) and not os.path.exists(path)
+    several = is_list(path), os.path.isdir(path), pattern
     if any(several):
         found = ("a list of scans", "a directory", "a pattern")[several.index(True)]
         action = "Name each scan; ptycho-torch inspect and prepare take several at once"

@@ -9,7 +9,6 @@ import glob
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +83,7 @@ def expand_scans(scans: Scans) -> list[ListedScan]:
         )
     found: list[ListedScan] = []
     copies: set[Path] = set()
+    plain: list[ListedScan] = []
     for scan in scans:
         if isinstance(scan, RawData):
             found.append(ListedScan(scan))
@@ -91,16 +91,31 @@ def expand_scans(scans: Scans) -> list[ListedScan]:
             if is_list(scan):
                 found.extend(_listed(Path(scan), copies))
             else:
-                found.extend(map(ListedScan, _files(scan, copies)))
+                named = list(map(ListedScan, _files(scan, copies)))
+                found.extend(named)
+                plain.extend(each for each in named if each.scan == Path(scan))
         else:
             raise OptionTypeError("scans", type(scan).__name__, "a path, a pattern or a RawData")
-    files = [os.path.realpath(each.scan) for each in found if not isinstance(each.scan, RawData)]
-    for file, count in Counter(files).items():
-        if count > 1:
-            raise OptionError("scans", f"{file} twice", "each once", action="Give it a weight")
+    _refuse_twice(found, plain)
     if not found:
         raise OptionError("scans", "empty", "at least one scan")
     return found
+
+
+def _refuse_twice(found: list[ListedScan], plain: list[ListedScan]) -> None:
+    """Refuse a file that a pattern, a folder or a list names beside something else.
+
+    Who writes a plain path twice means it.
+    """
+    by_file: dict[str, list[ListedScan]] = {}
+    for each in found:
+        # A name that no file can have is refused where it is opened.
+        if not isinstance(each.scan, RawData) and "\0" not in os.fspath(each.scan):
+            by_file.setdefault(os.path.realpath(each.scan), []).append(each)
+    meant = {id(each) for each in plain}
+    for file, named in by_file.items():
+        if len(named) > 1 and not all(id(each) in meant for each in named):
+            raise OptionError("scans", f"{file} twice", "each once", action="Give it a weight")
 
 
 def is_list(path: Any) -> TypeGuard[str | os.PathLike[str]]:

@@ -329,7 +329,7 @@ class ObjectFit(pl.LightningModule):
         if self.refine_probe:
             groups.append({"params": [self.probe], "lr": self.probe_learning_rate})
         optimizer = torch.optim.Adam(groups)
-        return scheduled(optimizer, self.schedule, self.trainer)
+        return scheduled(optimizer, self.schedule, self)
 
 
 def _with_modes(probe: Tensor, n_modes: int) -> Tensor:

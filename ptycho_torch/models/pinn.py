@@ -29,7 +29,6 @@ from ptycho_torch.models.back_projection import back_projection
 from ptycho_torch.models.error_metric import FourierError
 from ptycho_torch.models.far_field import require_far_field
 from ptycho_torch.models.frame_losses import FrameLoss, frame_loss
-from ptycho_torch.models.precision import quickest_precision
 from ptycho_torch.models.schedules import Schedule, scheduled
 from ptycho_torch.models.stitched import Stitched
 from ptycho_torch.models.unet import UNet
@@ -255,7 +254,7 @@ class PtychoPINN(pl.LightningModule):
             predict: every group of it is.
         trainer
             Predicts, with its devices and precision; None: a new one, on a GPU where there is one,
-            with convolutions in bfloat16 where that is quicker.
+            in float32.
 
         Returns
         -------
@@ -280,12 +279,7 @@ class PtychoPINN(pl.LightningModule):
             raise OptionError("predict", found, "one: an object", action=action)
         stitched = Stitched(object_shape(scans))
         if trainer is None:
-            trainer = pl.Trainer(
-                logger=False,
-                enable_model_summary=False,
-                devices=1,
-                precision=quickest_precision(),
-            )
+            trainer = pl.Trainer(logger=False, enable_model_summary=False, devices=1)
         trainer.callbacks.append(stitched)  # type: ignore[attr-defined]
         try:
             trainer.predict(self, datamodule=data, return_predictions=False)
@@ -306,7 +300,7 @@ class PtychoPINN(pl.LightningModule):
             rate = INTENSITY_RATE * self.learning_rate
             groups.append({"params": [self.intensity], "lr": rate})
         optimizer = torch.optim.Adam(groups, self.learning_rate)
-        return scheduled(optimizer, self.schedule, self.trainer)
+        return scheduled(optimizer, self.schedule, self)
 
 
 def _light(batch: PtychoBatch) -> Tensor | float:

@@ -22,7 +22,7 @@ STAGES = ((0.5, 1.0), (0.8, 0.3), (math.inf, 0.1))
 """Before which share of the steps a stage ends, and its factor of the learning rate."""
 
 
-def scheduled(optimizer: Optimizer, schedule: Schedule, trainer: pl.Trainer) -> Any:
+def scheduled(optimizer: Optimizer, schedule: Schedule, model: pl.LightningModule) -> Any:
     """What ``configure_optimizers`` returns: the optimiser, its rates changed at every step.
 
     Parameters
@@ -31,7 +31,7 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, trainer: pl.Trainer) -> 
         Its rates are those of the first step.
     schedule
         ``"constant"``; ``"cosine"``: to 0 at the last step; ``"stages"``: as ``STAGES`` says.
-    trainer
+    model
         Knows how many steps there will be.
 
     Raises
@@ -41,7 +41,7 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, trainer: pl.Trainer) -> 
     """
     if schedule == "constant":
         return optimizer
-    steps = trainer.estimated_stepping_batches
+    steps = model.trainer.estimated_stepping_batches
     if not math.isfinite(steps):
         found = f"{schedule!r} in a fit without end"
         raise OptionError("schedule", found, "max_epochs or max_steps")

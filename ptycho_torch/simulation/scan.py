@@ -11,7 +11,6 @@ import math
 from typing import Any, Literal
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from ptycho_torch.data.config import check_choice, check_integer, check_seed
@@ -223,6 +222,8 @@ def _frames(
     noise: np.random.Generator | None,
 ) -> NDArray[np.float32]:
     """Amplitudes (M, N, N) float32, zero frequency at N // 2; photon noise when drawn from."""
+    import scipy.fft
+
     modes, N = probe.shape[0], probe.shape[-1]
     frames = np.empty((len(x), N, N), dtype=np.float32)
     for block in _blocks(len(x), N, modes):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ptycho_torch.simulation.letters import ALPHABET, glyph
 
@@ -74,6 +73,8 @@ def dead_leaves(shape: _Shape, N: int, rng: np.random.Generator) -> _Field:
 
 def gaussian(shape: _Shape, N: int, rng: np.random.Generator) -> _Field:
     """A Gaussian random field of one correlation length, 0.03 to 0.15 N."""
+    from scipy import ndimage
+
     length = max(1.5, N * rng.uniform(0.03, 0.15))
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), length, mode="wrap")
     # Between its tails: a single peak would leave everything else grey.

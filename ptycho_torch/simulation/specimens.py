@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ptycho_torch.data.config import check_choice
 from ptycho_torch.simulation import specimen_fields as fields
@@ -88,6 +87,8 @@ def draw_specimen(
 
 
 def _soft(field: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy import ndimage
+
     return _spread(ndimage.gaussian_filter(field, EDGE_SIGMA_PX))
 
 

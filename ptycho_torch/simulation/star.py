@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ptycho_torch.simulation.letters import glyph
 
@@ -42,6 +41,8 @@ def draw_star(
     NDArray
         (H, W) complex64, modulus in (0.4, 1], phase in [0, PHASE_RANGE_RAD].
     """
+    from scipy import ndimage
+
     phase = PHASE_RANGE_RAD * ndimage.gaussian_filter(
         _siemens_star(shape, min(shape) - 2 * margin), EDGE_SIGMA_PX
     )

@@ -39,8 +39,7 @@ def checked_sources(
     count = properties.get_virtual_count()
     if not 0 < count <= _MOST_SOURCES:
         raise ScanFileError(name, f"made from {count} sources", f"1 to {_MOST_SOURCES}")
-    sources, shape = [], tuple(map(int, found.shape))
-    filled = np.zeros(shape[:1] or 1)  # numbers given along the first axis; twice is once too many
+    sources = []
     for number in range(count):
         filename = properties.get_virtual_filename(number)
         inside = properties.get_virtual_dsetname(number)
@@ -52,6 +51,10 @@ def checked_sources(
             raise ScanFileError(f"{name} dtype", found.dtype, f"{source.dtype}, as of {filename}")
         _require_taken(properties.get_virtual_srcspace(number), source, name)
         sources.append(source)
+    # Asked for the shape of a dataset without end, the library opens its sources.
+    shape = tuple(map(int, found.shape))
+    filled = np.zeros(shape[:1] or 1)  # numbers given along the first axis; twice is once too many
+    for number, source in enumerate(sources):
         place = properties.get_virtual_vspace(number)
         rows = _rows(place) if shape else slice(None)
         written = source.written_bytes // source.dtype.itemsize

@@ -116,7 +116,7 @@ def counts_file(tmp_path: Path, **more: Any) -> tuple[Path, dict[str, Any]]:
 
 def test_memory_map_opens_counts_when_it_hears_so(tmp_path: Path) -> None:
     path, arrays = counts_file(tmp_path)
-    with pytest.raises(ValueError, match=r"Pass measurement='counts'"):
+    with pytest.raises(ValueError, match=r"--measurement counts"):
         MemmapDatasetBridge(path, CONFIG)
     bridge = MemmapDatasetBridge(path, CONFIG, measurement="counts")
     nn = bridge.get_grouped_data(seed=0)["nn_indices"]
