@@ -21,7 +21,7 @@ from ptycho_torch.lightning_utils import find_best_checkpoint
 from ptycho_torch.models.pinn import PtychoPINN
 
 SHARED = Path(os.environ.get("PTYCHO_TORCH_DATA", "")) / "data" / "formats"
-EPOCHS = 3
+EPOCHS = int(os.environ.get("INTEROP_EPOCHS", "3"))
 LEAST = 0.8
 
 pytestmark = [
