@@ -125,8 +125,8 @@ def is_list(path: Any) -> TypeGuard[str | os.PathLike[str]]:
 
 def parts_named(scans: Any) -> set[Part]:
     """The parts to which lists among the scans give whole scans; other scans are not looked at."""
-    alone = isinstance(scans, str) or not isinstance(scans, Sequence)
-    several = [scans] if alone else scans
+    one = isinstance(scans, str) or not isinstance(scans, Sequence)
+    several = [scans] if one else scans
     listed = [each for scan in several if is_list(scan) for each in expand_scans(scan)]
     return {each.use.part for each in listed if each.use.part is not None}
 

@@ -23,7 +23,6 @@ _OF_OBJECTS = (
     "centred_correlation",
     "phase_pearson",
     "amplitude_pearson",
-    "complex_correlation",
     "half_period_px",
     "half_period_nm",
 )
@@ -104,7 +103,6 @@ def _object_figures(
         metrics.centred_correlation(obj, truth, mask),
         metrics.phase_pearson(obj, truth, mask),
         metrics.amplitude_pearson(obj, truth, mask),
-        metrics.complex_correlation(obj, truth, mask) if obj[mask].any() else 0.0,
         rings.half_period_px,
         rings.half_period_nm,
     )

@@ -49,7 +49,7 @@ class ReconstructionReport(pl.Callback):
     other ranks take no part.
 
     metrics.json holds, over the area that the frames of the training groups illuminate,
-    ``centred_correlation``, ``phase_pearson``, ``amplitude_pearson``, ``complex_correlation`` and
+    ``centred_correlation``, ``phase_pearson``, ``amplitude_pearson`` and
     the half period of the ring correlation, all with the scan's objectGuess, or null where the scan
     has none of the same shape, and ``fourier_error``, from one more pass over all groups. What a
     flat object scores stands under ``flat_object``, its Fourier error that of the probe behind

@@ -97,11 +97,11 @@ def test_batches_of_probes_with_different_numbers_of_modes_are_those_of_files():
     rng = np.random.default_rng(1)
     probes = [random_probe(N, modes, rng) for modes in (1, 3)]
     scans = scans_of(photons=None, probes=probes, n_scans=6)
-    alone = [in_a_file(scans.scan(number)) for number in range(6)]
-    files = PtychoDataset(alone, patch_positions="scan")
+    single = [in_a_file(scans.scan(number)) for number in range(6)]
+    files = PtychoDataset(single, patch_positions="scan")
     indices = range(0, len(files), 5)
     assert_equal_to_rounding(scans.__getitems__(indices), files.__getitems__(indices))
-    used = {int(scan.probeGuess.any(axis=(1, 2)).sum()) for scan in alone}
+    used = {int(scan.probeGuess.any(axis=(1, 2)).sum()) for scan in single}
     assert used == {1, 3}
 
 
@@ -164,8 +164,8 @@ def test_a_sample_is_the_same_in_any_batch_and_any_copy():
     scans = scans_of(photons=300.0, n_modes=2)
     numbers = [70, 3, 75 + 8, 9 * 75 + 3, 12, 3]
     together = rows_of(scans.__getitems__(numbers))
-    alone = [rows_of(scans_of(photons=300.0, n_modes=2).__getitems__([n]))[0] for n in numbers]
-    assert together == alone
+    single = [rows_of(scans_of(photons=300.0, n_modes=2).__getitems__([n]))[0] for n in numbers]
+    assert together == single
     assert together[1] == together[5]
     assert len(set(together)) == 5
 

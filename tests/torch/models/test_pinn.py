@@ -120,11 +120,11 @@ def test_scans_with_other_probes_share_a_network_and_keep_their_own_forward_mode
     assert error_of(model, batch) < 1e-5
     swapped = batch.replace(probe=batch.probe.roll(len(batch.X) // 2, 0))
     assert error_of(model, swapped) > 0.05
-    # A mode that is 0 where scans have fewer changes nothing: alone, the first scan looks alike.
-    alone = whole_batch(data_for(scans[0]))
+    # A mode that is 0 where scans have fewer changes nothing: the first scan by itself looks alike.
+    single = whole_batch(data_for(scans[0]))
     model = grown(model, batch)
-    together = model.patches(batch[: len(alone.X)])
-    torch.testing.assert_close(together, model.patches(alone), rtol=1e-4, atol=1e-5)
+    together = model.patches(batch[: len(single.X)])
+    torch.testing.assert_close(together, model.patches(single), rtol=1e-4, atol=1e-5)
 
 
 def grown(model, batch):

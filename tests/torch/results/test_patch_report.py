@@ -86,9 +86,6 @@ def test_true_patches_pass_every_bar_that_mirrored_and_flat_ones_fail(star, tmp_
         assert unseen["true"][figure] > bar
         assert unseen["mirrored"][figure] < bar - 0.2
         assert unseen["flat"][figure] == unseen["true"]["flat_object"][figure] == 0
-    # What no bar may be made of.
-    assert unseen["flat"]["complex_correlation"] > 0.85
-    assert unseen["mirrored"]["complex_correlation"] > 0.85
     assert unseen["flat"]["half_period_px"] is None
     error = unseen["flat"]["fourier_error"]
     assert error == pytest.approx(unseen["true"]["flat_object"]["fourier_error"], rel=0.02)

@@ -81,7 +81,6 @@ def test_figures_are_with_the_scans_object_over_the_illuminated_area(scan, repor
         "centred_correlation",
         "phase_pearson",
         "amplitude_pearson",
-        "complex_correlation",
     ):
         figure = getattr(metrics, name)
         assert figures[name] == pytest.approx(figure(obj, scan.objectGuess, mask), rel=1e-5)
