@@ -2,7 +2,8 @@
 
 Owns fields, defaults, and the rule for values that nothing here acts on. A field's metadata says
 what it is: *used*, *unread* (another value changes nothing, and is logged), or *fixed* (another
-value asks for something that is not here, and is refused by name). ``docs/howto/ptychodus.md`` says why.
+value asks for something that is not here, and is refused by name). ``docs/howto/ptychodus.md`` says
+why.
 Knows no network, no tensors and no files.
 """
 

@@ -174,7 +174,8 @@ def test_the_readmes_code_runs(tmp_path):
 @pytest.mark.slow
 def test_the_migration_pages_script_runs(tmp_path):
     pytest.importorskip("lightning", reason="torch is not installed: the page's script")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto/migrate.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "howto" / "migrate.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 1
     check = "\nassert container.X.shape == (50, 32, 32, 4)\nassert probe.ndim == 5"
     result = run_python(blocks[0] + check, cwd=tmp_path)
