@@ -82,6 +82,32 @@ def test_commands_of_this_process_read_a_registered_format(
     assert np.array_equal(read_scan(out).frames.stored, read_scan(path).frames.stored)
 
 
+def raising(file: ScanFile) -> bool:
+    file.stream.read(3)
+    raise RuntimeError("no header\nin two lines")
+
+
+def read_from_the_start(file: ScanFile) -> Scan:
+    assert file.stream.read() == b"MINE"
+    return read(file)
+
+
+def test_reader_that_raises_is_passed_over_by_name_and_the_next_begins_at_the_first_byte(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTERED", [])
+    register_reader(Reader("broken", (".mine",), raising, read))
+    register_reader(
+        Reader("first", (".mine",), lambda file: file.stream.read(2) == b"MI", read_from_the_start)
+    )
+    said = f"{path}: reader broken is passed over: recognises raised RuntimeError: no header"
+    assert read_scan(path).N == 8
+    assert said in caplog.messages[0] and "\n" not in caplog.messages[0]
+    caplog.clear()
+    assert [each.scan for each in expand_scans(path.parent)] == [path]
+    assert said in caplog.messages[0]
+
+
 def test_registered_format_of_hdf5_goes_before_the_reader_of_any_hdf5(
     registered: Reader, tmp_path: Path
 ) -> None:
