@@ -53,7 +53,7 @@ def checked_sources(
             properties.get_virtual_srcspace(number),
             properties.get_virtual_vspace(number),
         )
-        _require_taken(taken, source, name, place.get_select_npoints())
+        _require_taken(taken, source, name, place)
         sources.append(source)
     # Asked for the shape of a dataset without end, the library opens its sources.
     shape = tuple(map(int, found.shape))
@@ -77,13 +77,13 @@ def _rows(place: Any) -> Any:
     return slice(low, high + 1)
 
 
-def _require_taken(taken: Any, source: Hdf5Array, name: str, count: int) -> None:
-    """Refuse a selection that goes beyond its source; all of it has ``count`` numbers."""
+def _require_taken(taken: Any, source: Hdf5Array, name: str, place: Any) -> None:
+    """Refuse a selection that goes beyond its source, or all of one that is not as ``place``."""
     import h5py
 
     shape = source.shape
     if not _is_part(taken):
-        if math.prod(shape) != count:
+        if math.prod(shape) != (count := place.get_select_npoints()):
             expected = f"{count} numbers, which {name} takes as all of it"
             raise ScanFileError(source.name, shape_text(shape), expected, file=source.path)
         return

@@ -51,7 +51,6 @@ ENTRY_POINTS = "ptycho_torch.readers"
 
 _A_READER = "a ptycho_torch.data.readers.Reader"
 
-
 # In the order in which files are tried.
 BUILT_IN: tuple[Reader, ...] = (
     Reader("npz", (".npz",), npz.recognises, npz.read_npz),
@@ -72,7 +71,6 @@ BUILT_IN: tuple[Reader, ...] = (
     # Last: any HDF5 file is one to it, once a layout says what is where.
     Reader("hdf5", hdf5.SUFFIXES, hdf5.recognises, hdf5.read_hdf5),
 )
-
 
 _REGISTERED: list[Reader] = []
 
@@ -121,8 +119,7 @@ def readers() -> Iterator[Reader]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             reader = point.load()
-        except Exception as error:
-            # The package is somebody else's, and so is what it raises.
+        except Exception as error:  # the package is another's, and so is what it raises
             found = f"not to be loaded ({type(error).__name__}: {error})"
             raise _no_reader(point.value, found) from error
         if not isinstance(reader, Reader):
@@ -181,8 +178,7 @@ def read_file(
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
-        corrected = corrections or Corrections()
-        corrected = given_to_reader(reader, given, corrected)
+        corrected = given_to_reader(reader, given, corrections or Corrections())
         file.stream.seek(0)
         scan = measured(reader, file, given, corrected, sidecar)
         made = corrected.of_probe(with_probe(scan, probe, read_file))
