@@ -312,6 +312,37 @@ def test_a_mask_of_most_pixels_is_named(tmp_path, fields):
         read_scan(tmp_path / "mask.npz", probe="initial")
 
 
+@pytest.mark.parametrize("centre", [(32, 32), (24, 41)])
+def test_padding_that_is_bad_is_none_of_the_mask(tmp_path, fields, centre):
+    """Neither of the scan as it is read, nor of the file that is written of it."""
+    padded = Detector(size=160, centre=centre, pad_value=None)
+    scan = read_scan(amplitudes_in(tmp_path / "scan.npz", fields), detector=padded, probe="initial")
+    assert scan.bad_pixels.mean() > 0.5
+    scan.to_file(tmp_path / "padded.npz")
+    for read in (scan, read_scan(tmp_path / "padded.npz")):
+        assert not any(verdict.field == "bad_pixels" for verdict in implausible(read))
+    inverted = np.ones((64, 64), bool)
+    inverted[5::9, 3::7] = False
+    path = amplitudes_in(tmp_path / "inverted.npz", {**fields, "bad_pixels": inverted})
+    verdicts = said(path, detector=padded, probe="initial")
+    assert any("is 1 good" in verdict.lower() for verdict in verdicts)
+
+
+def amplitudes_in(path, fields):
+    np.savez(path, **fields)
+    return path
+
+
+def test_bins_that_leave_less_than_the_light_say_so(tmp_path):
+    fields = simulated_arrays(tmp_path, n_frames=225, N=64, photons=1e7, seed=4)
+    counts = np.round(np.square(fields["diff3d"].astype(np.float64))).astype(np.uint32)
+    np.savez(tmp_path / "counts.npz", **{**fields, "diff3d": counts})
+    given = {"measurement": "counts", "probe": "initial"}
+    (verdict,) = said(tmp_path / "counts.npz", **given, detector=Detector(size=20, bin=3))
+    assert "Add a smaller --bin than 3" in verdict and "near" not in verdict
+    assert not said(tmp_path / "counts.npz", **given, detector=Detector(bin=2))
+
+
 @pytest.mark.skipif(not FILES.is_dir(), reason="PTYCHO_TORCH_DATA names no folder with data/")
 def test_a_near_field_that_no_file_says_is_seen_by_its_shadows():
     pytest.importorskip("h5py", reason="h5py is not installed: nothing to read CXI with")
