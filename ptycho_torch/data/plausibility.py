@@ -175,6 +175,7 @@ def _origin(seen: Evidence) -> Verdict | None:
     action = "Add --shift-origin"
     if seen.given.shift_origin or seen.given.position_unit != "px":
         action = "Check the size of an object pixel: --pixel-size METRES"
+        action = _GEOMETRY_ACTION if seen.in_metres else action
     if first < half - 1:
         return Verdict("positions", f"they begin at {first:.1f} px", expected, action)
     if first > half + 2 * seen.span + 2 * seen.N:

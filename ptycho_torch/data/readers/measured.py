@@ -46,8 +46,8 @@ def given_to_reader(reader: Reader, given: dict[str, Any], corrected: Correction
     # A reader that crops frames gives positions in the pixels that are left: it knew their unit.
     if _corrects(corrected, "position_unit") and "detector" in reader.options:
         found = f"{corrected.position_unit!r} for format {reader.name}, which says its own unit"
-        action = "Correct energy, distance or pixels by --pixel-size METRES; of another unit, read "
-        action += "the file with --layout, where unit: stands beside the positions"
+        action = "Read HDF5 of another unit with --layout (layout=), where unit: stands beside the "
+        action += "positions; write the positions of another file again in metres"
         raise OptionError("position_unit", found, "px", action=action)
     return corrected
 

@@ -272,6 +272,9 @@ def test_a_file_in_metres_is_not_told_of_a_position_unit(fields):
     (verdict,) = [str(v) for v in implausible(scan) if v.field == "overlap"]
     assert "--position-unit" not in verdict
     assert "energy, distance and pixels" in verdict
+    early = of_places(fields, fields["xcoords"] - 99, y / 1e3, metadata={"format": "cxi"})
+    (verdict,) = implausible(early, Corrections(shift_origin=True))
+    assert "--pixel-size" not in verdict.action
 
 
 def test_order_and_orientation_are_seen_where_some_frames_have_no_position(fields):
