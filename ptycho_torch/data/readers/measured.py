@@ -59,20 +59,20 @@ def measured(
     detector, own = given.get("detector"), "detector" in reader.options
     as_stored = [name for name in ("zero_frequency", "pixel_size_m") if _corrects(corrected, name)]
     if detector is None or (own and not as_stored):
-        return corrected.of_measurement(reader.read(file, **given))
+        return corrected.of_measurement(reader.scan_of(file, **given))
     # The dark and what a pixel reaches are of frames as stored; a window is of frames as they are
     # meant, and so is everything that positions are counted in.
     marks = {name: getattr(detector, name) for name in ("dark", "saturation", "bad_pixels")}
     level, window = Detector(**marks), replace(detector, **dict.fromkeys(marks))
     if own:
         try:
-            scan = reader.read(file, **{**given, "detector": level})
+            scan = reader.scan_of(file, **{**given, "detector": level})
         except NotSquareError as error:
             expected = "square frames where a detector reads them out"
             raise OptionError(as_stored[0], "given for others", expected) from error
     else:
         del given["detector"]
-        scan = reader.read(file, **given)
+        scan = reader.scan_of(file, **given)
         if any(mark is not None for mark in marks.values()):
             scan = read_out(scan, level, sidecar=sidecar)
     return read_out(corrected.of_measurement(scan), window, sidecar=sidecar)

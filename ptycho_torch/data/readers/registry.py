@@ -9,7 +9,6 @@ keeps: readers are added to it, never taken out or replaced.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
@@ -24,7 +23,6 @@ from ptycho_torch.data.errors import (
     PtychoTorchError,
     ScanFileError,
     naming,
-    shown,
 )
 from ptycho_torch.data.files.hdf5 import SUFFIXES
 from ptycho_torch.data.files.mapping import FileState
@@ -44,8 +42,6 @@ from ptycho_torch.data.readers.probe_choice import Probe, with_probe
 from ptycho_torch.data.readers.reader import Reader
 from ptycho_torch.data.readers.scan_file import ScanFile, open_scan_file
 from ptycho_torch.data.scan import Scan
-
-logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "ptycho_torch.readers"
 
@@ -179,7 +175,6 @@ def read_file(
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
         corrected = given_to_reader(reader, given, corrections or Corrections())
-        file.stream.seek(0)
         scan = measured(reader, file, given, corrected, sidecar)
         made = corrected.of_probe(with_probe(scan, probe, read_file))
         made.frames.watch([(file.path, FileState.of(os.fstat(file.stream.fileno()))), *file.others])
@@ -197,24 +192,11 @@ def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
         for reader in readers():
             asks = reader.read is hdf5.read_hdf5 and "layout" not in options
             try:
-                if not asks and name.endswith(reader.suffixes) and _recognises(reader, file):
+                if not asks and name.endswith(reader.suffixes) and reader.knows(file):
                     return True
             except PtychoTorchError:  # damaged, or no archive after all
                 continue
     return False
-
-
-def _recognises(reader: Reader, file: ScanFile) -> bool:
-    """Whether a reader knows a file; what one of another package raises is logged, and means no."""
-    file.stream.seek(0)
-    try:
-        return bool(reader.recognises(file))
-    except Exception as error:
-        if reader in BUILT_IN:
-            raise
-        text = "%s: reader %s is passed over: recognises raised %s: %s"
-        logger.warning(text, file.path, reader.name, type(error).__name__, shown(error))
-        return False
 
 
 def _by_name(name: str | Reader) -> Reader:
@@ -231,7 +213,7 @@ def _by_content(file: ScanFile) -> Reader:
     fitting = []
     for reader in readers():
         if name.endswith(reader.suffixes):
-            if _recognises(reader, file):
+            if reader.knows(file):
                 return reader
             fitting.append(reader)
     if not fitting:
