@@ -78,7 +78,7 @@ def _warn_of_full(frames: Frames, full: NDArray[np.int64], numbers: NDArray[np.i
     if not (held := np.flatnonzero(full)).size:
         return
     top = np.iinfo(frames.dtype).max
-    action = f"--saturation {top} (Detector(saturation={top})) makes them bad in every frame"
+    action = f"--saturation {top} (saturation={top}) makes them bad in every frame"
     if frames.measurement == "amplitude":
         action = "--bad-pixels FILE.npy (bad_pixels=) that names them leaves them out"
     logger.warning(
