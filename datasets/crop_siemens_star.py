@@ -35,6 +35,7 @@ def centre(frames: NDArray[Any]) -> NDArray[Any]:
 
 
 def main(out: Path) -> None:
+    """Crop, and write the file."""
     with np.load(io.BytesIO(bz2.decompress(SOURCE.read_bytes()))) as whole:
         counts, corners, probe = (whole[name] for name in ("data", "scan", "probe"))
     near = (np.abs(corners[0] - MIDDLE) < REACH_PX).all(axis=-1)

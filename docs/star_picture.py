@@ -51,8 +51,7 @@ def main() -> None:
     phase = np.angle(align(obj, np.ones_like(obj), lit))
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
     seen = np.s_[rows[0] + 8 : rows[-1] - 8, columns[0] + 8 : columns[-1] - 8]
-    pixel_m = object_pixel_m(np.asarray(raw.diff3d))
-    print(f"object pixel {pixel_m * 1e9:.1f} nm")
+    pixel_m = object_pixel_m(np.asarray(raw.diff3d))  # 30.1 nm
 
     figure = new_figure(10.6, 4.7)
     left, right = figure.subplots(1, 2)
@@ -76,7 +75,6 @@ def main() -> None:
     save_figure(figure, PICTURE)
     # 128 colours do for grey and magma, and halve the bytes.
     Image.open(PICTURE).convert("RGB").quantize(128).save(PICTURE, optimize=True)
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def test_crop_is_small_and_has_its_licence_beside_it():
     assert "UChicago Argonne" in CROP.with_name("siemens_star.LICENSE").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WHOLE.is_file(), reason="PTYCHO_TORCH_DATA has no whole star")
 def test_crop_holds_frames_and_steps_of_the_whole_scan():
     crop, whole = read_scan(CROP), read_scan(WHOLE)
