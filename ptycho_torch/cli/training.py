@@ -154,7 +154,7 @@ class PtychoCLI(LightningCLI):
     def before_fit(self) -> None:
         """Say, once, what looks wrong with the scans to train on."""
         if self.trainer.is_global_zero:
-            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").scans:
+            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").measured:
                 warn_of(scan)
 
     def after_predict(self) -> None:
