@@ -1,9 +1,12 @@
 """The Fourier error as a metric that Lightning logs: one number of all batches and ranks.
 
-Owns the sums over batches, and how a step of a model is logged. The definition stands in ``ptycho_torch.fourier_error``.
+Owns the sums over batches, and how a step of a model is logged. The definition stands in
+``ptycho_torch.fourier_error``.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import lightning.pytorch as pl
 import torch
@@ -64,7 +67,7 @@ class LoggedSteps(nn.ModuleDict):
         batch_size
             Its number of groups.
         """
-        error = self[f"{stage}_error"]
+        error = cast("FourierError", self[f"{stage}_error"])
         error(*sums)
         for name, value in ((f"{stage}_loss", loss), (f"{stage}_fourier_error", error)):
             model.log(

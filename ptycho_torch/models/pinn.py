@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -33,9 +32,6 @@ from ptycho_torch.models.schedules import Schedule, scheduled
 from ptycho_torch.models.stitched import Stitched
 from ptycho_torch.models.unet import UNet
 from ptycho_torch.physics import cut, diffract, group_canvas, illuminate
-
-MOST_APART = 2.0
-"""How far a scan's photons per frame may be from its probe's; further, one has another unit."""
 
 _SEEN: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
     {
@@ -125,8 +121,7 @@ class PtychoPINN(pl.LightningModule):
         ------
         OptionError
             The frames' side does not fit ``depth``; a scan is of the near field; training with
-            labels lacks them, or they are the reference's mirrored patches; ``frame_photons`` are
-            not in the unit of the probe's light.
+            labels lacks them, or they are the reference's mirrored patches.
         """
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PtychoDataModule):
@@ -135,7 +130,6 @@ class PtychoPINN(pl.LightningModule):
             dataset = data.dataset(each)
             for scan in dataset.measured:
                 require_far_field(scan)
-                _require_photons(scan)
             step = 2 ** (self.depth - 1)
             if dataset.N % step:
                 found = f"{self.depth} for frames of N = {dataset.N}"
@@ -320,21 +314,6 @@ def _light(batch: PtychoBatch) -> Tensor | float:
         return 1.0
     mean = batch.probe.abs().square().sum(dim=(1, 2, 3)).view(-1, 1)
     return (batch.frame_photons / mean).sqrt().to(torch.float32)[:, :, None, None]
-
-
-def _require_photons(scan: RawData) -> None:
-    """Refuse photons per frame, such as a monitor's readings, that are not the probe's photons."""
-    if scan.frame_photons is None:
-        return
-    mean, light = float(scan.frame_photons.mean()), float((np.abs(scan.probeGuess) ** 2).sum())
-    if not light / MOST_APART <= mean <= light * MOST_APART:
-        raise OptionError(
-            "frame_photons",
-            f"{mean:.3g} in the mean, beside a probe of {light:.3g} photons",
-            f"within a factor of {MOST_APART:g} of the probe's",
-            action="Write the scan with both in photons, or without frame_photons",
-            file=scan.path,
-        )
 
 
 def _patch_loss(patches: Tensor, batch: PtychoBatch) -> Tensor:
