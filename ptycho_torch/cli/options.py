@@ -109,6 +109,9 @@ def _inspect(command: argparse.ArgumentParser) -> None:
     _add_layout(command)
     command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
     command.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write all of it as a page for a browser"
+    )
+    command.add_argument(
         "--orientations",
         action="store_true",
         help="compare the eight orientations of the positions by short fits; draw them with --png",
