@@ -91,7 +91,7 @@ def test_layout_in_memory_reads_the_scan(write: Write, scan: RawData) -> None:
 def test_ten_lines_of_yaml_in_the_docs_are_a_beamline(
     write: Write, scan: RawData, tmp_path: Path
 ) -> None:
-    page = (DOCS / "layouts.md").read_text()
+    page = (DOCS / "howto" / "layouts.md").read_text()
     text = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert text is not None and len(text[1].splitlines()) <= 10
     (tmp_path / "my.yaml").write_text(text[1])
