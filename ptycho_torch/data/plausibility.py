@@ -157,7 +157,8 @@ def _on_detector(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
     One that leaves less than a quarter of a frame's side, or not its centre, is the mask's own.
     """
-    good = ~bad.reshape(-1, *bad.shape[-2:]).all(axis=0)
+    always_bad: NDArray[np.bool_] = np.all(bad.reshape(-1, *bad.shape[-2:]), axis=0)
+    good = ~always_bad
     N, inside = len(good), []
     for lit in (good.any(axis=1), good.any(axis=0)):
         kept = np.flatnonzero(lit)
