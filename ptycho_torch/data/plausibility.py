@@ -157,7 +157,7 @@ def _on_detector(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
     One that leaves less than a quarter of a frame's side, or not its centre, is the mask's own.
     """
-    good = ~bad if bad.ndim == 2 else ~bad.all(axis=0)
+    good = ~np.asarray(bad if bad.ndim == 2 else bad.all(axis=0))
     N, inside = len(good), []
     for axis in (1, 0):
         kept = np.flatnonzero(good.any(axis=axis))
