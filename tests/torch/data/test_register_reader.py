@@ -142,7 +142,7 @@ def test_registered_format_of_hdf5_goes_before_the_reader_of_any_hdf5(
 @pytest.mark.slow
 def test_reader_of_the_page_of_formats_passes_the_tests_of_every_reader(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
-    page = (root / "docs" / "formats.md").read_text().split("## A format of your own")[1]
+    page = (root / "docs" / "reference" / "formats.md").read_text().split("## A format of your own")[1]
     for name in ("mine.py", "test_mine.py"):
         code = page.split(f"    # {name}\n")[1].splitlines()
         own = takewhile(lambda line: not line or line.startswith("    "), code)
