@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -64,6 +65,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
     bench = add("bench", "run the benchmarks of the source checkout")
     bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     options = parser.parse_args(arguments)
+    options.typed = shlex.join(["ptycho-torch", *arguments])
     return partial(_run, options)
 
 
