@@ -38,7 +38,8 @@ def fit(options: argparse.Namespace) -> None:
     out = options.out or Path("outputs") / options.scan.name.partition(".")[0]
     with without_chatter():
         epochs = options.epochs or epochs_for(len(raw))
-        reconstruct(raw, out, epochs=epochs, modes=options.modes, command=options.typed)
+        command = shlex.join(["ptycho-torch", *options.words])
+        reconstruct(raw, out, epochs=epochs, modes=options.modes, command=command)
     figures = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     verdict = FitVerdict(
         figures["fourier_error"],

@@ -28,7 +28,7 @@ from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.readers.probe_choice import array_in_npy, probe_of
 from ptycho_torch.data.readers.write_npz import write_scan
-from ptycho_torch.data.scan_list import ListedScan, expand_scans, is_list
+from ptycho_torch.data.scan_list import ListedScan, expand_scans, is_list, scans_in
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
 
@@ -149,18 +149,22 @@ def require_one_scan(path: Path) -> None:
     several = is_list(path), os.path.isdir(path), pattern
     if any(several):
         found = ("a list of scans", "a directory", "a pattern")[several.index(True)]
-        action = "Name each scan; ptycho-torch inspect and prepare take several at once"
-        raise OptionError(shown(path), found, "one scan", action=action)
+        scans = scans_in(path)[0] if several[1] else [each.scan for each in expand_scans(path)]
+        names = ", ".join(map(str, scans[:3])) + (", ..." if scans[3:] else "")
+        action = "ptycho-torch inspect and prepare take several at once"
+        raise OptionError(
+            shown(path), found, "one scan", action=f"Its scans are {names or 'none'}; {action}"
+        )
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:
     """The grouping that the options ask for; what is not given keeps its default."""
-    neighbors = options.neighbors
-    if neighbors is None:
-        neighbors = max(6, options.gridsize**2)
     names = [field.name for field in fields(GroupingConfig)]
     asked = {name: getattr(options, name, None) for name in names}
     given = {name: value for name, value in asked.items() if value is not None}
+    neighbors = options.neighbors
+    if neighbors is None:
+        neighbors = max(6, (options.gridsize or 2) ** 2)
     return GroupingConfig(**{**given, "neighbor_count": neighbors})
 
 

@@ -24,7 +24,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
+from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint, require_training_left
+from ptycho_torch.cli.option_help import describe
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import (
@@ -117,11 +118,15 @@ class PtychoCLI(LightningCLI):
         self._typed = shlex.join(["ptycho-torch", *words])
         files = config_files(words)
         self._file = files or None
+        chosen = _of_command(parser, words[0])
+        chosen.usage = f"ptycho-torch {words[0]} --config FILE.yaml [--SECTION.NAME VALUE ...]"
+        describe(chosen)
         with naming(self._file):
             try:
                 self.config = parser.parse_args(words)
             except argparse.ArgumentError as error:
-                raise explain(str(error), files, known_keys(parser, words[0])) from error
+                keys = known_keys(chosen)
+                raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
             _require_work(command, self.config[command])
 
@@ -158,7 +163,7 @@ class PtychoCLI(LightningCLI):
         for report in self._reports():
             report.command = self._typed
         if self.trainer.is_global_zero:
-            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").scans:
+            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").measured:
                 warn_of(scan)
 
     def after_predict(self) -> None:
@@ -185,15 +190,21 @@ class PtychoCLI(LightningCLI):
         return [each for each in callbacks if isinstance(each, ReconstructionReport)]
 
 
-def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
-    """Every option of a command, in dotted form."""
+def _of_command(parser: LightningArgumentParser, command: str) -> LightningArgumentParser:
+    """The parser of a command."""
     commands = getattr(parser, "_subcommands_action", None)
-    chosen = getattr(commands, "_name_parser_map", {}).get(command, parser)
-    return sorted({action.dest for action in chosen._actions if action.dest != "help"})
+    return cast(
+        "LightningArgumentParser", getattr(commands, "_name_parser_map", {}).get(command, parser)
+    )
+
+
+def known_keys(parser: LightningArgumentParser) -> list[str]:
+    """Every option of a command, in dotted form."""
+    return sorted({action.dest for action in parser._actions if action.dest != "help"})
 
 
 def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, and a file that is no checkpoint."""
+    """Refuse a pass of no batch or of an untrained model, a file that is no checkpoint or the last."""
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
@@ -208,7 +219,10 @@ def _require_work(command: str, config: Namespace) -> None:
             raise OptionError(f"trainer.{field}", found, "above 0", action=action)
     if checkpoint is not None:
         # Before Lightning opens it, which ends in a traceback for anything else.
-        check_checkpoint(checkpoint)
+        content = check_checkpoint(checkpoint)
+        if command == "fit":
+            with naming(checkpoint):
+                require_training_left(content, config["trainer"])
 
 
 def _refusal(error: Exception) -> PtychoTorchError:

@@ -64,7 +64,7 @@ class FitFacts:
     figures
         The content of metrics.json.
     history
-        Error per epoch by name.
+        Error per epoch by name; empty where nothing was trained.
     verdict
         How good the Fourier error is; None where there is none of training.
     configuration
@@ -132,8 +132,8 @@ def _tiles(facts: FitFacts) -> dict[str, tuple[object, object]]:
         if part["centred_correlation"] is not None:
             value = f"{part['centred_correlation']:.3f}"
             found["Correlation"] = value, f"with {figures['compared_with']}; flat object 0"
-    seconds = f"in {figures['seconds']:.1f} s" if figures["epochs"] else ""
-    found["Epochs"] = (figures["epochs"], seconds)
+    if "epochs" in figures:
+        found["Epochs"] = (figures["epochs"], f"in {figures['seconds']:.1f} s")
     frames = f"{figures['frames_per_group']} in a group"
     found["Frames"] = (f"{figures['frames']:,}", frames)
     found["Model"] = (figures["model"], f"{figures['parameters']:,} parameters")
@@ -178,8 +178,8 @@ def _pictures(facts: FitFacts) -> list[Markup]:
 
         return panel(draw, f"{part} of the {name}, {facts.obj.shape[0]} x {facts.obj.shape[1]} px")
 
-    return [
-        *(drawn(name, part) for name in shown for part in ("amplitude", "phase")),
-        probe_panel(facts.probe, facts.pixel_m),
-        panel(lambda axes: draw_history(axes, facts.history), "Fourier error of every epoch"),
-    ]
+    objects = [drawn(name, part) for name in shown for part in ("amplitude", "phase")]
+    found = [*objects, probe_panel(facts.probe, facts.pixel_m)]
+    if history := facts.history:
+        found.append(panel(lambda axes: draw_history(axes, history), "Fourier error per epoch"))
+    return found
