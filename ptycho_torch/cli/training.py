@@ -204,7 +204,7 @@ def known_keys(parser: LightningArgumentParser) -> list[str]:
 
 
 def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, a file that is no checkpoint or the last."""
+    """Refuse a pass of no batch or of an untrained model, and a checkpoint that leaves no work."""
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"

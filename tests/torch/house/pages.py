@@ -7,6 +7,7 @@ which files lie in the folder where a reader would type.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def anchors(page: Path) -> set[str]:
     text = page.read_text(encoding="utf-8")
     found = set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
     everything = tokens(page)
-    for token, content in zip(everything, everything[1:], strict=False):
+    for token, content in itertools.pairwise(everything):
         if token.type == "heading_open":
             plain = "".join(child.content for child in content.children or [])
             slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
