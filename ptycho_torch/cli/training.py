@@ -185,7 +185,7 @@ def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
 
 
 def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, a file that is no checkpoint or the last."""
+    """Refuse a pass of no batch, of an untrained model, or from no checkpoint or the last."""
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
