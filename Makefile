@@ -78,7 +78,7 @@ $(INTEROP)/.installed: setup.cfg pyproject.toml ptycho_torch/__init__.py
 	@touch $@
 
 install: $(VENV)/.installed
-	@$(activate)
+	@$(if $(filter install,$(MAKECMDGOALS)),$(activate),:)
 
 demo: install
 	@test -f $(DEMO_SCAN) || $(BIN)/ptycho-torch simulate $(DEMO_SCAN) --frames 1156 --size 64 \
