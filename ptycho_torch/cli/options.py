@@ -204,6 +204,9 @@ def _inspect(command: Command) -> None:
     command.add_argument("scan", type=Path, metavar="SCAN", help="or a folder or list of scans")
     command.add_argument("--png", type=Path, metavar="FILE", help="also draw it")
     command.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write all of it as a page for a browser"
+    )
+    command.add_argument(
         "--orientations",
         action="store_true",
         help="compare the eight orientations of the positions by short fits; draw them with --png",

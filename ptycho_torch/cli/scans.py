@@ -56,7 +56,7 @@ def convert(options: argparse.Namespace) -> None:
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
     # Verify first: the copy gets fresh checksums that would hide damage.
-    with _byte_bar(f"{options.scan.name}: frames") as progress:
+    with byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
     warn_of(raw, given["corrections"])
     _write(options, raw)
@@ -72,7 +72,7 @@ def prepare(options: argparse.Namespace) -> None:
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
         raw = listed.opened(**given)
-        with _byte_bar(f"{path.name}: frames", stopped) as progress:
+        with byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
         warn_of(raw, given["corrections"])
         return (
@@ -91,7 +91,7 @@ def verify(options: argparse.Namespace) -> None:
     for path in options.paths:
         require_one_scan(path)
     for path in options.paths:
-        with _byte_bar(f"{path.name}: frames") as progress:
+        with byte_bar(f"{path.name}: frames") as progress:
             faults = verify_path(path, progress=progress, **given)
         for fault in faults:
             print(f"ptycho-torch: {shown(fault)}", file=sys.stderr)
@@ -103,7 +103,7 @@ def verify(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
+def byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for (bytes done, bytes in all); once ``stopped``, it ends the work."""
     with tqdm(
         desc=shown(label), unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None

@@ -23,7 +23,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
+from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint, require_training_left
 from ptycho_torch.cli.option_help import describe
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
@@ -159,7 +159,7 @@ class PtychoCLI(LightningCLI):
     def before_fit(self) -> None:
         """Say, once, what looks wrong with the scans to train on."""
         if self.trainer.is_global_zero:
-            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").scans:
+            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").measured:
                 warn_of(scan)
 
     def after_predict(self) -> None:
@@ -196,7 +196,7 @@ def known_keys(parser: LightningArgumentParser) -> list[str]:
 
 
 def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, and a file that is no checkpoint."""
+    """Refuse a pass of no batch or of an untrained model, and a checkpoint that leaves no work."""
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
@@ -211,7 +211,10 @@ def _require_work(command: str, config: Namespace) -> None:
             raise OptionError(f"trainer.{field}", found, "above 0", action=action)
     if checkpoint is not None:
         # Before Lightning opens it, which ends in a traceback for anything else.
-        check_checkpoint(checkpoint)
+        content = check_checkpoint(checkpoint)
+        if command == "fit":
+            with naming(checkpoint):
+                require_training_left(content, config["trainer"])
 
 
 def _refusal(error: Exception) -> PtychoTorchError:

@@ -66,7 +66,7 @@ def expand_scans(scans: Scans) -> list[ListedScan]:
     """List scans in order: those of patterns, directories and lists in YAML are spelt out.
 
     A pattern becomes the sorted files it matches, a directory the sorted scans in it; caches beside
-    scans count as none. A list is described in docs/many_scans.md.
+    scans count as none. A list is described in docs/howto/many_scans.md.
 
     Raises
     ------
