@@ -126,6 +126,7 @@ campaign: install
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/contract_page.py
 	$(BIN)/python docs/architecture.py
+	$(BIN)/python docs/convention_drawings.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
