@@ -161,17 +161,6 @@ def test_every_decision_is_in_their_list():
 
 
 @pytest.mark.slow
-def test_the_readmes_code_runs(tmp_path):
-    pytest.importorskip("lightning", reason="torch is not installed: the README's example")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
-    check = "\nassert batch.X.shape == (64, 64, 64, 4)\nassert batch.Y.shape == batch.X.shape"
-    code = blocks[0] + check + "\nassert trainer.callback_metrics['train_fourier_error'] < 0.2"
-    result = run_python(code, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.slow
 def test_the_migration_pages_script_runs(tmp_path):
     pytest.importorskip("lightning", reason="torch is not installed: the page's script")
     page = (ROOT / "docs" / "howto" / "migrate.md").read_text()
