@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
+from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint, require_training_left
+from ptycho_torch.cli.option_help import describe
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import (
@@ -113,13 +115,18 @@ class PtychoCLI(LightningCLI):
             The checkpoint is none.
         """
         words = cast("list[str]", args)
+        self._typed = shlex.join(["ptycho-torch", *words])
         files = config_files(words)
         self._file = files or None
+        chosen = _of_command(parser, words[0])
+        chosen.usage = f"ptycho-torch {words[0]} --config FILE.yaml [--SECTION.NAME VALUE ...]"
+        describe(chosen)
         with naming(self._file):
             try:
                 self.config = parser.parse_args(words)
             except argparse.ArgumentError as error:
-                raise explain(str(error), files, known_keys(parser, words[0])) from error
+                keys = known_keys(chosen)
+                raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
             _require_work(command, self.config[command])
 
@@ -153,8 +160,10 @@ class PtychoCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Say, once, what looks wrong with the scans to train on."""
+        for report in self._reports():
+            report.command = self._typed
         if self.trainer.is_global_zero:
-            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").scans:
+            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").measured:
                 warn_of(scan)
 
     def after_predict(self) -> None:
@@ -162,6 +171,7 @@ class PtychoCLI(LightningCLI):
         print(f"predictions: {shown(self._predictions.path)}")
         if {"patches", "positions_px"} <= self._predictions.names:
             report = ReconstructionReport(self.trainer.default_root_dir)
+            report.command = self._typed
             try:
                 report.write_predicted(self.trainer, self.model)
             except MissingDependencyError as error:
@@ -171,21 +181,30 @@ class PtychoCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Print the figures of each reconstruction and the path of its picture."""
-        for callback in cast("Any", self.trainer).callbacks:
-            if isinstance(callback, ReconstructionReport):
-                for metrics in callback.written:
-                    _say_figures(metrics)
+        for report in self._reports():
+            for metrics in report.written:
+                _say_figures(metrics)
+
+    def _reports(self) -> list[ReconstructionReport]:
+        callbacks = cast("Any", self.trainer).callbacks
+        return [each for each in callbacks if isinstance(each, ReconstructionReport)]
 
 
-def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
-    """Every option of a command, in dotted form."""
+def _of_command(parser: LightningArgumentParser, command: str) -> LightningArgumentParser:
+    """The parser of a command."""
     commands = getattr(parser, "_subcommands_action", None)
-    chosen = getattr(commands, "_name_parser_map", {}).get(command, parser)
-    return sorted({action.dest for action in chosen._actions if action.dest != "help"})
+    return cast(
+        "LightningArgumentParser", getattr(commands, "_name_parser_map", {}).get(command, parser)
+    )
+
+
+def known_keys(parser: LightningArgumentParser) -> list[str]:
+    """Every option of a command, in dotted form."""
+    return sorted({action.dest for action in parser._actions if action.dest != "help"})
 
 
 def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, and a file that is no checkpoint."""
+    """Refuse a pass of no batch or of an untrained model, and a checkpoint that leaves no work."""
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
@@ -200,7 +219,10 @@ def _require_work(command: str, config: Namespace) -> None:
             raise OptionError(f"trainer.{field}", found, "above 0", action=action)
     if checkpoint is not None:
         # Before Lightning opens it, which ends in a traceback for anything else.
-        check_checkpoint(checkpoint)
+        content = check_checkpoint(checkpoint)
+        if command == "fit":
+            with naming(checkpoint):
+                require_training_left(content, config["trainer"])
 
 
 def _refusal(error: Exception) -> PtychoTorchError:
@@ -220,5 +242,6 @@ def _say_figures(metrics: Path) -> None:
     figures = json.loads(metrics.read_text(encoding="utf-8"))
     for line in said(figures):
         print(line)
-    picture = metrics.with_name(f"{metrics.name.removesuffix('metrics.json')}reconstruction.png")
-    print(f"picture: {shown(picture)}")
+    prefix = metrics.name.removesuffix("metrics.json")
+    for what, name in (("picture", "reconstruction.png"), ("page", "report.html")):
+        print(f"{what}: {shown(metrics.with_name(prefix + name))}")

@@ -212,6 +212,15 @@ def test_datasets_of_a_pattern_are_laid_one_after_the_other(write: Write, scan: 
     assert_same_scan(read_scan(path, layout=changed("frames", path="/d/data_*")), scan)
 
 
+def test_datasets_of_a_pattern_go_by_their_numbers(write: Write, scan: RawData) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2).astype(np.uint32)
+    parts = np.array_split(counts, 12)
+    named = {f"entry__part_{number}": part for number, part in enumerate(parts)}
+    path = write(**named)
+    raw = read_scan(path, layout=changed("frames", path="/entry/part_*"))
+    assert np.array_equal(raw.frames.stored, counts)
+
+
 def test_the_first_path_that_is_there_is_taken(write: Write, scan: RawData) -> None:
     layout = changed("frames", path="/entry/other | /entry/data")
     assert_same_scan(read_scan(write(), layout=layout), scan)

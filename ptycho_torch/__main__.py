@@ -1,4 +1,4 @@
-"""``python -m ptycho_torch.cli``: the command where its script is not on the path."""
+"""``python -m ptycho_torch``: the command where its script is not on the path."""
 
 from __future__ import annotations
 

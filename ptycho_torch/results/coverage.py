@@ -33,8 +33,8 @@ def probe_width_px(probe: NDArray[np.complexfloating]) -> float:
     return 2.0 * math.sqrt(float(intensity.sum()) ** 2 / power / math.pi) if power > 0 else 0.0
 
 
-def nearest_step(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Median distance from a position to its nearest neighbour, in pixels; NaN for one frame.
+def nearest_steps(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Distance from every position to its nearest neighbour, (M,), pixels; NaN for one frame.
 
     Parameters
     ----------
@@ -42,12 +42,17 @@ def nearest_step(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
         Positions, shape (M,), object pixels.
     """
     if len(x) < 2:
-        return math.nan
+        return np.full(len(x), math.nan)
     table = neighbor_table(x, y, 1)
     own = np.arange(len(x))
     # At repeated positions the tree may name the twin first.
     nearest = np.where(table[:, 0] == own, table[:, 1], table[:, 0])
-    return float(np.median(np.hypot(x[nearest] - x, y[nearest] - y)))
+    return np.hypot(x[nearest] - x, y[nearest] - y).astype(np.float64)
+
+
+def nearest_step(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    """Median of :func:`nearest_steps`."""
+    return float(np.median(nearest_steps(x, y)))
 
 
 def linear_overlap(width: float, step: float) -> float | None:
