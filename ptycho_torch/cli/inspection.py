@@ -37,22 +37,22 @@ PICTURES = ("png", "html")
 def inspect(options: argparse.Namespace) -> None:
     """Print what the scan is; draw it where ``--png`` asks for it."""
     config = grouping_config(options)
-    if is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1:
-        for option in PICTURES:
-            if getattr(options, option) is not None:
-                raise OptionError(f"--{option}", "given for several scans", "one scan")
-        print_scans(expand_scans(options.scan), reading(options), config)
-        return
+    several = is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1
     for option in PICTURES:
         if (path := getattr(options, option)) is not None:
+            if several:
+                raise OptionError(f"--{option}", "given for several scans", "one scan")
             with naming(path):
                 _require_picture_path(option, path, options.scan)
+    if several:
+        print_scans(expand_scans(options.scan), reading(options), config)
+        return
     # With Y, so that opening checks it too; reads only its header.
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
-    if options.gridsize is not None:
-        require_groups(raw, config)
     groups = group_indices(raw, config)
+    if groups is None and options.gridsize is not None:
+        raise _too_few(raw, config)
     shares = options.val_fraction, options.test_fraction
     split = preview_split(raw.xcoords, raw.ycoords, groups, *shares)
     rows = {
@@ -91,24 +91,19 @@ def inspect(options: argparse.Namespace) -> None:
         say_orientations(raw, options.png)
 
 
-def require_groups(raw: RawData, config: GroupingConfig) -> None:
-    """Refuse a gridsize that was asked for and is too large for the scan; a ScanError says so."""
-    if len(raw) < config.channels:
-        raise ScanError(
-            "the number of positions",
-            len(raw),
-            f"at least {config.channels} for groups of --gridsize {config.gridsize}",
-            action=f"Type --gridsize {math.isqrt(len(raw))} or less",
-            file=raw.path,
-        )
-
-
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:
     """The groups asked for, (B, C), without a look at the frames; None: too few frames for one."""
     if len(raw) < config.channels:
         return None
     with naming(raw.path):
         return drawn_groups(raw.xcoords, raw.ycoords, config)
+
+
+def _too_few(raw: RawData, config: GroupingConfig) -> ScanError:
+    expected = f"at least {config.channels} for groups of --gridsize {config.gridsize}"
+    action = f"Type --gridsize {math.isqrt(len(raw))} or less"
+    field = "the number of positions"
+    return ScanError(field, len(raw), expected, action=action, file=raw.path)
 
 
 def _require_picture_path(option: str, path: Path, scan: Path) -> None:
