@@ -98,7 +98,7 @@ test-notorch: $(NOTORCH)/.installed
 	$(NOTORCH)/bin/python -m pytest -p no:cacheprovider
 
 interop: $(INTEROP)/.installed
-	$(INTEROP)/bin/python -m pytest -rP -p no:cacheprovider tests/interop
+	$(INTEROP)/bin/python -m pytest -rPs -p no:cacheprovider tests/interop
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--write-docs",
         action="store_true",
-        help="run nothing; put the tables of the last run into docs/performance.md",
+        help="run nothing; put the tables of the last run into docs/explanation/performance.md",
     )
     return parser.parse_args()
 

@@ -1,19 +1,33 @@
-"""Sphinx settings: Markdown pages as they are, and the API from the docstrings."""
+"""Sphinx settings: Markdown pages as they are, tutorials executed, the API from the docstrings."""
 
 from __future__ import annotations
 
 from ptycho_torch import __version__
 
 project = "ptycho_torch"
+html_title = f"ptycho_torch {__version__}"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build", "jupyter_execute"]
+
+# A tutorial is Markdown with a notebook's header; its cells run anew at every build.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_merge_streams = True
+
 myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
-html_theme = "alabaster"
+
+html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_show_sourcelink = False
+# Prompts and results are no part of a command.
+copybutton_exclude = ".linenos, .gp, .go"
 
 
 def setup(app):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Write docs/contract.md from the contract table; a test compares the two.
+"""Write docs/reference/contract.md from the contract table; a test compares the two.
 
 python docs/contract_page.py
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ptycho_torch.data.contract import ARRAYS
 
-PAGE = Path(__file__).with_name("contract.md")
+PAGE = Path(__file__).parent / "reference" / "contract.md"
 
 HEAD = """# The contract
 

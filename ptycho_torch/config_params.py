@@ -2,7 +2,8 @@
 
 Owns fields, defaults, and the rule for values that nothing here acts on. A field's metadata says
 what it is: *used*, *unread* (another value changes nothing, and is logged), or *fixed* (another
-value asks for something that is not here, and is refused by name). ``docs/ptychodus.md`` says why.
+value asks for something that is not here, and is refused by name). ``docs/howto/ptychodus.md`` says
+why.
 Knows no network, no tensors and no files.
 """
 
@@ -242,7 +243,7 @@ def check_settings(*configs: AnyConfig) -> None:
         for entry in dataclasses.fields(config):
             role, value = roles(config)[entry.name], getattr(config, entry.name)
             if role == "fixed" and _differs(value, entry.default):
-                action = "Set it back in Ptychodus; docs/ptychodus.md lists every setting"
+                action = "Set it back in Ptychodus; docs/howto/ptychodus.md lists every setting"
                 raise OptionError(entry.name, repr(value), repr(entry.default), action=action)
             if role == "unread" and _differs(value, entry.default):
                 unread.append(f"{entry.name}={value!r}")

@@ -17,6 +17,7 @@ from benchmarks.parts import (
     grouping,
     many_scans,
     memory,
+    network,
     patches,
     peers,
     reference_call,
@@ -38,6 +39,7 @@ PARTS: MappingProxyType[str, Callable[[Bench], Part]] = MappingProxyType(
         "j": many_scans.run,
         "k": blocks.run,
         "l": conversion.run,
+        "m": network.run,
         "r": reference_call.run,
         "gpu": gpu.run,
     }

@@ -50,7 +50,8 @@ class PtychoBatch(TensorClass):
         Detector pixels that are bad in a frame of the group, True = bad, bool, (B, N, N), where X
         is 0; None where no scan has any. With one scan broadcast over the groups, as the probe.
     frame_photons
-        Photons that met the object in each frame, as its scan has them, float32, (B, C), or None.
+        Photons that met the object in each frame, float32, (B, C), or None; a monitor's readings
+        are scaled to the probe's photons in the scan's mean.
     Y
         Ground-truth patches, complex64, (B, N, N, C), or None.
     """

@@ -165,6 +165,11 @@ class PtychoDataset(Dataset[PtychoBatch]):
         return self._index
 
     @property
+    def measured(self) -> tuple[RawData, ...]:
+        """The scans that a model looks at before it starts: none where they are drawn."""
+        return self.scans
+
+    @property
     def is_grouped(self) -> bool:
         """The groups are known already."""
         return self._index is not None

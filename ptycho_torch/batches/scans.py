@@ -5,6 +5,7 @@ Knows no groups and no tensors.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.scan_list import ListedScan
 from ptycho_torch.physics import object_shape_for
 
+logger = logging.getLogger(__name__)
+
+MOST_APART = 2.0
+"""How far a scan's photons per frame may be from its probe's; further, they are a monitor's."""
+
 
 def open_scan(
     listed: ListedScan,
@@ -27,12 +33,32 @@ def open_scan(
 ) -> RawData:
     """Open a scan's file, reading headers and small arrays; a scan in memory is taken as it is.
 
-    What a list of scans says of it goes before these options.
+    What a list of scans says of it goes before these options. Photons per frame that are plainly
+    in another unit than the probe's light, such as the readings of a monitor, are scaled to its
+    mean, which a line of the log says.
     """
     # The reference ignores a file's Y; it is better than no ground truth at all.
     use_file_Y = None if ground_truth == "auto" else ground_truth == "file"
     reading = {"measurement": measurement, "probe": probe}
-    return listed.opened(sidecar=cache, use_file_Y=use_file_Y, **reading)
+    return _in_the_probes_photons(listed.opened(sidecar=cache, use_file_Y=use_file_Y, **reading))
+
+
+def _in_the_probes_photons(scan: RawData) -> RawData:
+    if scan.frame_photons is None:
+        return scan
+    mean, light = float(scan.frame_photons.mean()), float((np.abs(scan.probeGuess) ** 2).sum())
+    if light == 0 or light / MOST_APART <= mean <= light * MOST_APART:
+        return scan
+    logger.info(
+        "%s: frame_photons are %.3g in the mean beside a probe of %.3g photons, so they count "
+        "relative to their mean, as a monitor's",
+        scan.path or "scan in memory",
+        mean,
+        light,
+    )
+    photons = scan.frame_photons * (light / mean)
+    photons.flags.writeable = False
+    return scan.sharing(scan, frame_photons=photons)
 
 
 def resolve_ground_truth(ground_truth: GroundTruth, scans: Sequence[RawData]) -> GroundTruth:

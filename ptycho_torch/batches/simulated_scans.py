@@ -296,6 +296,11 @@ class SimulatedScans(PtychoDataset):
         """The scans of epoch 0, with all their frames in memory: made when first asked for."""
         return tuple(map(self.scan, range(self.n_scans)))
 
+    @property
+    def measured(self) -> tuple[RawData, ...]:
+        """None: what is drawn needs no look, and its frames wait for their batches."""
+        return ()
+
     @cached_property
     def bank(self) -> FrameBank:  # type: ignore[override]
         """The frames of epoch 0."""

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from ptycho_torch.cli.options import TRAINING, names_a_scan, parse
+from ptycho_torch.cli.options import TRAINING, command_line, names_a_scan, parse
+from ptycho_torch.cli.spellings import advice_in_configuration
 from ptycho_torch.data.errors import (
     MissingDependencyError,
     OptionError,
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command = _command(arguments)
-        with _log_to_stderr(), warnings.catch_warnings():
+        with _log_to_stderr(arguments), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             command()
     except SystemExit as error:
@@ -77,16 +78,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if fault is None:
             raise
         line, code = fault
-        print(f"ptycho-torch: {_one_line(line)}", file=sys.stderr)
+        print(f"ptycho-torch: {_one_line(_spelt(line, arguments))}", file=sys.stderr)
         return code
     return DONE
 
 
 def _command(arguments: list[str]) -> Callable[[], None]:
-    if arguments and arguments[0] in TRAINING and not names_a_scan(arguments):
+    if _is_configured(arguments) and not {"-h", "--help"} & set(arguments):
         # LightningCLI parses all that follows.
         return lambda: _train(arguments)
     return parse(arguments)
+
+
+def _is_configured(arguments: list[str]) -> bool:
+    """Whether a configuration says what to do, not options on a scan."""
+    return bool(arguments) and arguments[0] in TRAINING and not names_a_scan(arguments)
+
+
+def _spelt(line: str, arguments: list[str]) -> str:
+    """A line whose options are those of the command that prints it."""
+    return advice_in_configuration(line) if _is_configured(arguments) else line
 
 
 def _train(arguments: list[str]) -> None:
@@ -99,6 +110,9 @@ def _train(arguments: list[str]) -> None:
                 f"pip install {error.name}"
             ) from error
         raise
+    if "--help-all" in arguments:
+        print(command_line().commands()[arguments[0]].format_help(everything=True))
+        arguments = [arguments[0], "--help"]
     training.run(arguments)
 
 
@@ -130,10 +144,10 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _log_to_stderr() -> Iterator[None]:
+def _log_to_stderr(arguments: list[str]) -> Iterator[None]:
     """Show the package's log lines while a command runs; leave logging as it was."""
     logger, handler = logging.getLogger("ptycho_torch"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Shown("%(message)s"))
+    handler.setFormatter(_Shown(arguments))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -147,8 +161,12 @@ def _log_to_stderr() -> Iterator[None]:
 class _Shown(logging.Formatter):
     """Names of files are in the lines, and a terminal would obey what some names say."""
 
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__("%(message)s")
+        self._arguments = arguments
+
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        return _spelt(shown(super().format(record)), self._arguments)
 
 
 def _show_warning(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -27,7 +27,7 @@ _EXPECTED = "a checkpoint written by fit"
 _REQUIRED = ("state_dict", "pytorch-lightning_version")
 
 
-def check_checkpoint(path: str | Path) -> None:
+def check_checkpoint(path: str | Path) -> Mapping[str, Any]:
     """Refuse a file that is no checkpoint of Lightning's.
 
     Parameters
@@ -41,20 +41,54 @@ def check_checkpoint(path: str | Path) -> None:
         Missing, unreadable, or something else.
     OptionError
         An address on the web: Lightning would unpickle what lies there.
+
+    Returns
+    -------
+    Mapping
+        What the checkpoint holds, its tensors mapped; empty for what is left to Lightning.
     """
     word = str(path)
     if word in _WORDS:
-        return
+        return {}
     with naming(path):
         if Path(path).exists():
-            _check_content(path)
-        elif word.startswith("http"):
+            return _checked_content(path)
+        if word.startswith("http"):
             raise OptionError("ckpt_path", "an address", "a file", action="Download it first")
-        elif ":" not in word:
+        if ":" not in word:
             raise ScanFileNotFoundError("file", "missing", _EXPECTED)
+    return {}
 
 
-def _check_content(path: str | Path) -> None:
+def require_training_left(checkpoint: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+    """Refuse to resume a training that has reached its end: Lightning would leave without a word.
+
+    Parameters
+    ----------
+    checkpoint
+        What it holds.
+    limits
+        The Trainer's ``max_steps`` and ``max_epochs``; None or -1: no limit.
+
+    Raises
+    ------
+    OptionError
+        The checkpoint is from the last step or epoch, or beyond.
+    """
+    try:
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    except KeyError:
+        # Lightning also takes weights without a place in a training.
+        epochs = 0
+    for name, reached in (("max_steps", checkpoint.get("global_step", 0)), ("max_epochs", epochs)):
+        limit = limits[name]
+        if limit is not None and 0 < limit <= reached:
+            found = f"{limit}, and the checkpoint has {reached} behind it"
+            action = f"To train on: --trainer.{name}={2 * reached}"
+            raise OptionError(f"trainer.{name}", found, f"above {reached}", action=action)
+
+
+def _checked_content(path: str | Path) -> Mapping[str, Any]:
     try:
         # Mapped: nothing reads the weights twice.
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -70,6 +104,7 @@ def _check_content(path: str | Path) -> None:
     for key in _REQUIRED:
         if not isinstance(content, Mapping) or key not in content:
             raise ScanFileError("file", f"without {key}", _EXPECTED)
+    return cast("Mapping[str, Any]", content)
 
 
 class WritePredictions(pl.Callback):

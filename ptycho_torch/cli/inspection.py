@@ -1,6 +1,7 @@
 """``ptycho-torch inspect``: what a scan is, in a dozen lines and a picture.
 
-Reads positions, probe and a few frames. Writes only the picture that the user asks for.
+Reads positions, probe and a few frames. Writes only the picture and the page that the
+user asks for; for a page it reads every frame.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.cli.coverage import linear_overlap, nearest_step, probe_width_px
 from ptycho_torch.cli.scan_table import print_scans
-from ptycho_torch.cli.scans import grouping_config, reading
-from ptycho_torch.cli.split_preview import split_rows
+from ptycho_torch.cli.scans import byte_bar, grouping_config, reading
 from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
 from ptycho_torch.data.caches.scan_groups import drawn_groups
@@ -27,30 +26,37 @@ from ptycho_torch.data.initial_probe import is_average_pattern
 from ptycho_torch.data.plausibility import implausible
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.scan_list import expand_scans, is_list
+from ptycho_torch.results.coverage import linear_overlap, nearest_step, probe_width_px
+from ptycho_torch.results.split_preview import preview_split
 
 SAMPLE_FRAMES = 8
+PICTURES = ("png", "html")
+"""Options that name a file to draw into, and the endings of their names."""
 
 
 def inspect(options: argparse.Namespace) -> None:
     """Print what the scan is; draw it where ``--png`` asks for it."""
     config = grouping_config(options)
     if is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1:
-        if options.png is not None:
-            raise OptionError("--png", "given for several scans", "one scan")
+        for option in PICTURES:
+            if getattr(options, option) is not None:
+                raise OptionError(f"--{option}", "given for several scans", "one scan")
         print_scans(expand_scans(options.scan), reading(options), config)
         return
-    if options.png is not None:
-        with naming(options.png):
-            _require_picture_path(options.png, options.scan)
+    for option in PICTURES:
+        if (path := getattr(options, option)) is not None:
+            with naming(path):
+                _require_picture_path(option, path, options.scan)
     # With Y, so that opening checks it too; reads only its header.
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
     groups = group_indices(raw, config)
     shares = options.val_fraction, options.test_fraction
+    split = preview_split(raw.xcoords, raw.ycoords, groups, *shares)
     rows = {
         **_scan_rows(raw),
         "groups": _groups(groups, config),
-        **split_rows(raw.xcoords, raw.ycoords, groups, *shares),
+        **({"split": "none"} if split is None else split.rows),
         "cache": _cache(options.scan, raw, config),
     }
     if raw.metadata:
@@ -59,8 +65,8 @@ def inspect(options: argparse.Namespace) -> None:
     print(shown(options.scan))
     for name, text in rows.items():
         print(f"  {name:<10} {text}")
-    verdicts = [shown(verdict) for verdict in implausible(raw, given["corrections"])]
-    for text in verdicts or ["nothing that looks wrong"]:
+    verdicts = implausible(raw, given["corrections"])
+    for text in [shown(verdict) for verdict in verdicts] or ["nothing that looks wrong"]:
         print(f"  {'plausible' if not verdicts else 'warning':<10} {text}")
     if options.png is not None:
         from ptycho_torch.results.plotting import save_figure
@@ -68,6 +74,15 @@ def inspect(options: argparse.Namespace) -> None:
 
         save_figure(plot_scan(raw, groups), options.png)
         print(f"  {'picture':<10} {shown(options.png)}")
+    if options.html is not None:
+        from ptycho_torch.results.page import write_page
+        from ptycho_torch.results.scan_page import scan_page
+
+        with byte_bar(f"{options.scan.name}: frames") as progress:
+            energies = raw.frames.verify(progress)
+        page = scan_page(raw, groups, energies, rows=rows, verdicts=verdicts, split=split)
+        write_page(options.html, shown(options.scan.name), shown(options.scan.absolute()), page)
+        print(f"  {'page':<10} {shown(options.html)}")
     if options.orientations:
         from ptycho_torch.cli.orientations import say_orientations
 
@@ -82,21 +97,22 @@ def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] |
         return drawn_groups(raw.xcoords, raw.ycoords, config)
 
 
-def _require_picture_path(png: Path, scan: Path) -> None:
+def _require_picture_path(option: str, path: Path, scan: Path) -> None:
     """Refuse, before any work, a picture that cannot be drawn or would replace something else."""
     from ptycho_torch.results.plotting import require_matplotlib
 
     found = ""
     # Writing to a link replaces its target.
-    target = png.resolve()
-    if png.is_dir():
+    target, suffix = path.resolve(), f".{option}"
+    if path.is_dir():
         found = "a directory"
-    elif png.exists() and scan.exists() and png.samefile(scan):
+    elif path.exists() and scan.exists() and path.samefile(scan):
         found = "the scan itself"
-    elif png.suffix.lower() != ".png" or target.suffix.lower() != ".png":
+    elif path.suffix.lower() != suffix or target.suffix.lower() != suffix:
         found = repr(target.name)
     if found:
-        raise OptionError("--png", found, "a picture's name, ending in .png")
+        what = {"png": "picture", "html": "page"}[option]
+        raise OptionError(f"--{option}", found, f"a {what}'s name, ending in {suffix}")
     require_matplotlib()
 
 

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from ptycho_torch.cli.options import TRAINING
+from ptycho_torch.cli.class_paths import class_path_error
+from ptycho_torch.cli.options import TRAINING, command_line
+from ptycho_torch.cli.spellings import unknown_option
 from ptycho_torch.data.errors import OptionError
 
 # The last line of every refusal of a value that may also be absent.
@@ -31,7 +33,7 @@ def config_files(arguments: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def explain(message: str, files: str, keys: Sequence[str] = ()) -> OptionError:
+def explain(message: str, files: str, command: str, keys: Sequence[str]) -> OptionError:
     """One line for whatever jsonargparse says; the caller names the configuration files.
 
     Parameters
@@ -40,6 +42,8 @@ def explain(message: str, files: str, keys: Sequence[str] = ()) -> OptionError:
         Its message, of any length.
     files
         The configuration files of the command line; empty where there is none.
+    command
+        The command.
     keys
         Known options in dotted form, to suggest the nearest from.
     """
@@ -52,8 +56,10 @@ def explain(message: str, files: str, keys: Sequence[str] = ()) -> OptionError:
         names = re.sub(rf"\b(?:{'|'.join(TRAINING)})\.", "", found[1])
         return OptionError(names, "missing", "a value")
     if found := re.search(r"unrecognized arguments: (.*)", message):
-        expected = "a known one; see --help"
-        return OptionError(found[1], "an unknown option", expected, file="command line")
+        words = found[1].split()
+        error = unknown_option(words, command, keys, command_line().commands()["convert"].words())
+        error.file = "command line"  # not in the configuration's file
+        return error
     if found := re.search(r"does not accept option '([^']+)'", message):
         return OptionError(found[1], "an unknown key", nearest(found[1], keys))
     return _explain_value(message, "")
@@ -72,7 +78,10 @@ def _explain_value(message: str, prefix: str) -> OptionError:
             return OptionError(key, "an unknown key", nearest(key, known))
         if inner.startswith("Parser key"):
             return _explain_value(inner, inside)
-        return OptionError(f"{field}.class_path", repr(found[1]), _flat(inner).rstrip("."))
+        return class_path_error(field, found[1], _flat(inner).rstrip("."))
+    if found := re.search(r"Given value: \{'class_path': '([^']+)'", message):
+        reasons = re.findall(r"^\s*- (.*)", message, re.MULTILINE) or [""]
+        return class_path_error(field, found[1], reasons[0])
     given = re.search(r"(?:Given value|Got value): (.*)", message)
     wanted = re.findall(r"Expected (?:an? )?(<class '[^']+'>|typing\.[^\n]+?\]|[^\n.]+)", message)
     if given and wanted:

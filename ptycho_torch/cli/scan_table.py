@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_torch.cli.coverage import nearest_step
 from ptycho_torch.data.caches.scan_groups import drawn_groups
 from ptycho_torch.data.config import GroupingConfig
 from ptycho_torch.data.errors import naming, shown
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.data.scan_list import ListedScan
+from ptycho_torch.results.coverage import nearest_step
 
 HEAD = ("frames", "N", "modes", "object", "step px", "groups", "weight", "part", "scan")
 

@@ -28,7 +28,7 @@ from ptycho_torch.data.prepare import each_in_a_thread, prepare_scan
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.readers.probe_choice import array_in_npy, probe_of
 from ptycho_torch.data.readers.write_npz import write_scan
-from ptycho_torch.data.scan_list import ListedScan, expand_scans, is_list
+from ptycho_torch.data.scan_list import ListedScan, expand_scans, is_list, scans_in
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
 
@@ -56,7 +56,7 @@ def convert(options: argparse.Namespace) -> None:
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
     # Verify first: the copy gets fresh checksums that would hide damage.
-    with _byte_bar(f"{options.scan.name}: frames") as progress:
+    with byte_bar(f"{options.scan.name}: frames") as progress:
         raw.frames.verify(progress)
     warn_of(raw, given["corrections"])
     _write(options, raw)
@@ -72,7 +72,7 @@ def prepare(options: argparse.Namespace) -> None:
         if is_cache_name(path.name):  # a pattern of the shell takes caches for scans
             return f"{shown(path)}: a cache, left out"
         raw = listed.opened(**given)
-        with _byte_bar(f"{path.name}: frames", stopped) as progress:
+        with byte_bar(f"{path.name}: frames", stopped) as progress:
             groups = prepare_scan(raw, config, progress=progress)
         warn_of(raw, given["corrections"])
         return (
@@ -91,7 +91,7 @@ def verify(options: argparse.Namespace) -> None:
     for path in options.paths:
         require_one_scan(path)
     for path in options.paths:
-        with _byte_bar(f"{path.name}: frames") as progress:
+        with byte_bar(f"{path.name}: frames") as progress:
             faults = verify_path(path, progress=progress, **given)
         for fault in faults:
             print(f"ptycho-torch: {shown(fault)}", file=sys.stderr)
@@ -103,7 +103,7 @@ def verify(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
+def byte_bar(label: str, stopped: Event | None = None) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for (bytes done, bytes in all); once ``stopped``, it ends the work."""
     with tqdm(
         desc=shown(label), unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
@@ -149,18 +149,22 @@ def require_one_scan(path: Path) -> None:
     several = is_list(path), os.path.isdir(path), pattern
     if any(several):
         found = ("a list of scans", "a directory", "a pattern")[several.index(True)]
-        action = "Name each scan; ptycho-torch inspect and prepare take several at once"
-        raise OptionError(shown(path), found, "one scan", action=action)
+        scans = scans_in(path)[0] if several[1] else [each.scan for each in expand_scans(path)]
+        names = ", ".join(map(str, scans[:3])) + (", ..." if scans[3:] else "")
+        action = "ptycho-torch inspect and prepare take several at once"
+        raise OptionError(
+            shown(path), found, "one scan", action=f"Its scans are {names or 'none'}; {action}"
+        )
 
 
 def grouping_config(options: argparse.Namespace) -> GroupingConfig:
     """The grouping that the options ask for; what is not given keeps its default."""
-    neighbors = options.neighbors
-    if neighbors is None:
-        neighbors = max(6, options.gridsize**2)
     names = [field.name for field in fields(GroupingConfig)]
     asked = {name: getattr(options, name, None) for name in names}
     given = {name: value for name, value in asked.items() if value is not None}
+    neighbors = options.neighbors
+    if neighbors is None:
+        neighbors = max(6, (options.gridsize or 2) ** 2)
     return GroupingConfig(**{**given, "neighbor_count": neighbors})
 
 

@@ -23,7 +23,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+<<<<<<< HEAD
+from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint, require_training_left
+=======
 from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
+from ptycho_torch.cli.option_help import describe
+>>>>>>> cli14
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import (
@@ -115,11 +120,15 @@ class PtychoCLI(LightningCLI):
         words = cast("list[str]", args)
         files = config_files(words)
         self._file = files or None
+        chosen = _of_command(parser, words[0])
+        chosen.usage = f"ptycho-torch {words[0]} --config FILE.yaml [--SECTION.NAME VALUE ...]"
+        describe(chosen)
         with naming(self._file):
             try:
                 self.config = parser.parse_args(words)
             except argparse.ArgumentError as error:
-                raise explain(str(error), files, known_keys(parser, words[0])) from error
+                keys = known_keys(chosen)
+                raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
             _require_work(command, self.config[command])
 
@@ -154,7 +163,7 @@ class PtychoCLI(LightningCLI):
     def before_fit(self) -> None:
         """Say, once, what looks wrong with the scans to train on."""
         if self.trainer.is_global_zero:
-            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").scans:
+            for scan in cast("PtychoDataModule", self.datamodule).dataset("train").measured:
                 warn_of(scan)
 
     def after_predict(self) -> None:
@@ -177,15 +186,21 @@ class PtychoCLI(LightningCLI):
                     _say_figures(metrics)
 
 
-def known_keys(parser: LightningArgumentParser, command: str) -> list[str]:
-    """Every option of a command, in dotted form."""
+def _of_command(parser: LightningArgumentParser, command: str) -> LightningArgumentParser:
+    """The parser of a command."""
     commands = getattr(parser, "_subcommands_action", None)
-    chosen = getattr(commands, "_name_parser_map", {}).get(command, parser)
-    return sorted({action.dest for action in chosen._actions if action.dest != "help"})
+    return cast(
+        "LightningArgumentParser", getattr(commands, "_name_parser_map", {}).get(command, parser)
+    )
+
+
+def known_keys(parser: LightningArgumentParser) -> list[str]:
+    """Every option of a command, in dotted form."""
+    return sorted({action.dest for action in parser._actions if action.dest != "help"})
 
 
 def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, and a file that is no checkpoint."""
+    """Refuse a pass of no batch or of an untrained model, a file that is no checkpoint or the last."""
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
@@ -200,7 +215,10 @@ def _require_work(command: str, config: Namespace) -> None:
             raise OptionError(f"trainer.{field}", found, "above 0", action=action)
     if checkpoint is not None:
         # Before Lightning opens it, which ends in a traceback for anything else.
-        check_checkpoint(checkpoint)
+        content = check_checkpoint(checkpoint)
+        if command == "fit":
+            with naming(checkpoint):
+                require_training_left(content, config["trainer"])
 
 
 def _refusal(error: Exception) -> PtychoTorchError:

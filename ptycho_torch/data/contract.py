@@ -128,7 +128,13 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ),
     _batch("scale", "B", "float32", "1 / sqrt(counts)", "X = scale * amplitude"),
     _batch("bad_pixels", "B N N", "bool", "", "True = bad in a frame of the group, where X is 0"),
-    _batch("frame_photons", "B C", "float32", "photons", "as the scan has them, or None"),
+    _batch(
+        "frame_photons",
+        "B C",
+        "float32",
+        "photons",
+        "in the scan, a monitor's scaled to the probe's, or None",
+    ),
 )
 
 _FIXED = MappingProxyType({"1": 1, "xy": 2})

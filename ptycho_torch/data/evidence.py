@@ -62,6 +62,16 @@ class Evidence:
         return bool(metadata.get("format", "tike") != "tike")
 
     @cached_property
+    def bins(self) -> int:
+        """Pixels along each axis that were summed into one while this scan was read."""
+        source: Any = self.scan.frames.source
+        bins = 1
+        while (readout := getattr(source, "readout", None)) is not None:
+            bins *= getattr(readout, "bin", 1)
+            source = source.source
+        return bins
+
+    @cached_property
     def mean(self) -> NDArray[np.float64]:
         """Mean counts (N, N) of the sample."""
         return np.asarray(self.counts.mean(axis=0))

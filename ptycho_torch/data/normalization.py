@@ -40,10 +40,12 @@ def frame_energies(
     frames. ``check`` compares the frames with the file's checksum in the same pass, where all are
     streamed; ``progress`` is called with (bytes done, bytes in all). A ScanError names a frame with
     NaN, infinity, a negative value or one too large for float32, a ScanFileError a damaged file.
+    Warnings name frames with the largest integer of their dtype, and frames that outshine the scan.
     """
     largest = LARGEST if frames.measurement == "counts" else LARGEST**2
     count = frames.shape[0] if indices is None else len(indices)
-    energies = np.empty(count, dtype=np.float64)
+    top = np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" else None
+    energies, full = np.empty(count, dtype=np.float64), np.zeros(count, dtype=np.int64)
     for start, _, block in frames.chunks(CHUNK_BYTES, check=check, chosen=indices):
         flat = block.reshape(len(block), -1)
         part = energies[start : start + len(block)]
@@ -60,32 +62,61 @@ def frame_energies(
         if not part.max(initial=0) <= largest:
             with naming(frames.path):
                 raise _out_of_range(f"up to {block.max():g}", frames.measurement)
+        if top is not None and block.max(initial=0) == top:
+            full[start : start + len(block)] = (flat == top).sum(axis=1)
         if progress is not None:
             frame_bytes = frames.nbytes // len(frames)
             progress((start + len(block)) * frame_bytes, count * frame_bytes)
-    _warn_of_glare(frames, energies, indices)
+    numbers = np.arange(count) if indices is None else np.asarray(indices)
+    _warn_of_full(frames, full, numbers)
+    _warn_of_glare(frames, np.where(full, 0, energies), numbers)
     return energies
 
 
+def _warn_of_full(frames: Frames, full: NDArray[np.int64], numbers: NDArray[np.integer]) -> None:
+    """Say which frames have how many pixels (L,) that hold the largest integer of their dtype."""
+    if not (held := np.flatnonzero(full)).size:
+        return
+    top = np.iinfo(frames.dtype).max
+    action = f"--saturation {top} (saturation={top}) makes them bad in every frame"
+    if frames.measurement == "amplitude":
+        action = "--bad-pixels FILE.npy (bad_pixels=) that names them leaves them out"
+    logger.warning(
+        "%s: %d of %d frames have pixels that hold %d, the largest integer of %s (frame %s): "
+        "saturated, or marks of no value? %s",
+        frames.path or "scan in memory",
+        len(held),
+        len(full),
+        top,
+        frames.dtype,
+        _listed([f"{numbers[row]}: {full[row]} pixels" for row in held[:4]]),
+        action,
+    )
+
+
 def _warn_of_glare(
-    frames: Frames, energies: NDArray[np.float64], indices: NDArray[np.integer] | None
+    frames: Frames, energies: NDArray[np.float64], numbers: NDArray[np.integer]
 ) -> None:
     """Say which frames outshine the scan so far that something else than light is in them."""
     lit = energies[energies > 0]
     glaring = np.flatnonzero(energies > GLARE * np.median(lit)) if len(lit) else lit
     if not len(glaring):
         return
-    numbers = glaring if indices is None else np.asarray(indices)[glaring]
     logger.warning(
         "%s: %d of %d frames have over %d times the light of a usual one (%s): are some of their "
         "pixels marks of no value? --saturation COUNTS or --bad-pixels FILE leaves them out "
         "(Detector(saturation=), bad_pixels=); the scale of X follows the brightest",
-        frames.path,
+        frames.path or "scan in memory",
         len(glaring),
         len(energies),
         GLARE,
-        ", ".join(map(str, numbers[:3].tolist())) + (", ..." if len(numbers) > 3 else ""),
+        _listed([str(numbers[row]) for row in glaring[:4]]),
     )
+
+
+def _listed(words: list[str]) -> str:
+    """The first three."""
+    return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
 
 
 def intensity_scale(

@@ -126,6 +126,11 @@ def _near_field(seen: Evidence) -> Verdict | None:
         return None
     saw = f"patterns follow the sample as if the light on it were {width:.0f} px wide"
     expected = f"at most the {seen.N} px of a frame in the far field"
+    if width < WIDEST * seen.N * seen.bins:
+        action = (
+            f"Add a smaller --bin than {seen.bins}, which leaves 1 px in {seen.bins} of a patch"
+        )
+        return Verdict("frames", saw, expected, action)
     format = str((seen.scan.metadata or {}).get("format", ""))
     how = "let the file say so: near_field in an NPZ, far_field in a product of Ptychodus"
     if format.startswith("hdf5"):
@@ -133,18 +138,33 @@ def _near_field(seen: Evidence) -> Verdict | None:
     elif seen.in_metres and format != "ptychodus":
         how = "add --option near_field=true --option object_pixel_m=METRES, a detector pixel over "
         how += "the magnification"
-    action = f"In the near field {how}; else check energy, distance and pixels"
+    action = f"In the near field {how}; else check energy, distance, pixels and bins"
     return Verdict("frames", saw, expected, action)
 
 
 def _mask(seen: Evidence) -> Verdict | None:
     bad = seen.scan.bad_pixels
-    share = 0.0 if bad is None else float(bad.mean())
+    share = 0.0 if bad is None else float(_on_detector(bad).mean())
     if share <= MOSTLY_BAD:
         return None
     action = "Is 1 good there? Read HDF5 with --layout, where mask: has bad: zero; write an NPZ "
     action += "again with its bad_pixels inverted"
     return Verdict("bad_pixels", f"{share:.0%} of the detector", "a small part of it", action)
+
+
+def _on_detector(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Bad pixels without a border, all of it bad, as a detector that pads frames leaves it.
+
+    One that leaves less than a quarter of a frame's side, or not its centre, is the mask's own.
+    """
+    good = ~bad if bad.ndim == 2 else ~bad.all(axis=0)
+    N, inside = len(good), []
+    for axis in (1, 0):
+        kept = np.flatnonzero(good.any(axis=axis))
+        if len(kept) == 0 or np.ptp(kept) + 1 < N / 4 or not kept[0] <= N // 2 <= kept[-1]:
+            return bad
+        inside.append(slice(kept[0], kept[-1] + 1))
+    return bad[(..., *inside)]
 
 
 def _origin(seen: Evidence) -> Verdict | None:
@@ -155,6 +175,7 @@ def _origin(seen: Evidence) -> Verdict | None:
     action = "Add --shift-origin"
     if seen.given.shift_origin or seen.given.position_unit != "px":
         action = "Check the size of an object pixel: --pixel-size METRES"
+        action = _GEOMETRY_ACTION if seen.in_metres else action
     if first < half - 1:
         return Verdict("positions", f"they begin at {first:.1f} px", expected, action)
     if first > half + 2 * seen.span + 2 * seen.N:

@@ -66,7 +66,7 @@ def expand_scans(scans: Scans) -> list[ListedScan]:
     """List scans in order: those of patterns, directories and lists in YAML are spelt out.
 
     A pattern becomes the sorted files it matches, a directory the sorted scans in it; caches beside
-    scans count as none. A list is described in docs/many_scans.md.
+    scans count as none. A list is described in docs/howto/many_scans.md.
 
     Raises
     ------
@@ -150,12 +150,19 @@ def _files(
     return matches
 
 
-def _of_directory(path: Path, options: Mapping[str, Any]) -> list[Path]:
-    """The scans in a directory: files that a reader knows by name and content."""
-    files = [each for each in sorted(path.iterdir()) if each.is_file()]
+def scans_in(directory: Path, options: Mapping[str, Any] = _NOTHING) -> tuple[list[Path], int]:
+    """The scans in a directory, and how many other files lie there; caches count as neither.
+
+    A scan is a file that a reader with these options knows by name and content.
+    """
+    files = [each for each in sorted(directory.iterdir()) if each.is_file()]
     files = [each for each in files if not is_cache_name(each.name)]
     found = [each for each in files if is_scan(each, options)]
-    left = len(files) - len(found)
+    return found, len(files) - len(found)
+
+
+def _of_directory(path: Path, options: Mapping[str, Any]) -> list[Path]:
+    found, left = scans_in(path, options)
     if left:
         logger.info("%s: %d scans; %d other files left out", path, len(found), left)
     if not found:

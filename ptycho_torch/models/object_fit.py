@@ -7,7 +7,7 @@ only if X, positions, probe and scale of a batch belong together. Knows no file 
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -22,7 +22,7 @@ from ptycho_torch.data.initial_probe import add_modes, is_average_pattern
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import fourier_sums
-from ptycho_torch.models.error_metric import FourierError
+from ptycho_torch.models.error_metric import LoggedSteps
 from ptycho_torch.models.far_field import require_far_field
 from ptycho_torch.models.probe_search import search_probe
 from ptycho_torch.models.schedules import Schedule, scheduled
@@ -123,9 +123,7 @@ class ObjectFit(pl.LightningModule):
         self.register_buffer("probe_unit", None)
         # What the probe's light is measured in; 0: every frame has the probe's own.
         self.register_buffer("mean_photons", torch.zeros((), dtype=torch.float64))
-        self.fourier_errors = torch.nn.ModuleDict(
-            {f"{stage}_error": FourierError() for stage in ("train", "val", "test")}
-        )
+        self.steps = LoggedSteps()
 
     def initialize(self, object_shape: tuple[int, int], probe: Tensor) -> None:
         """Start from ``initial_object``, or a flat one of modulus 1, and the given probe.
@@ -277,18 +275,8 @@ class ObjectFit(pl.LightningModule):
 
     def _step(self, batch: PtychoBatch, stage: str) -> Tensor:
         residual, energy = fourier_sums(self(batch), batch.channels_first())
-        error = cast("FourierError", self.fourier_errors[f"{stage}_error"])
-        error(residual, energy)
         loss: Tensor = residual / energy
-        for name, value in ((f"{stage}_loss", loss), (f"{stage}_fourier_error", error)):
-            self.log(
-                name,
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=len(batch.X),
-                prog_bar=value is error,
-            )
+        self.steps.log(self, stage, loss, (residual, energy), len(batch.X))
         return loss
 
     def training_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:

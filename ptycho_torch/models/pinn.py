@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 from ptycho_torch.batches.batch import PtychoBatch
 from ptycho_torch.batches.scans import object_shape
 from ptycho_torch.data.config import GroupingConfig, check_choice, check_integer
-from ptycho_torch.data.errors import OptionError
+from ptycho_torch.data.errors import OptionError, ScanFileError, naming
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule, Stage
 from ptycho_torch.fourier_error import fourier_sums
 from ptycho_torch.models.back_projection import back_projection
-from ptycho_torch.models.error_metric import FourierError
+from ptycho_torch.models.error_metric import LoggedSteps
 from ptycho_torch.models.far_field import require_far_field
 from ptycho_torch.models.frame_losses import FrameLoss, frame_loss
 from ptycho_torch.models.projections import projections as projected
@@ -34,9 +33,6 @@ from ptycho_torch.models.schedules import Schedule, scheduled
 from ptycho_torch.models.stitched import Stitched
 from ptycho_torch.models.unet import UNet
 from ptycho_torch.physics import cut, diffract, group_canvas, illuminate
-
-MOST_APART = 2.0
-"""How far a scan's photons per frame may be from its probe's; further, one has another unit."""
 
 _SEEN: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
     {
@@ -126,9 +122,7 @@ class PtychoPINN(pl.LightningModule):
         self.network = UNet(INPUTS, 2, width, depth)
         # The logarithm of the factor.
         self.intensity = nn.Parameter(torch.zeros(()), requires_grad=learn_intensity)
-        self.fourier_errors = nn.ModuleDict(
-            {f"{stage}_error": FourierError() for stage in ("train", "val", "test")}
-        )
+        self.steps = LoggedSteps()
 
     def setup(self, stage: str) -> None:
         """Refuse data that this network cannot learn from, before it starts.
@@ -137,17 +131,15 @@ class PtychoPINN(pl.LightningModule):
         ------
         OptionError
             The frames' side does not fit ``depth``; a scan is of the near field; training with
-            labels lacks them, or they are the reference's mirrored patches; ``frame_photons`` are
-            not in the unit of the probe's light.
+            labels lacks them, or they are the reference's mirrored patches.
         """
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PtychoDataModule):
             return
         for each in _SEEN[stage]:
             dataset = data.dataset(each)
-            for scan in dataset.scans:
+            for scan in dataset.measured:
                 require_far_field(scan)
-                _require_photons(scan)
             step = 2 ** (self.depth - 1)
             if dataset.N % step:
                 found = f"{self.depth} for frames of N = {dataset.N}"
@@ -155,6 +147,30 @@ class PtychoPINN(pl.LightningModule):
                 raise OptionError("depth", found, "one that halves them", action=action)
             if self.supervised_weight and stage != "predict":
                 _require_labels(dataset.ground_truth, dataset.patch_positions)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model, or of another size.
+
+        Raises
+        ------
+        ScanFileError
+            The checkpoint has other weights than this network.
+        """
+        sizes = [
+            {name: tuple(values.shape) for name, values in state.items()}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        ]
+        if not self.strict_loading or sizes[0] == sizes[1]:
+            return
+        found, expected = "weights of another model", f"a checkpoint of {type(self).__name__}"
+        given, own = checkpoint.get("hyper_parameters", {}), self.hparams
+        if {"width", "depth"} <= set(given):
+            found, expected = (
+                f"a network of width {each['width']} and depth {each['depth']}"
+                for each in (given, own)
+            )
+        with naming(None if self._trainer is None else self._trainer.ckpt_path):
+            raise ScanFileError("checkpoint", found, expected)
 
     def on_train_epoch_end(self) -> None:
         """Refuse to go on from a loss that is no number.
@@ -183,7 +199,8 @@ class PtychoPINN(pl.LightningModule):
         images = inputs.flatten(0, 1).to(self.network.head.weight.dtype)
         images = images.contiguous(memory_format=torch.channels_last)
         parts = self.network(images).float().unflatten(0, X.shape[:2])
-        return torch.complex(1 + parts[:, :, 0], parts[:, :, 1])
+        start = 1 + estimate if self.projections else 1
+        return start + torch.complex(parts[:, :, 0], parts[:, :, 1])
 
     def _estimate(self, amplitude: Tensor, batch: PtychoBatch) -> Tensor:
         """What the network refines, complex, (B, C, N, N)."""
@@ -217,19 +234,8 @@ class PtychoPINN(pl.LightningModule):
         if self.supervised_weight:
             supervised = _patch_loss(patches, batch)
             loss = (1 - self.supervised_weight) * loss + self.supervised_weight * supervised
-        error = cast("FourierError", self.fourier_errors[f"{stage}_error"])
-        error(*fourier_sums(frames.detach(), measured))
-        for name, value in ((f"{stage}_loss", loss), (f"{stage}_fourier_error", error)):
-            self.log(
-                name,
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=len(batch.X),
-                prog_bar=True,
-                # The error sums over ranks by itself.
-                sync_dist=value is loss,
-            )
+        sums = fourier_sums(frames.detach(), measured)
+        self.steps.log(self, stage, loss, sums, len(batch.X))
         return loss
 
     def training_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:
@@ -339,21 +345,6 @@ def _offsets(batch: PtychoBatch) -> Tensor:
     From a whole pixel of the object: whole positions stay whole, and are merged exactly.
     """
     return batch.positions - batch.global_offsets[:, 0].mT.round()
-
-
-def _require_photons(scan: RawData) -> None:
-    """Refuse photons per frame, such as a monitor's readings, that are not the probe's photons."""
-    if scan.frame_photons is None:
-        return
-    mean, light = float(scan.frame_photons.mean()), float((np.abs(scan.probeGuess) ** 2).sum())
-    if not light / MOST_APART <= mean <= light * MOST_APART:
-        raise OptionError(
-            "frame_photons",
-            f"{mean:.3g} in the mean, beside a probe of {light:.3g} photons",
-            f"within a factor of {MOST_APART:g} of the probe's",
-            action="Write the scan with both in photons, or without frame_photons",
-            file=scan.path,
-        )
 
 
 def _patch_loss(patches: Tensor, batch: PtychoBatch) -> Tensor:

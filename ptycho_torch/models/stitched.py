@@ -43,5 +43,5 @@ class Stitched(pl.Callback):
         self._stitcher.all_reduce()
 
     def object(self) -> Tensor:
-        """(H, W) complex64; 0 where no patch lies."""
-        return self._stitcher.object()
+        """(H, W) complex64; 0 where no patch lies. Once: it takes the memory of the sums."""
+        return self._stitcher.object(in_place=True)

@@ -86,6 +86,8 @@ class Stitcher:
     ------
     OptionTypeError
         ``dtype`` is another.
+    OptionError
+        By any method, after ``object(in_place=True)``.
 
     Examples
     --------
@@ -107,8 +109,10 @@ class Stitcher:
             raise OptionTypeError("dtype", dtype, "torch.complex64 or torch.complex128")
         self.shape = shape
         ringed = (shape[0] + 2, shape[1] + 2)
-        self._total = torch.zeros(ringed, dtype=dtype, device=device)
-        self._weight = torch.zeros(ringed, dtype=dtype.to_real(), device=device)
+        self._sums: tuple[Tensor, Tensor] | None = (
+            torch.zeros(ringed, dtype=dtype, device=device),
+            torch.zeros(ringed, dtype=dtype.to_real(), device=device),
+        )
 
     @torch.no_grad()
     def add(
@@ -121,33 +125,45 @@ class Stitcher:
     ) -> None:
         """Add the patches of a batch; arguments and errors as those of ``stitch``."""
         weights = _weights(patches, positions_px, weights, probe)
+        total, weight_sum = self._open()
         N = patches.shape[-1]
         if patches.ndim == 2:
             patches, positions_px, weights = patches[None], positions_px[None], weights[None]
         step = max(1, _PIXELS_AT_ONCE // max(1, patches[:1].numel()))
         batch = (patches, positions_px, weights)
         for part in zip(*(torch.split(array, step) for array in batch), strict=True):
-            some, positions, weight = (values.to(self._total.device) for values in part)
-            real = self._weight.dtype
+            some, positions, weight = (values.to(total.device) for values in part)
+            real = weight_sum.dtype
             weight = weight.to(real).reshape(-1, N, N)
             index, fx, fy = windows_at(self.shape, positions, N, real)
-            weighted = weight * some.reshape(-1, N, N).to(self._total.dtype)
-            add_patches(self._total.view(-1), weighted, fx, fy, index)
-            add_patches(self._weight.view(-1), weight, fx, fy, index)
+            weighted = weight * some.reshape(-1, N, N).to(total.dtype)
+            add_patches(total.view(-1), weighted, fx, fy, index)
+            add_patches(weight_sum.view(-1), weight, fx, fy, index)
 
-    def object(self) -> Tensor:
-        """(H, W), the weighted mean of what has been added; 0 where no patch lies."""
-        obj = self._total.new_empty(self.shape)
-        heaviest = self._weight[1:-1, 1:-1].max()
-        sums = (self._total[1:-1, 1:-1], self._weight[1:-1, 1:-1], obj)
+    def object(self, *, in_place: bool = False) -> Tensor:
+        """(H, W), the weighted mean of what has been added; 0 where no patch lies.
+
+        Parameters
+        ----------
+        in_place
+            True: the object takes the memory of the sums, and the stitcher ends with that. False:
+            it takes 8 or 16 bytes more per pixel, and patches can be added further on.
+        """
+        total, weight = (sums[1:-1, 1:-1] for sums in self._open())
+        obj = total if in_place else torch.empty_like(total, memory_format=torch.contiguous_format)
+        heaviest = weight.amax((0, 1))
         # Some rows at a time: the quotient needs three more arrays of its size.
-        for total, weight, rows in zip(*(torch.split(array, 64) for array in sums), strict=True):
-            rows.copy_(mean_where_covered(total, weight, heaviest))
+        for some, light, rows in zip(
+            *(torch.split(a, 64) for a in (total, weight, obj)), strict=True
+        ):
+            rows.copy_(mean_where_covered(some, light, heaviest))
+        if in_place:
+            self._sums = None
         return obj
 
     def weight(self) -> Tensor:
         """(H, W), real: the sum of the weights in each pixel."""
-        return self._weight[1:-1, 1:-1].clone()
+        return self._open()[1][1:-1, 1:-1].clone()
 
     def merge(self, other: Stitcher) -> None:
         """Add what another stitcher of the same shape and dtype has added.
@@ -157,21 +173,30 @@ class Stitcher:
         OptionError
             Shape or dtype are not the same.
         """
-        mine, theirs = ((s.shape, s._total.dtype) for s in (self, other))
+        sums, others = self._open(), other._open()
+        mine, theirs = (self.shape, sums[0].dtype), (other.shape, others[0].dtype)
         if mine != theirs:
             raise OptionError("other", theirs, f"shape and dtype of this one, {mine}")
-        self._total += other._total.to(self._total.device)
-        self._weight += other._weight.to(self._weight.device)
+        for own, more in zip(sums, others, strict=True):
+            own += more.to(own.device)
 
     def all_reduce(self, group: distributed.ProcessGroup | None = None) -> None:
         """Sum over the ranks of a process group: afterwards every rank has the object of all.
 
         Every rank calls it once, after its last ``add``. Does nothing in a run of one process.
         """
+        total, weight = self._open()
         if distributed.is_available() and distributed.is_initialized():
             # As real numbers: not every backend adds complex ones.
-            distributed.all_reduce(torch.view_as_real(self._total), group=group)
-            distributed.all_reduce(self._weight, group=group)
+            distributed.all_reduce(torch.view_as_real(total), group=group)
+            distributed.all_reduce(weight, group=group)
+
+    def _open(self) -> tuple[Tensor, Tensor]:
+        """Weighted sum and sum of weights, each with its ring of zeros."""
+        if self._sums is None:
+            found, expected = "ended by object(in_place=True)", "one that still has its sums"
+            raise OptionError("stitcher", found, expected, action="Type: object()")
+        return self._sums
 
 
 def _weights(

@@ -68,19 +68,28 @@ def modes_of(probe: ArrayLike) -> NDArray[Any]:
 
 def draw_probe(axes: Axes, modes: NDArray[Any], title: str) -> None:
     """First mode of (P, N, N): phase as colour, amplitude as brightness; its share of the light."""
+    share = shares_of_light(modes)[0]
+    mode = "" if len(modes) == 1 else f"mode 1 of {len(modes)}, {share:.0%} of the light"
+    add_colorbar(axes, draw_wave(axes, modes[0]), "colour: phase (rad)")
+    axes.set_title(f"{title}\n{mode or 'dark where its amplitude is low'}")
+    label_pixels(axes)
+
+
+def shares_of_light(modes: NDArray[Any]) -> NDArray[np.float64]:
+    """What every mode of (P, N, N) has of the light, (P,); 0 of a dark probe."""
+    power = (np.abs(modes.astype(np.complex128)) ** 2).sum(axis=(1, 2))
+    return np.asarray(power / max(float(power.sum()), np.finfo(float).tiny))
+
+
+def draw_wave(axes: Axes, wave: NDArray[Any]) -> ScalarMappable:
+    """A wave (N, N), complex: phase as colour, amplitude as brightness; gives the colours."""
     from matplotlib import cm, colors
 
-    power = (np.abs(modes) ** 2).sum(axis=(1, 2))
-    wave, tiny = modes[0], np.finfo(float).tiny
     wheel = cm.ScalarMappable(colors.Normalize(-np.pi, np.pi), "hsv")
-    brightness = np.abs(wave) / max(float(np.abs(wave).max()), tiny)
+    brightness = np.abs(wave) / max(float(np.abs(wave).max()), np.finfo(float).tiny)
     rgb = wheel.to_rgba(np.angle(wave))[..., :3] * brightness[..., None]
     axes.imshow(rgb, interpolation="nearest")
-    share = power[0] / max(float(power.sum()), tiny)
-    mode = "" if len(modes) == 1 else f"mode 1 of {len(modes)}, {share:.0%} of the light"
-    axes.set_title(f"{title}\n{mode or 'dark where its amplitude is low'}")
-    add_colorbar(axes, wheel, "colour: phase (rad)")
-    label_pixels(axes)
+    return wheel
 
 
 def add_colorbar(axes: Axes, image: ScalarMappable, label: str) -> None:

@@ -180,10 +180,10 @@ def _of_patches(
             patches, positions = _checked(predicted, batch)
             for stitcher in (own, whole):
                 stitcher.add(patches, positions, probe=probe)
-        obj = own.object()
+        obj = own.object(in_place=True)
         modelled = partial(_frames_behind, obj.to(part.device))
         judged[name] = obj, _errors(part, probe, modelled, modulus_free=True)
-    return _judged(whole.object(), probe, parts, judged)
+    return _judged(whole.object(in_place=True), probe, parts, judged)
 
 
 def _ask(trainer: pl.Trainer, ask: Callable[[PtychoBatch], Any], batch: PtychoBatch) -> Any:

@@ -53,7 +53,7 @@ def plot_reconstruction(
     positions_px
         Positions (M, 2), order (x, y), pixels, which the probe illuminates; None: everything is.
     history
-        Error per epoch by name, e.g. ``{"train": [...]}``.
+        Error per epoch by name, e.g. ``{"train": [...]}``; None: no panel for it.
     title
         Heading of the picture.
     pixel_m
@@ -86,7 +86,10 @@ def plot_reconstruction(
         for panel in (*amplitudes, *phases):
             draw_scale_bar(panel, found.shape, pixel_m[1])
         draw_scale_bar(probe_panel, modes.shape[1:], pixel_m[1])
-    _draw_history(error_panel, history or {})
+    if history is None:
+        error_panel.remove()
+    else:
+        _draw_history(error_panel, history)
     if title:
         figure.suptitle(title, fontsize=14)
     return figure

@@ -140,7 +140,7 @@ class ReconstructionReport(pl.Callback):
         if trainer.is_global_zero:
             self.written = []
             for prefix, found in self._named(trainer, pl_module, predict=True):
-                figures = self._figures(trainer, pl_module, found, trainer.current_epoch)
+                figures = self._figures(trainer, pl_module, found)
                 self._write(f"{prefix}predicted_", found, figures)
 
     def _named(
@@ -163,8 +163,9 @@ class ReconstructionReport(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         found: Reconstructed,
-        epochs: int,
+        epochs: int | None = None,
     ) -> dict[str, Any]:
+        """What metrics.json holds; ``epochs`` is None where nothing was trained."""
         raw, data = found.raw, _datamodule(trainer)
         assert isinstance(data, PtychoDataModule)
         parts = {
@@ -175,9 +176,7 @@ class ReconstructionReport(pl.Callback):
             **parts.pop("training", {}),
             **parts,
             "compared_with": found.reference,
-            "epochs": epochs,
-            "steps": trainer.global_step,
-            "seconds": self._seconds,
+            **({} if epochs is None else self._effort(epochs, trainer.global_step)),
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "hyperparameters": dict(pl_module.hparams),
             "scan": str(raw.path) if raw.path is not None else None,
@@ -186,6 +185,9 @@ class ReconstructionReport(pl.Callback):
             "model": type(pl_module).__name__,
         }
 
+    def _effort(self, epochs: int, steps: int) -> dict[str, float]:
+        return {"epochs": epochs, "steps": steps, "seconds": self._seconds}
+
     def _picture(self, found: Reconstructed, figures: dict[str, Any]) -> Any:
         geometry = found.raw.geometry
         return plot_reconstruction(
@@ -193,7 +195,7 @@ class ReconstructionReport(pl.Callback):
             found.probe,
             truth=found.truth,
             positions_px=found.positions_px,
-            history=self.history,
+            history=self.history or None,
             title=_title(figures, _stem(found)),
             pixel_m=pair(None if geometry is None else geometry.object_pixel_m),
         )
@@ -247,7 +249,7 @@ def said(figures: dict[str, Any]) -> list[str]:
 
 def _title(figures: dict[str, Any], name: str) -> str:
     ran = name
-    if figures["epochs"]:
+    if "epochs" in figures:
         ran = f"{name}: {figures['epochs']} epochs in {figures['seconds']:.1f} s"
     lines = (line for part in said(figures) for line in textwrap.wrap(part, _TITLE_WIDTH))
     return "\n".join([ran, *lines])

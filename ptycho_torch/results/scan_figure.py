@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SAMPLE_FRAMES = 4
 SHOWN_GROUPS = 8
 BAD_PIXEL_COLOR = "tab:cyan"
+MOST_DOSE_PX = 1500
+"""Longest side of a dose that is drawn pixel by pixel."""
 
 
 def plot_scan(raw: RawData, nn_indices: NDArray[np.integer] | None = None) -> Figure:
@@ -55,21 +57,21 @@ def plot_scan(raw: RawData, nn_indices: NDArray[np.integer] | None = None) -> Fi
     probe_panel, *frame_panels = halves[1].subplots(1, 1 + SAMPLE_FRAMES)
     positions = np.stack([raw.xcoords, raw.ycoords], axis=1)
     probe = modes_of(raw.probeGuess)
-    shape = _object_shape(raw, positions)
+    shape = object_shape(raw, positions)
     for panel in (position_panel, group_panel):
-        _show_object_area(panel, shape)
-    _draw_positions(position_panel, positions)
-    _draw_dose(dose_panel, illumination(probe, positions, shape))
-    _draw_groups(group_panel, positions, probe, nn_indices)
+        show_object_area(panel, shape)
+    draw_positions(position_panel, positions)
+    draw_dose(dose_panel, probe, positions, shape)
+    draw_groups(group_panel, positions, probe, nn_indices)
     draw_probe(probe_panel, probe, "probe guess")
-    _draw_frames(frame_panels, raw)
+    draw_frames(frame_panels, counts_in(raw, raw.frames.sample(SAMPLE_FRAMES)), raw.bad_pixels)
     where = raw.path.name if raw.path is not None else "scan in memory"
     side = probe.shape[-1]
     figure.suptitle(f"{where}: {len(positions)} frames of {side} x {side} px", fontsize=14)
     return figure
 
 
-def _object_shape(raw: RawData, positions: NDArray[np.float64]) -> tuple[int, int]:
+def object_shape(raw: RawData, positions: NDArray[np.float64]) -> tuple[int, int]:
     """(H, W) of the object, or of what the patches cover."""
     if raw.objectGuess is not None:
         height, width = raw.objectGuess.shape
@@ -79,7 +81,7 @@ def _object_shape(raw: RawData, positions: NDArray[np.float64]) -> tuple[int, in
     return int(bottom), int(right)
 
 
-def _show_object_area(axes: Axes, shape: tuple[int, int]) -> None:
+def show_object_area(axes: Axes, shape: tuple[int, int]) -> None:
     """Rows grow downwards, as in every picture of the object."""
     axes.set_xlim(0, shape[1])
     axes.set_ylim(shape[0], 0)
@@ -87,7 +89,8 @@ def _show_object_area(axes: Axes, shape: tuple[int, int]) -> None:
     label_pixels(axes)
 
 
-def _draw_positions(axes: Axes, positions: NDArray[np.float64]) -> None:
+def draw_positions(axes: Axes, positions: NDArray[np.float64]) -> None:
+    """Positions (M, 2) in the colours of their order, and the path between them."""
     axes.plot(*positions.T, color="0.8", linewidth=0.5, zorder=1)
     points = axes.scatter(
         positions[:, 0],
@@ -102,19 +105,47 @@ def _draw_positions(axes: Axes, positions: NDArray[np.float64]) -> None:
     add_colorbar(axes, points, "frame")
 
 
-def _draw_dose(axes: Axes, dose: NDArray[np.float64]) -> None:
-    image = axes.imshow(dose, cmap="magma", interpolation="nearest")
+def draw_dose(
+    axes: Axes, probe: NDArray[Any], positions: NDArray[np.float64], shape: tuple[int, int]
+) -> None:
+    """Dose on an object of that shape (H, W); of a large one in bins, which bounds the memory."""
+    side = -(-max(shape) // MOST_DOSE_PX)
+    binned = _binned_amplitude(probe, side)
+    height, width = (-(-length // side) for length in shape)
+    dose = illumination(binned, positions / side, (height, width))
+    image = axes.imshow(
+        dose,
+        cmap="magma",
+        interpolation="nearest",
+        extent=(-0.5, width * side - 0.5, height * side - 0.5, -0.5),
+    )
     axes.set_title("dose: probe intensity at all positions")
     add_colorbar(axes, image, "counts / px")
     label_pixels(axes)
 
 
-def _draw_groups(
+def _binned_amplitude(probe: NDArray[Any], side: int) -> NDArray[Any]:
+    """Of a probe (P, N, N) one (n, n) whose intensity is the mean over bins of so many pixels.
+
+    Its centre n // 2 is the bin that begins with the pixel N // 2.
+    """
+    if side == 1:
+        return probe
+    intensity = (np.abs(probe) ** 2).sum(axis=0)
+    N = len(intensity)
+    n = -(-N // side) + 1
+    before = n // 2 * side - N // 2
+    padded = np.pad(intensity, (before, n * side - N - before))
+    return np.asarray(np.sqrt(padded.reshape(n, side, n, side).mean(axis=(1, 3))))
+
+
+def draw_groups(
     axes: Axes,
     positions: NDArray[np.float64],
     probe: NDArray[Any],
     nn_indices: NDArray[np.integer] | None,
 ) -> None:
+    """Positions (M, 2), and some groups (B, C) all over the scan with their probes' light."""
     axes.scatter(positions[:, 0], positions[:, 1], s=3, color="0.75", linewidths=0)
     if nn_indices is None or len(nn_indices) == 0:
         axes.set_title("no groups")
@@ -149,17 +180,27 @@ def _probe_radius(probe: NDArray[Any]) -> float:
     return float(distance[order[min(half, order.size - 1)]])
 
 
-def _draw_frames(panels: Sequence[Axes], raw: RawData) -> None:
+def counts_in(raw: RawData, stored: NDArray[Any]) -> NDArray[np.float64]:
+    """Counts (n, N, N) of stored values of some frames."""
+    values = stored.astype(np.float64)
+    return values if raw.frames.measurement == "counts" else values**2
+
+
+def draw_frames(
+    panels: Sequence[Axes],
+    counts: NDArray[np.float64],
+    bad: NDArray[np.bool_] | None,
+    name: str = "sample frame",
+) -> None:
+    """Frames (n, N, N) of counts on one scale of logarithms; pixels that are bad in a colour."""
     from matplotlib.colors import LogNorm
 
-    sample = raw.frames.sample(len(panels)).astype(np.float64)
-    counts = sample if raw.frames.measurement == "counts" else sample**2
     high = float(counts.max()) or 1.0  # all frames may be dark
     # A measured frame shows nothing below one count; a noise-free one goes on for ever.
     low = 1.0 if high > 10 else high / 1e4
-    bad: Any = False if raw.bad_pixels is None else raw.bad_pixels
+    masked: Any = False if bad is None else bad
     for panel, frame in zip(panels, counts, strict=False):
-        frame = np.ma.masked_array(frame, bad.any(axis=0) if np.ndim(bad) == 3 else bad)
+        frame = np.ma.masked_array(frame, masked.any(axis=0) if np.ndim(masked) == 3 else masked)
         panel.set_facecolor(BAD_PIXEL_COLOR)
         image = panel.imshow(
             np.ma.maximum(frame, low),
@@ -167,8 +208,8 @@ def _draw_frames(panels: Sequence[Axes], raw: RawData) -> None:
             cmap="inferno",
             interpolation="nearest",
         )
-        panel.set_title(f"sample frame\n{frame.sum():,.0f} counts")
+        panel.set_title(f"{name}\n{frame.sum():,.0f} counts")
         label_pixels(panel, "detector column", "detector row")
     for panel in panels[len(counts) :]:
         panel.set_axis_off()
-    add_colorbar(panels[len(counts) - 1], image, "counts / px")
+    add_colorbar(panels[min(len(panels), len(counts)) - 1], image, "counts / px")

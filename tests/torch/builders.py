@@ -25,6 +25,8 @@ from ptycho_torch import simulate_scan
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from ptycho_torch.data.scan import Scan
+
 ROOT = Path(__file__).parents[2]
 TORCH_FAMILY = ("torch", "lightning", "pytorch_lightning", "tensordict")
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -183,3 +185,23 @@ def at_once(seconds: float = 20.0) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
+
+
+def export_training_data(path: Path, scan: Scan, counts: np.ndarray[Any, Any]) -> Path:
+    """Write a scan and its counts (M, N, N) as Ptychodus 1.7 does for training: an NPZ file."""
+    # Ptychodus counts from the middle of pixel 0.
+    x, y = scan.xcoords - 0.5, scan.ycoords - 0.5
+    bad = np.zeros((scan.N, scan.N), bool) if scan.bad_pixels is None else scan.bad_pixels
+    np.savez(
+        path,
+        xcoords=x,
+        ycoords=y,
+        xcoords_start=x,
+        ycoords_start=y,
+        diff3d=counts,
+        bad_pixels=bad,
+        probeGuess=scan.probeGuess.reshape(-1, scan.N, scan.N).astype(complex),
+        objectGuess=scan.objectGuess.astype(complex),
+        scan_index=np.zeros(len(x), int),
+    )
+    return path

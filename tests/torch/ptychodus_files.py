@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from builders import export_training_data
 
 from ptycho_torch.data.geometry import pair
 from ptycho_torch.data.scan import Scan
@@ -148,20 +149,7 @@ def write_training_h5(path: Path, scan: Scan, *, poor: bool = False) -> Path:
 
 
 def write_training_npz(path: Path, scan: Scan, *, poor: bool = False) -> Path:
-    x, y = scan.xcoords - 0.5, scan.ycoords - 0.5
-    np.savez(
-        path,
-        xcoords=x,
-        ycoords=y,
-        xcoords_start=x,
-        ycoords_start=y,
-        diff3d=counts_of(scan),
-        bad_pixels=scan.bad_pixels,
-        probeGuess=scan.probeGuess[None].astype(complex),
-        objectGuess=scan.objectGuess,
-        scan_index=np.zeros(len(scan), int),
-    )
-    return path
+    return export_training_data(path, scan, counts_of(scan))
 
 
 def write_pair(folder: Path, scan: Scan, *, poor: bool = False) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -62,14 +63,14 @@ class Hdf5File:
         return True
 
     def names(self, group: str = "/") -> list[str]:
-        """Names in a group, in order of the alphabet; a ScanFileError for too many."""
+        """Names in a group, in order of the alphabet and of numbers; too many: ScanFileError."""
         file, found = self._find(group)
         with naming(file.path), _speaking(group):
             if not hasattr(found, "keys"):
                 return []
             if len(found) > MOST_NAMES:
                 raise ScanFileError(group, f"{len(found)} names", f"at most {MOST_NAMES}")
-            return sorted(found.keys())
+            return sorted(found.keys(), key=_in_order)
 
     def dataset(self, name: str) -> Hdf5Array:
         """Describe a dataset of numbers.
@@ -286,6 +287,11 @@ def _speaking(name: str) -> Iterator[None]:
 
 def _parts(name: str) -> list[str]:
     return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def _in_order(name: str) -> list[Any]:
+    """Sorts frames_9 before frames_10: texts by letters, the digits between them by value."""
+    return [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)]
 
 
 def _link(place: Any, part: str, name: str) -> tuple[str | None, str] | None:

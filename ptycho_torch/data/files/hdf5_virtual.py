@@ -49,7 +49,11 @@ def checked_sources(
         source = source_of(filename, inside)
         if source.dtype != found.dtype.newbyteorder("="):
             raise ScanFileError(f"{name} dtype", found.dtype, f"{source.dtype}, as of {filename}")
-        _require_taken(properties.get_virtual_srcspace(number), source, name)
+        taken, place = (
+            properties.get_virtual_srcspace(number),
+            properties.get_virtual_vspace(number),
+        )
+        _require_taken(taken, source, name, place)
         sources.append(source)
     # Asked for the shape of a dataset without end, the library opens its sources.
     shape = tuple(map(int, found.shape))
@@ -64,6 +68,8 @@ def checked_sources(
 
 def _rows(place: Any) -> Any:
     """The places along the first axis that a selection has numbers for."""
+    if not _is_part(place):
+        return slice(None)
     low, high = (bound[0] for bound in place.get_select_bounds())
     if place.is_regular_hyperslab():
         start, stride, count, block = (numbers[0] for numbers in place.get_regular_hyperslab())
@@ -71,17 +77,27 @@ def _rows(place: Any) -> Any:
     return slice(low, high + 1)
 
 
-def _require_taken(taken: Any, source: Hdf5Array, name: str) -> None:
-    """Refuse a selection that goes beyond its source."""
+def _require_taken(taken: Any, source: Hdf5Array, name: str, place: Any) -> None:
+    """Refuse a selection that goes beyond its source, or all of one that is not as ``place``."""
     import h5py
 
-    if taken.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
-        return  # all of it
+    shape = source.shape
+    if not _is_part(taken):
+        if math.prod(shape) != (count := place.get_select_npoints()):
+            expected = f"{count} numbers, which {name} takes as all of it"
+            raise ScanFileError(source.name, shape_text(shape), expected, file=source.path)
+        return
     regular = taken.get_regular_hyperslab() if taken.is_regular_hyperslab() else ()
     if any(h5py.h5s.UNLIMITED in numbers for numbers in regular):
         raise ScanFileError(name, "a virtual dataset without end", "one of fixed size")
     last = taken.get_select_bounds()[1]
-    shape = source.shape
     if len(last) != len(shape) or any(n >= m for n, m in zip(last, shape, strict=True)):
-        taken_text = f"made from {source.name} up to {shape_text(last)}"
+        taken_text = f"made from {source.path.name} {source.name} up to {shape_text(last)}"
         raise ScanFileError(name, taken_text, f"within its {shape_text(shape)}")
+
+
+def _is_part(selection: Any) -> bool:
+    """Whether a selection is of some numbers, not of all."""
+    import h5py
+
+    return bool(selection.get_select_type() == h5py.h5s.SEL_HYPERSLABS)

@@ -46,8 +46,8 @@ def given_to_reader(reader: Reader, given: dict[str, Any], corrected: Correction
     # A reader that crops frames gives positions in the pixels that are left: it knew their unit.
     if _corrects(corrected, "position_unit") and "detector" in reader.options:
         found = f"{corrected.position_unit!r} for format {reader.name}, which says its own unit"
-        action = "Correct energy, distance or pixels by --pixel-size METRES; of another unit, read "
-        action += "the file with --layout, where unit: stands beside the positions"
+        action = "Read HDF5 of another unit with --layout (layout=), where unit: stands beside the "
+        action += "positions; write the positions of another file again in metres"
         raise OptionError("position_unit", found, "px", action=action)
     return corrected
 
@@ -59,20 +59,20 @@ def measured(
     detector, own = given.get("detector"), "detector" in reader.options
     as_stored = [name for name in ("zero_frequency", "pixel_size_m") if _corrects(corrected, name)]
     if detector is None or (own and not as_stored):
-        return corrected.of_measurement(reader.read(file, **given))
+        return corrected.of_measurement(reader.scan_of(file, **given))
     # The dark and what a pixel reaches are of frames as stored; a window is of frames as they are
     # meant, and so is everything that positions are counted in.
     marks = {name: getattr(detector, name) for name in ("dark", "saturation", "bad_pixels")}
     level, window = Detector(**marks), replace(detector, **dict.fromkeys(marks))
     if own:
         try:
-            scan = reader.read(file, **{**given, "detector": level})
+            scan = reader.scan_of(file, **{**given, "detector": level})
         except NotSquareError as error:
             expected = "square frames where a detector reads them out"
             raise OptionError(as_stored[0], "given for others", expected) from error
     else:
         del given["detector"]
-        scan = reader.read(file, **given)
+        scan = reader.scan_of(file, **given)
         if any(mark is not None for mark in marks.values()):
             scan = read_out(scan, level, sidecar=sidecar)
     return read_out(corrected.of_measurement(scan), window, sidecar=sidecar)

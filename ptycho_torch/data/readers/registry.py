@@ -47,7 +47,6 @@ ENTRY_POINTS = "ptycho_torch.readers"
 
 _A_READER = "a ptycho_torch.data.readers.Reader"
 
-
 # In the order in which files are tried.
 BUILT_IN: tuple[Reader, ...] = (
     Reader("npz", (".npz",), npz.recognises, npz.read_npz),
@@ -68,7 +67,6 @@ BUILT_IN: tuple[Reader, ...] = (
     # Last: any HDF5 file is one to it, once a layout says what is where.
     Reader("hdf5", hdf5.SUFFIXES, hdf5.recognises, hdf5.read_hdf5),
 )
-
 
 _REGISTERED: list[Reader] = []
 
@@ -117,8 +115,7 @@ def readers() -> Iterator[Reader]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             reader = point.load()
-        except Exception as error:
-            # The package is somebody else's, and so is what it raises.
+        except Exception as error:  # the package is another's, and so is what it raises
             found = f"not to be loaded ({type(error).__name__}: {error})"
             raise _no_reader(point.value, found) from error
         if not isinstance(reader, Reader):
@@ -177,8 +174,7 @@ def read_file(
         if unknown:
             known = ", ".join(reader.options)
             raise OptionError(f"option of format {reader.name}", unknown[0], f"one of {known}")
-        corrected = corrections or Corrections()
-        corrected = given_to_reader(reader, given, corrected)
+        corrected = given_to_reader(reader, given, corrections or Corrections())
         scan = measured(reader, file, given, corrected, sidecar)
         made = corrected.of_probe(with_probe(scan, probe, read_file))
         made.frames.watch([(file.path, FileState.of(os.fstat(file.stream.fileno()))), *file.others])
@@ -196,7 +192,7 @@ def is_scan(path: Path, options: Mapping[str, Any]) -> bool:
         for reader in readers():
             asks = reader.read is hdf5.read_hdf5 and "layout" not in options
             try:
-                if not asks and name.endswith(reader.suffixes) and reader.recognises(file):
+                if not asks and name.endswith(reader.suffixes) and reader.knows(file):
                     return True
             except PtychoTorchError:  # damaged, or no archive after all
                 continue
@@ -217,7 +213,7 @@ def _by_content(file: ScanFile) -> Reader:
     fitting = []
     for reader in readers():
         if name.endswith(reader.suffixes):
-            if reader.recognises(file):
+            if reader.knows(file):
                 return reader
             fitting.append(reader)
     if not fitting:

@@ -118,7 +118,7 @@ def test_a_rank_that_is_left_says_so_in_one_line(
     (tmp_path / "killer.py").write_text(KILLER, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
-    words = ["-m", "ptycho_torch.cli", "fit", "--config", "fit.yaml", "--trainer.strategy", "ddp"]
+    words = ["-m", "ptycho_torch", "fit", "--config", "fit.yaml", "--trainer.strategy", "ddp"]
     words += ["--trainer.num_nodes", "2", "--trainer.devices", "1"]
     words += ["--trainer.callbacks+=killer.Killer"]
     left, killed = two_nodes.torchrun(words, processes=1, folder=tmp_path)

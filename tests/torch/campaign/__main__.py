@@ -13,7 +13,7 @@ from .record import save, timed, write_table
 
 ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "outputs" / "campaign"
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "explanation" / "reliability.md"
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ import pytest
 from builders import ROOT, SIDE
 
 from ptycho_torch.cli import main
+from ptycho_torch.cli.options import command_line
 from ptycho_torch.data.corrections import Corrections
 from ptycho_torch.data.plausibility import _moves_after, implausible
 from ptycho_torch.data.raw_data import read_scan
@@ -26,11 +27,6 @@ PYTHON = re.compile(r"\b[a-z_]+=|Detector\(")
 # and where positions lie in another file, which names the option too.
 NAMES = ("action", "OBJECT_PIXEL", "_SIZE")
 ONLY_PYTHON = ("gridsize=1, 2 or 3", "pass the reader itself", "read_scan(")
-
-
-def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    assert main([command, *(["scan.npz"] if command == "fit" else []), "--help"]) == 0
-    return set(WORDS.findall(capsys.readouterr().out))
 
 
 def text_of(node: ast.AST) -> str:
@@ -79,8 +75,8 @@ def untypeable(line: str, command: str, helps: dict[str, set[str]]) -> list[str]
 
 
 @pytest.fixture
-def helps(capsys: pytest.CaptureFixture[str]) -> dict[str, set[str]]:
-    return {command: help_of(command, capsys) for command in COMMANDS}
+def helps() -> dict[str, set[str]]:
+    return {name: set(command_line().commands()[name].words()) for name in COMMANDS}
 
 
 def test_every_action_names_what_can_be_typed(helps: dict[str, set[str]]) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import FRAMES, SIDE, assert_one_line, listing
+from builders import FRAMES, SIDE, assert_one_line, flip, listing
 
 from ptycho_torch import GroupingConfig, RawData
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
-from ptycho_torch.cli.coverage import nearest_step, probe_width_px
+from ptycho_torch.results.coverage import nearest_step, probe_width_px
 
 
 def test_inspect_says_what_the_scan_is_and_writes_nothing(folder, capsys):
@@ -33,6 +34,46 @@ def test_inspect_draws_the_picture_asked_for(folder):
     made = set(listing(folder)) - set(before)
     assert made == {"pictures", "pictures/scan.png"}
     assert Path("pictures/scan.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_inspect_writes_the_page_asked_for(folder, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
+    before = listing(folder)
+    assert main(["inspect", "scan.npz", "--html", "pages/scan.html"]) == DONE
+    out = capsys.readouterr().out
+    made = set(listing(folder)) - set(before)
+    assert made == {"pages", "pages/scan.html"}
+    page = html.unescape(Path("pages/scan.html").read_text(encoding="utf-8"))
+    assert "<h1>scan.npz</h1>" in page
+    rows = [
+        line.split(None, 1)[1] for line in out.splitlines() if line[2:8] in ("groups", "split ")
+    ]
+    assert len(rows) == 2
+    assert all(row in page for row in rows)
+
+
+def test_inspect_of_a_damaged_scan_says_a_line_and_writes_no_page(folder, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures")
+    flip(Path("scan.npz"))
+    before = listing(folder)
+    assert main(["inspect", "scan.npz", "--html", "scan.html"]) == DATA_AT_FAULT
+    assert_one_line(capsys.readouterr().err, "scan.npz", "diff3d", "checksum")
+    assert listing(folder) == before
+
+
+def test_inspect_refuses_a_page_for_several_scans(folder, fields, capsys):
+    np.savez("other.npz", **fields)
+    assert main(["inspect", ".", "--html", "scan.html"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "--html", "one scan")
+
+
+@pytest.mark.parametrize("name", ["scan.npz", "scan.htm", "page.png"])
+def test_inspect_refuses_a_page_of_another_name(folder, capsys, name):
+    before = listing(folder)
+    assert main(["inspect", "scan.npz", "--html", name]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "--html", ".html" if name != "scan.npz" else "itself")
+    assert listing(folder) == before
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ sys.exit(main(["prepare", *sys.argv[1:]]))
 def test_an_interrupted_fit_says_so_in_its_code(folder, request, number, code):
     pytest.importorskip("lightning", reason="torch is not installed: fit")
     write_fit_config(folder)
-    command = [sys.executable, "-m", "ptycho_torch.cli", "fit", "--config", "fit.yaml"]
+    command = [sys.executable, "-m", "ptycho_torch", "fit", "--config", "fit.yaml"]
     process = subprocess.Popen(
         [*command, "--trainer.max_epochs=100000"],
         cwd=folder,

@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from builders import assert_one_line
 
 torch = pytest.importorskip("torch")
 
 from ptycho_torch import PtychoPINN, simulate_scan  # noqa: E402
-from ptycho_torch.cli import main  # noqa: E402
+from ptycho_torch.cli import WRONG_USAGE, main  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,21 @@ def test_another_scan_is_predicted_whole_and_put_where_its_object_is(folder, cap
     assert np.abs(obj - wanted)[shown].mean() < 0.02 * np.abs(wanted[shown]).mean()
     assert figures["predicted"]["flat_object"]["centred_correlation"] == 0
     assert "predicted" in text and "picture: out/predicted_reconstruction.png" in text
+    # Nothing was trained here.
+    assert not {"epochs", "steps", "seconds"} & set(figures)
+
+
+def test_the_end_of_a_training_is_not_resumed_without_a_word(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    words = ["fit", "--config", "pinn.yaml", "--ckpt_path", "out/network.ckpt"]
+    assert main([*words, "--trainer.default_root_dir=resumed"]) == WRONG_USAGE
+    said = "max_steps is 3, and the checkpoint has 3 behind it; expected above 3. To train on: "
+    assert_one_line(capsys.readouterr().err, "network.ckpt", said, "--trainer.max_steps=6")
+    assert main([*words, "--trainer.max_steps=-1", "--trainer.max_epochs=1"]) == WRONG_USAGE
+    assert_one_line(capsys.readouterr().err, "network.ckpt", "max_epochs is 1")
+    elsewhere = "--trainer.callbacks.init_args.dirpath=resumed"
+    assert main([*words, "--trainer.max_steps=4", elsewhere]) == 0
+    assert torch.load("resumed/network.ckpt", weights_only=True)["global_step"] == 4
 
 
 def test_the_scan_of_training_is_judged_part_by_part(folder, capsys):

@@ -91,7 +91,7 @@ def test_layout_in_memory_reads_the_scan(write: Write, scan: RawData) -> None:
 def test_ten_lines_of_yaml_in_the_docs_are_a_beamline(
     write: Write, scan: RawData, tmp_path: Path
 ) -> None:
-    page = (DOCS / "layouts.md").read_text()
+    page = (DOCS / "howto" / "layouts.md").read_text()
     text = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert text is not None and len(text[1].splitlines()) <= 10
     (tmp_path / "my.yaml").write_text(text[1])
@@ -210,6 +210,15 @@ def test_datasets_of_a_pattern_are_laid_one_after_the_other(write: Write, scan: 
     counts = np.rint(scan.frames.stored.astype(np.float64) ** 2)
     path = write(entry__data=None, d__data_01=counts[:15], d__data_02=counts[15:])
     assert_same_scan(read_scan(path, layout=changed("frames", path="/d/data_*")), scan)
+
+
+def test_datasets_of_a_pattern_go_by_their_numbers(write: Write, scan: RawData) -> None:
+    counts = np.rint(scan.frames.stored.astype(np.float64) ** 2).astype(np.uint32)
+    parts = np.array_split(counts, 12)
+    named = {f"entry__part_{number}": part for number, part in enumerate(parts)}
+    path = write(**named)
+    raw = read_scan(path, layout=changed("frames", path="/entry/part_*"))
+    assert np.array_equal(raw.frames.stored, counts)
 
 
 def test_the_first_path_that_is_there_is_taken(write: Write, scan: RawData) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptycho_torch import RawData, read_scan, simulate_scan
+from ptycho_torch.data.detector import Detector
 from ptycho_torch.data.errors import OptionError, ScanError
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.normalization import (
@@ -173,11 +174,49 @@ def test_batch_of_patches_that_complex64_cannot_hold_is_refused(tmp_path: Path) 
 
 def test_frames_that_outshine_the_scan_are_named_wherever_they_are(caplog):
     stack = np.ones((400, 8, 8), dtype=np.uint32)
-    stack[301, 2] = 2**32 - 1
+    stack[301, 2] = 2**32 - 2
     frame_energies(Frames.from_array(stack, measurement="counts"))
     assert "1 of 400 frames have over 1000 times the light of a usual one (301)" in caplog.text
     caplog.clear()
     stack[301, 2] = 900
     stack[:150] = 0
     frame_energies(Frames.from_array(stack, measurement="counts"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "u8"])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_frames_with_the_largest_integer_are_named_with_what_to_type(caplog, dtype, chosen):
+    top = np.iinfo(dtype).max
+    # So bright a scan that no frame outshines it.
+    stack = np.full((400, 8, 8), top - top // 3, dtype)
+    stack[301, 2, :5] = stack[17, 0, 0] = top
+    frames = Frames.from_array(stack, measurement="counts")
+    frame_energies(frames, np.arange(399, 250, -1) if chosen else None)
+    (said,) = caplog.messages
+    found = "1 of 149 frames" if chosen else "2 of 400 frames"
+    listed = "frame 301: 5 pixels" if chosen else "frame 17: 1 pixels, 301: 5 pixels"
+    assert f"{found} have pixels that hold {top}, the largest integer of {stack.dtype}" in said
+    assert f"({listed})" in said and f"--saturation {top} (" in said
+    caplog.clear()
+    frame_energies(frames.with_bad_pixels(stack == top))
+    frame_energies(frames, np.arange(20, 300))
+    assert not caplog.records
+    frame_energies(frames.with_measurement("amplitude"))
+    assert "--saturation" not in caplog.text and "--bad-pixels FILE.npy" in caplog.text
+
+
+def test_what_the_warning_of_a_largest_integer_says_to_type_makes_it_bad(tmp_path, caplog):
+    scan = simulate_scan(n_frames=150, N=16, object_size=80, seed=3)
+    counts = np.round(np.square(scan.diff3d)).clip(0, 60_000).astype(np.uint16)
+    counts[101, 3, 4] = 65535
+    np.savez(tmp_path / "scan.npz", **{**fields_of(scan), "diff3d": counts})
+    path, told = tmp_path / "scan.npz", {"measurement": "counts"}
+    read_scan(path, **told).frame_energies()
+    assert f"{path}: 1 of 150 frames have" in caplog.text and "101: 1 pixels" in caplog.text
+    caplog.clear()
+    marked = read_scan(path, **told, detector=Detector(saturation=65535))
+    assert marked.bad_pixels is not None and np.argwhere(marked.bad_pixels).tolist() == [[3, 4]]
+    caplog.clear()
+    marked.frame_energies()
     assert not caplog.records

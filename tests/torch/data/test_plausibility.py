@@ -272,6 +272,9 @@ def test_a_file_in_metres_is_not_told_of_a_position_unit(fields):
     (verdict,) = [str(v) for v in implausible(scan) if v.field == "overlap"]
     assert "--position-unit" not in verdict
     assert "energy, distance and pixels" in verdict
+    early = of_places(fields, fields["xcoords"] - 99, y / 1e3, metadata={"format": "cxi"})
+    (verdict,) = implausible(early, Corrections(shift_origin=True))
+    assert "--pixel-size" not in verdict.action
 
 
 def test_order_and_orientation_are_seen_where_some_frames_have_no_position(fields):
@@ -310,6 +313,37 @@ def test_a_mask_of_most_pixels_is_named(tmp_path, fields):
     np.savez(tmp_path / "mask.npz", **{**fields, "diff3d": dark, "bad_pixels": ~good})
     with pytest.raises(ScanError, match=r"zero throughout.*is 1 good in the mask"):
         read_scan(tmp_path / "mask.npz", probe="initial")
+
+
+@pytest.mark.parametrize("centre", [(32, 32), (24, 41)])
+def test_padding_that_is_bad_is_none_of_the_mask(tmp_path, fields, centre):
+    """Neither of the scan as it is read, nor of the file that is written of it."""
+    padded = Detector(size=160, centre=centre, pad_value=None)
+    scan = read_scan(amplitudes_in(tmp_path / "scan.npz", fields), detector=padded, probe="initial")
+    assert scan.bad_pixels.mean() > 0.5
+    scan.to_file(tmp_path / "padded.npz")
+    for read in (scan, read_scan(tmp_path / "padded.npz")):
+        assert not any(verdict.field == "bad_pixels" for verdict in implausible(read))
+    inverted = np.ones((64, 64), bool)
+    inverted[5::9, 3::7] = False
+    path = amplitudes_in(tmp_path / "inverted.npz", {**fields, "bad_pixels": inverted})
+    verdicts = said(path, detector=padded, probe="initial")
+    assert any("is 1 good" in verdict.lower() for verdict in verdicts)
+
+
+def amplitudes_in(path, fields):
+    np.savez(path, **fields)
+    return path
+
+
+def test_bins_that_leave_less_than_the_light_say_so(tmp_path):
+    fields = simulated_arrays(tmp_path, n_frames=225, N=64, photons=1e7, seed=4)
+    counts = np.round(np.square(fields["diff3d"].astype(np.float64))).astype(np.uint32)
+    np.savez(tmp_path / "counts.npz", **{**fields, "diff3d": counts})
+    given = {"measurement": "counts", "probe": "initial"}
+    (verdict,) = said(tmp_path / "counts.npz", **given, detector=Detector(size=20, bin=3))
+    assert "Add a smaller --bin than 3" in verdict and "near" not in verdict
+    assert not said(tmp_path / "counts.npz", **given, detector=Detector(bin=2))
 
 
 @pytest.mark.skipif(not FILES.is_dir(), reason="PTYCHO_TORCH_DATA names no folder with data/")

@@ -180,8 +180,33 @@ def test_an_object_pixel_is_that_of_the_frames_as_stored(scan, tmp_path):
         read_scan(path, object_pixel_m=8e-9, **cropped)
     raw = read_scan(path, object_pixel_m=(8e-9 * N / 36, 8e-9), **cropped)
     assert raw.geometry.object_pixel_m == pytest.approx(8e-9)
-    with pytest.raises(OptionError, match="which says its own unit"):
-        read_scan(path, corrections=Corrections(position_unit="um"), **cropped)
+
+
+def test_what_the_refusal_of_a_position_unit_advises_is_taken(scan, tmp_path):
+    """Micrometres that were written as if they were metres; the geometry is whole."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed: nothing to write CXI with")
+    path = tmp_path / "scan.cxi"
+    _write_cxi(path, np.rint(np.asarray(scan.diff3d) ** 2).astype(np.uint32), scan)
+    right = read_scan(path, probe="initial")
+    places, detector = "entry_1/sample_1/geometry_1/translation", "entry_1/instrument_1/detector_1"
+    with h5py.File(path, "r+") as file:
+        file[places][...] *= 1e6
+        assert f"{detector}/distance" in file
+    with pytest.raises(OptionError, match="which says its own unit") as refused:
+        read_scan(path, corrections=Corrections(position_unit="um"), probe="initial")
+    assert "Read HDF5 of another unit with --layout" in str(refused.value)
+    assert "--pixel-size" not in str(refused.value)
+    layout = {
+        "measurement": "counts",
+        "frames": f"/{detector}/data",
+        "positions": {"path": f"/{places}", "columns": ["x", "y", "z"], "unit": "um"},
+        "wavelength": {"path": "/entry_1/instrument_1/source_1/wavelength", "unit": "m"},
+        "distance": {"path": f"/{detector}/distance", "unit": "m"},
+        "detector_pixel": {"path": f"/{detector}/x_pixel_size", "unit": "m"},
+    }
+    mended = read_scan(path, layout=layout, probe="initial")
+    assert np.allclose(np.diff(mended.xcoords), np.diff(right.xcoords), atol=1e-4)
+    assert np.allclose(np.diff(mended.ycoords), np.diff(right.ycoords), atol=1e-4)
 
 
 @pytest.mark.parametrize("format", ["npz", "cxi"])

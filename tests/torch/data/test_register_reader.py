@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 
 from ptycho_torch import read_scan, register_reader
 from ptycho_torch.cli import main
-from ptycho_torch.data.errors import OptionError, OptionTypeError
+from ptycho_torch.data.errors import OptionError, OptionTypeError, ScanFileError
 from ptycho_torch.data.readers import Reader, ScanFile, format_names, registry
 from ptycho_torch.data.scan import Scan
 from ptycho_torch.data.scan_list import expand_scans
@@ -82,6 +86,50 @@ def test_commands_of_this_process_read_a_registered_format(
     assert np.array_equal(read_scan(out).frames.stored, read_scan(path).frames.stored)
 
 
+def raising(file: ScanFile) -> bool:
+    file.stream.read(3)
+    raise RuntimeError("no header\nin two lines")
+
+
+def read_from_the_start(file: ScanFile) -> Scan:
+    assert file.stream.read() == b"MINE"
+    return read(file)
+
+
+def test_reader_that_raises_is_passed_over_by_name_and_the_next_begins_at_the_first_byte(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTERED", [])
+    register_reader(Reader("broken", (".mine",), raising, read))
+    register_reader(
+        Reader("first", (".mine",), lambda file: file.stream.read(2) == b"MI", read_from_the_start)
+    )
+    said = f"{path}: reader broken is passed over: recognises raised RuntimeError: no header"
+    assert read_scan(path).N == 8
+    assert said in caplog.messages[0] and "\n" not in caplog.messages[0]
+    caplog.clear()
+    assert [each.scan for each in expand_scans(path.parent)] == [path]
+    assert said in caplog.messages[0]
+
+
+def read_no_more(file: ScanFile, *, offset: float = 0.0) -> Scan:
+    raise KeyError(f"no header\n{offset}")
+
+
+def test_what_a_reader_of_another_package_raises_is_one_line_that_names_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTERED", [])
+    register_reader(Reader("broken", (".mine",), recognises, read_no_more))
+    said = f"{path}: file is not read by reader broken (KeyError: "
+    with pytest.raises(ScanFileError) as caught:
+        read_scan(path)
+    assert str(caught.value).startswith(said) and isinstance(caught.value.__cause__, KeyError)
+    assert main(["inspect", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not read by reader broken (KeyError: " in line
+
+
 def test_registered_format_of_hdf5_goes_before_the_reader_of_any_hdf5(
     registered: Reader, tmp_path: Path
 ) -> None:
@@ -89,6 +137,26 @@ def test_registered_format_of_hdf5_goes_before_the_reader_of_any_hdf5(
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["MINE"] = 1.0
     assert read_scan(tmp_path / "scan.h5").N == 8
+
+
+@pytest.mark.slow
+def test_reader_of_the_page_of_formats_passes_the_tests_of_every_reader(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "formats.md").read_text().split("## A format of your own")[1]
+    for name in ("mine.py", "test_mine.py"):
+        code = page.split(f"    # {name}\n")[1].splitlines()
+        own = takewhile(lambda line: not line or line.startswith("    "), code)
+        (tmp_path / name).write_text(dedent("\n".join(own)))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b[5-9] passed", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize("name", ["npz", "hdf5", "mine"])

@@ -83,6 +83,21 @@ def test_sources_in_a_folder_below_and_in_the_file_itself_are_read(tmp_path: Pat
         assert file.dataset("half").written_bytes == FRAMES[::2].nbytes
 
 
+def test_all_of_a_dataset_may_be_all_of_its_source(tmp_path: Path) -> None:
+    """As programs in C write it, which select nothing: without any hyperslab."""
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        file["entry/frames"] = FRAMES
+    path = write_virtual(tmp_path / "scan.cxi", ["frames.h5"])
+    whole = h5py.h5s.create_simple(FRAMES.shape)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_virtual(whole, b"frames.h5", b"entry/frames", whole)
+    with h5py.File(path, "a") as file:
+        del file["entry_1/data_1/data"]
+        place = file["entry_1/data_1"].id
+        h5py.h5d.create(place, b"data", h5py.h5t.NATIVE_UINT16, whole, properties)
+    assert np.array_equal(read(path).frames.stored, FRAMES)
+
+
 def test_frames_that_no_source_gives_count_as_never_written(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,6 +143,11 @@ def shorter(path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["entry_1/data_1/data"]
         file.create_virtual_dataset("entry_1/data_1/data", layout)
+
+
+def shorter_than_all_of_it(path: Path) -> None:
+    with h5py.File(path.parent / "part_1.h5", "w") as file:
+        file["entry/frames"] = FRAMES[:2]
 
 
 def elsewhere_by_link(path: Path) -> None:
@@ -183,7 +203,8 @@ REFUSED: dict[Callable[[Path], None], str] = {
     through_a_link: "made from part_1.h5; expected a file in this folder",
     missing: "part_1.h5: file is missing",
     emptied: "part_1.h5: entry/frames is missing",
-    shorter: "up to (4, 7, 7); expected within its (2, 8, 8)",
+    shorter: "made from part_1.h5 /entry/frames up to (4, 7, 7); expected within its (2, 8, 8)",
+    shorter_than_all_of_it: "part_1.h5: /entry/frames is (2, 8, 8); expected 256 numbers, which",
     elsewhere_by_link: "a link into ../outside/part_1.h5; expected no link",
     floats: "dtype is uint16; expected float32, as of part_1.h5",
     pattern: "made from part_%b.h5 entry/frames, a pattern",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from builders import export_training_data
 
 from ptycho_torch import RawData, simulate_scan
 from ptycho_torch.api.base_api import (
@@ -33,20 +34,8 @@ def small_scan(seed: int = 1, n_frames: int = 49) -> RawData:
 
 def export(path: Path, scan: RawData, counts: Any = np.uint16) -> Path:
     """What Ptychodus' export_training_data writes of a scan."""
-    x, y = scan.xcoords - 0.5, scan.ycoords - 0.5
-    np.savez(
-        path,
-        xcoords=x,
-        ycoords=y,
-        xcoords_start=x,
-        ycoords_start=y,
-        diff3d=np.rint(scan.diff3d.astype(np.float64) ** 2).astype(counts),
-        bad_pixels=np.zeros((scan.N, scan.N), bool),
-        probeGuess=scan.probeGuess.reshape(-1, scan.N, scan.N).astype(complex),
-        objectGuess=scan.objectGuess.astype(complex),
-        scan_index=np.zeros(scan.n_frames, int),
-    )
-    return path
+    intensities = np.rint(scan.diff3d.astype(np.float64) ** 2)
+    return export_training_data(path, scan, intensities.astype(counts))
 
 
 def config(**changes: Any) -> ConfigManager:

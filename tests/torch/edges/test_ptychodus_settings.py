@@ -1,4 +1,4 @@
-"""Every setting of Ptychodus is in the table of docs/ptychodus.md, and behaves as it says."""
+"""Every setting of Ptychodus is in the table of docs/howto/ptychodus.md, and behaves as it says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROW = re.compile(r"\| .*? \| `(\w+)` \| `(.*?)` \| (\w+) \| .*\S \|")
 
 def tables() -> dict[str, dict[str, tuple[str, str]]]:
     """Default and role of each field, by the class named as the section is."""
-    text = (ROOT / "docs" / "ptychodus.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "howto" / "ptychodus.md").read_text(encoding="utf-8")
     sections = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
     return {
         section.partition("\n")[0].lower() + "_config": {
@@ -90,7 +90,7 @@ def test_fixed_setting_with_another_value_is_refused_by_name(
 ) -> None:
     default = SETTINGS[config_name].__dataclass_fields__[name].default
     manager = changed(config_name, name, another(default))
-    with pytest.raises(OptionError, match=rf"^{name} is .*; expected .*docs/ptychodus.md"):
+    with pytest.raises(OptionError, match=rf"^{name} is .*; expected .*docs/howto/ptychodus.md"):
         PtychoDataLoader(folder, manager)
 
 

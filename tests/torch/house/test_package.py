@@ -155,7 +155,7 @@ def test_pages_name_targets_and_commands_that_exist(page):
 
 
 def test_every_decision_is_in_their_list():
-    folder = ROOT / "docs" / "decisions"
+    folder = ROOT / "docs" / "explanation" / "decisions"
     listed = set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text()))
     assert listed == {page.name for page in folder.glob("0*.md")}
 
@@ -174,7 +174,8 @@ def test_the_readmes_code_runs(tmp_path):
 @pytest.mark.slow
 def test_the_migration_pages_script_runs(tmp_path):
     pytest.importorskip("lightning", reason="torch is not installed: the page's script")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/migrate.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "howto" / "migrate.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 1
     check = "\nassert container.X.shape == (50, 32, 32, 4)\nassert probe.ndim == 5"
     result = run_python(blocks[0] + check, cwd=tmp_path)

@@ -12,8 +12,9 @@ from builders import quiet_trainer
 torch = pytest.importorskip("torch", reason="torch is not installed: a network is trained")
 pytest.importorskip("lightning", reason="lightning is not installed: it trains")
 
+from ptycho_torch.batches.simulated_scans import SimulatedScans  # noqa: E402
 from ptycho_torch.data.config import GroupingConfig  # noqa: E402
-from ptycho_torch.data.errors import OptionError  # noqa: E402
+from ptycho_torch.data.errors import OptionError, ScanFileError  # noqa: E402
 from ptycho_torch.data.geometry import Geometry  # noqa: E402
 from ptycho_torch.data.raw_data import RawData  # noqa: E402
 from ptycho_torch.datamodule import PtychoDataModule  # noqa: E402
@@ -302,20 +303,58 @@ def test_it_learns_noisy_frames_in_either_precision(precision):
     assert error < 0.8 * of_flat
 
 
-def test_photons_in_the_unit_of_a_monitor_are_refused(tmp_path):
-    scan = simulate_scan(n_frames=16, N=16, seed=1)
-    monitor = RawData(
-        scan.xcoords,
-        scan.ycoords,
-        scan.xcoords_start,
-        scan.ycoords_start,
-        scan.diff3d,
-        scan.probeGuess,
-        scan.scan_index,
-        frame_photons=np.linspace(0.9, 1.1, 16),
-    )
-    with pytest.raises(OptionError, match=r"frame_photons is 1 in the mean, beside a probe of"):
-        PtychoPINN(width=2, depth=2).predict_object(monitor)
+def test_photons_in_the_unit_of_a_monitor_model_the_frames_as_photons_do(caplog):
+    photons = np.random.default_rng(1).uniform(3e3, 2e4, 40)
+    photons *= 1e4 / photons.mean()
+    scan = known_scan(photons=photons)
+    with caplog.at_level("INFO", "ptycho_torch.batches.scans"):
+        whole_batch(data_for(scan))
+        assert not caplog.records
+        monitor = scan.sharing(scan, frame_photons=photons / 1e7)
+        batch = whole_batch(data_for(monitor))
+    assert "frame_photons are 0.001 in the mean beside a probe of 1e+04 photons" in caplog.text
+    model = grown(PtychoPINN(**SMALL), batch)
+    assert error_of(model, batch) < 1e-5
+    assert error_of(model, batch.replace(frame_photons=batch.frame_photons / 1e7)) > 0.9
+    first, second = (model.predict_object(each, quiet_trainer()) for each in (scan, monitor))
+    assert np.std(np.abs(first)) > 0.01
+    np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        (
+            dict(SMALL, width=3),
+            "a network of width {0} and depth 3; expected a network of width {1}",
+        ),
+        (None, "weights of another model; expected a checkpoint of PtychoPINN"),
+    ],
+)
+def test_a_checkpoint_of_other_weights_is_one_line_with_its_file(other, words, tmp_path):
+    scan = known_scan()
+    path = tmp_path / "other.ckpt"
+    if other is None:
+        saved = {"pytorch-lightning_version": "2.6.0", "state_dict": {"layer": torch.zeros(2)}}
+        torch.save(saved, path)
+    else:
+        trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+        trainer.fit(PtychoPINN(**other), datamodule=data_for(scan))
+        trainer.save_checkpoint(path)
+    with pytest.raises(ScanFileError) as refused:
+        quiet_trainer().predict(
+            PtychoPINN(**SMALL), datamodule=data_for(scan), ckpt_path=path, weights_only=True
+        )
+    expected = words.format(3, SMALL["width"])
+    assert expected in str(refused.value) and "other.ckpt" in str(refused.value)
+
+
+def test_a_network_starts_on_simulated_scans_without_making_an_epoch(monkeypatch):
+    scans = SimulatedScans(N=16, n_scans=2, frames_per_scan=36, specimens="cells")
+    made = []
+    monkeypatch.setattr(SimulatedScans, "scan", lambda self, *number: made.append(number))
+    fitted(PtychoPINN(**SMALL), PtychoDataModule(scans, batch_size=8), steps=1)
+    assert not made
 
 
 class OfNoNumber(PtychoPINN):
