@@ -23,12 +23,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-<<<<<<< HEAD
 from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint, require_training_left
-=======
-from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint
 from ptycho_torch.cli.option_help import describe
->>>>>>> cli14
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
 from ptycho_torch.data.errors import (
