@@ -19,7 +19,7 @@ from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
 from ptycho_torch.data.caches.scan_groups import drawn_groups
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, naming, shown
+from ptycho_torch.data.errors import OptionError, ScanError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.initial_probe import is_average_pattern
@@ -50,6 +50,8 @@ def inspect(options: argparse.Namespace) -> None:
     # With Y, so that opening checks it too; reads only its header.
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
+    if options.gridsize is not None:
+        require_groups(raw, config)
     groups = group_indices(raw, config)
     shares = options.val_fraction, options.test_fraction
     split = preview_split(raw.xcoords, raw.ycoords, groups, *shares)
@@ -87,6 +89,18 @@ def inspect(options: argparse.Namespace) -> None:
         from ptycho_torch.cli.orientations import say_orientations
 
         say_orientations(raw, options.png)
+
+
+def require_groups(raw: RawData, config: GroupingConfig) -> None:
+    """Refuse a gridsize that was asked for and is too large for the scan; a ScanError says so."""
+    if len(raw) < config.channels:
+        raise ScanError(
+            "the number of positions",
+            len(raw),
+            f"at least {config.channels} for groups of --gridsize {config.gridsize}",
+            action=f"Type --gridsize {math.isqrt(len(raw))} or less",
+            file=raw.path,
+        )
 
 
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:
@@ -185,7 +199,7 @@ def _positions(raw: RawData) -> str:
 
 def _groups(groups: NDArray[np.integer] | None, config: GroupingConfig) -> str:
     if groups is None:
-        return f"none: a group has {config.channels} frames"
+        return f"none: a group has {config.channels} frames; --gridsize 1 makes each frame one"
     grid = f"gridsize {config.gridsize}, K {config.neighbor_count}"
     if config.chooses:
         grid += f", chosen: {len(np.unique(groups))} frames in use"

@@ -123,7 +123,7 @@ def command_line() -> Command:
         # For their help: main hands these to LightningCLI.
         words = "--config FILE.yaml --ckpt_path CHECKPOINT [--SECTION.NAME VALUE ...]"
         _configured(add(name, words, help, below=_PASS.format(name=name)))
-    _completion(add("completion", "{bash,zsh}", "print what completes words in a shell",
+    _completion(add("completion", "{bash,zsh}", "print a script that completes words in a shell",
                     'completion bash >> ~/.bash_completion'))  # fmt: skip
     bench = add("bench", "...", "run the benchmarks of the source checkout")
     bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
