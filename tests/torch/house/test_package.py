@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from builders import ROOT, run_python
+from builders import ROOT
 
 import ptycho_torch
 from ptycho_torch.cli.options import command_line
