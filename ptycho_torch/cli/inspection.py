@@ -19,7 +19,7 @@ from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
 from ptycho_torch.data.caches.scan_groups import drawn_groups
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, naming, shown
+from ptycho_torch.data.errors import OptionError, ScanError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.initial_probe import is_average_pattern
@@ -37,20 +37,22 @@ PICTURES = ("png", "html")
 def inspect(options: argparse.Namespace) -> None:
     """Print what the scan is; draw it where ``--png`` asks for it."""
     config = grouping_config(options)
-    if is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1:
-        for option in PICTURES:
-            if getattr(options, option) is not None:
-                raise OptionError(f"--{option}", "given for several scans", "one scan")
-        print_scans(expand_scans(options.scan), reading(options), config)
-        return
+    several = is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1
     for option in PICTURES:
         if (path := getattr(options, option)) is not None:
+            if several:
+                raise OptionError(f"--{option}", "given for several scans", "one scan")
             with naming(path):
                 _require_picture_path(option, path, options.scan)
+    if several:
+        print_scans(expand_scans(options.scan), reading(options), config)
+        return
     # With Y, so that opening checks it too; reads only its header.
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
     groups = group_indices(raw, config)
+    if groups is None and options.gridsize is not None:
+        raise _too_few(raw, config)
     shares = options.val_fraction, options.test_fraction
     split = preview_split(raw.xcoords, raw.ycoords, groups, *shares)
     rows = {
@@ -95,6 +97,13 @@ def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] |
         return None
     with naming(raw.path):
         return drawn_groups(raw.xcoords, raw.ycoords, config)
+
+
+def _too_few(raw: RawData, config: GroupingConfig) -> ScanError:
+    expected = f"at least {config.channels} for groups of --gridsize {config.gridsize}"
+    action = f"Type --gridsize {math.isqrt(len(raw))} or less"
+    field = "the number of positions"
+    return ScanError(field, len(raw), expected, action=action, file=raw.path)
 
 
 def _require_picture_path(option: str, path: Path, scan: Path) -> None:
@@ -185,7 +194,7 @@ def _positions(raw: RawData) -> str:
 
 def _groups(groups: NDArray[np.integer] | None, config: GroupingConfig) -> str:
     if groups is None:
-        return f"none: a group has {config.channels} frames"
+        return f"none: a group has {config.channels} frames; --gridsize 1 makes each frame one"
     grid = f"gridsize {config.gridsize}, K {config.neighbor_count}"
     if config.chooses:
         grid += f", chosen: {len(np.unique(groups))} frames in use"
