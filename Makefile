@@ -28,9 +28,12 @@ REAL_SCAN := datasets/siemens_star.npz
 judge = $(BIN)/python -c 'import json, sys; value = json.load(open("$(1)/metrics.json"))["$(2)"]; \
 	sys.exit(None if value $(3) $(4) else f"$(1): $(2) is {value:.4f}; expected $(3) $(4)")'
 
+# What comes before the command ptycho-torch in a shell.
+activate = echo 'next: . $(BIN)/activate && ptycho-torch --help'
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo real test test-fast test-notorch interop lint types stairs check bench campaign docs clean
+.PHONY: help install demo real test test-fast test-notorch interop lint types stairs check dist bench campaign docs clean
 
 help:
 	@echo 'make install       the package and its tools, in .venv'
@@ -41,6 +44,7 @@ help:
 	@echo 'make test-notorch  the tests that need no torch, in an environment without torch (.venv-notorch)'
 	@echo 'make interop       Ptychodus, in an environment of its own (.venv-interop), trains and reconstructs'
 	@echo 'make check         formatting, lint, types, import stairs, make test, make test-notorch'
+	@echo 'make dist          wheel and source distribution in dist/, installed and used in fresh environments'
 	@echo 'make bench         benchmarks'
 	@echo 'make campaign      faults on purpose: kills, races, damage, hostile files; about half an hour'
 	@echo 'make docs          the documentation: docs/_build/html/index.html'
@@ -75,6 +79,7 @@ $(INTEROP)/.installed: setup.cfg pyproject.toml ptycho_torch/__init__.py
 	@touch $@
 
 install: $(VENV)/.installed
+	@$(if $(filter install,$(MAKECMDGOALS)),$(activate),:)
 
 demo: install
 	@test -f $(DEMO_SCAN) || $(BIN)/ptycho-torch simulate $(DEMO_SCAN) --frames 1156 --size 64 \
@@ -82,6 +87,7 @@ demo: install
 	$(BIN)/ptycho-torch prepare $(DEMO_SCAN)
 	$(BIN)/ptycho-torch fit --config configs/demo.yaml
 	@$(call judge,outputs/demo,centred_correlation,>=,0.98)
+	@$(activate)
 
 real: install
 	$(BIN)/python datasets/fetch_siemens_star.py $(REAL_SCAN)
@@ -112,6 +118,9 @@ stairs: install
 
 check: lint types stairs test test-notorch
 
+dist:
+	$(PYTHON) tests/release/check_dist.py --out dist
+
 bench: install
 	$(BIN)/python -m benchmarks
 
@@ -121,6 +130,7 @@ campaign: install
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/contract_page.py
 	$(BIN)/python docs/architecture.py
+	$(BIN)/python docs/convention_drawings.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 

@@ -1,4 +1,7 @@
-"""Options as a checkpoint may hold them, and back: plain values that need no unpickling."""
+"""Options as a checkpoint may hold them, and back: plain values that need no unpickling.
+
+Options that a dataset does not have are refused here, too.
+"""
 
 from __future__ import annotations
 
@@ -64,3 +67,14 @@ def _plain(value: object) -> Any:
     if isinstance(value, Sequence):
         return [_plain(each) for each in value]
     raise TypeError(type(value).__name__)
+
+
+def refuse_misplaced(options: Mapping[str, Any]) -> None:
+    """Refuse options that PtychoDataset does not have, and say where the first of them lives."""
+    for name in options:
+        of_grouping = name in {field.name for field in fields(GroupingConfig)}
+        raise OptionTypeError(
+            name,
+            "no option of PtychoDataset",
+            f"grouping=GroupingConfig({name}=...)" if of_grouping else "one of its own options",
+        )

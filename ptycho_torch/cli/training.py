@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +24,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint, require_training_left
+from ptycho_torch.cli.checkpoints import (
+    WritePredictions,
+    check_checkpoint,
+    require_model,
+    require_training_left,
+)
 from ptycho_torch.cli.option_help import describe
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
@@ -114,6 +120,7 @@ class PtychoCLI(LightningCLI):
             The checkpoint is none.
         """
         words = cast("list[str]", args)
+        self._typed = shlex.join(["ptycho-torch", *words])
         files = config_files(words)
         self._file = files or None
         chosen = _of_command(parser, words[0])
@@ -126,7 +133,10 @@ class PtychoCLI(LightningCLI):
                 keys = known_keys(chosen)
                 raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
-            _require_work(command, self.config[command])
+            checkpoint = _require_work(command, self.config[command])
+            if checkpoint:
+                named = parser.parse_args(words, defaults=False)[command].get("model")
+                require_model(checkpoint, named and named.get("class_path"))
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
@@ -158,6 +168,8 @@ class PtychoCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Say, once, what looks wrong with the scans to train on."""
+        for report in self._reports():
+            report.command = self._typed
         if self.trainer.is_global_zero:
             for scan in cast("PtychoDataModule", self.datamodule).dataset("train").measured:
                 warn_of(scan)
@@ -167,6 +179,7 @@ class PtychoCLI(LightningCLI):
         print(f"predictions: {shown(self._predictions.path)}")
         if {"patches", "positions_px"} <= self._predictions.names:
             report = ReconstructionReport(self.trainer.default_root_dir)
+            report.command = self._typed
             try:
                 report.write_predicted(self.trainer, self.model)
             except MissingDependencyError as error:
@@ -176,10 +189,13 @@ class PtychoCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Print the figures of each reconstruction and the path of its picture."""
-        for callback in cast("Any", self.trainer).callbacks:
-            if isinstance(callback, ReconstructionReport):
-                for metrics in callback.written:
-                    _say_figures(metrics)
+        for report in self._reports():
+            for metrics in report.written:
+                _say_figures(metrics)
+
+    def _reports(self) -> list[ReconstructionReport]:
+        callbacks = cast("Any", self.trainer).callbacks
+        return [each for each in callbacks if isinstance(each, ReconstructionReport)]
 
 
 def _of_command(parser: LightningArgumentParser, command: str) -> LightningArgumentParser:
@@ -195,8 +211,11 @@ def known_keys(parser: LightningArgumentParser) -> list[str]:
     return sorted({action.dest for action in parser._actions if action.dest != "help"})
 
 
-def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, a file that is no checkpoint or the last."""
+def _require_work(command: str, config: Namespace) -> Mapping[str, Any]:
+    """Refuse a pass of no batch or of an untrained model, and a checkpoint that leaves no work.
+
+    Gives what the checkpoint holds; empty without one.
+    """
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
@@ -209,12 +228,14 @@ def _require_work(command: str, config: Namespace) -> None:
             found = f"{limit}, so {command} does nothing"
             action = f"Add --trainer.{field}=1.0"
             raise OptionError(f"trainer.{field}", found, "above 0", action=action)
-    if checkpoint is not None:
-        # Before Lightning opens it, which ends in a traceback for anything else.
-        content = check_checkpoint(checkpoint)
-        if command == "fit":
-            with naming(checkpoint):
-                require_training_left(content, config["trainer"])
+    if checkpoint is None:
+        return {}
+    # Before Lightning opens it, which ends in a traceback for anything else.
+    content = check_checkpoint(checkpoint)
+    if command == "fit":
+        with naming(checkpoint):
+            require_training_left(content, config["trainer"])
+    return content
 
 
 def _refusal(error: Exception) -> PtychoTorchError:
@@ -234,5 +255,6 @@ def _say_figures(metrics: Path) -> None:
     figures = json.loads(metrics.read_text(encoding="utf-8"))
     for line in said(figures):
         print(line)
-    picture = metrics.with_name(f"{metrics.name.removesuffix('metrics.json')}reconstruction.png")
-    print(f"picture: {shown(picture)}")
+    prefix = metrics.name.removesuffix("metrics.json")
+    for what, name in (("picture", "reconstruction.png"), ("page", "report.html")):
+        print(f"{what}: {shown(metrics.with_name(prefix + name))}")

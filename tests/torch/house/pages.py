@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ PAGES = [
     *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts),
 ]
 SHELLS = ("bash", "sh", "shell", "console")
-COMMAND = re.compile(r"(ptycho-torch|python3?|pip|git|make|conda|sbatch|torchrun|export|cd) ")
+COMMANDS = "ptycho-torch python python3 pip git make conda sbatch torchrun export cd source pytest"
+COMMAND = re.compile(f"({'|'.join(COMMANDS.split())}) ")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def anchors(page: Path) -> set[str]:
     text = page.read_text(encoding="utf-8")
     found = set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
     everything = tokens(page)
-    for token, content in zip(everything, everything[1:], strict=False):
+    for token, content in pairwise(everything):
         if token.type == "heading_open":
             plain = "".join(child.content for child in content.children or [])
             slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")

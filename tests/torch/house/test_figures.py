@@ -63,12 +63,12 @@ def test_files_are_short_and_half_of_them_are_shorter_still():
     assert statistics.median(lengths.values()) <= 135
 
 
-def test_data_has_at_most_9500_lines_and_every_reader_at_most_250():
+def test_data_has_at_most_9800_lines_and_every_reader_at_most_250():
     """Every format brings lines of its own, so readers have no ceiling together."""
     data = PACKAGE / "data"
     lengths = {path: line_count(path) for path in data.rglob("*.py")}
     readers = {path: lines for path, lines in lengths.items() if data / "readers" in path.parents}
-    assert sum(lengths.values()) - sum(readers.values()) <= 9_500
+    assert sum(lengths.values()) - sum(readers.values()) <= 9_800
     assert not {source_name(path) for path, lines in readers.items() if lines > 250}
 
 
