@@ -74,8 +74,8 @@ class PtychoPINN(pl.LightningModule):
         other. The data module then needs ``patch_positions="scan"`` and scans with a truth.
     projections
         Rounds of alternating projections over the group, whose outcome the network refines. 0: it
-        starts from the back-projection of each frame. 15 rounds are worth it for specimens and
-        probes that the network has not seen; they take about as long as the network itself.
+        starts from the back-projection of each frame. 30 rounds are worth it for specimens and
+        probes that the network has not seen, and take about as long as the network itself.
     learn_intensity
         Learn one factor of all modelled amplitudes, for probes whose strength is not that of the
         frames. The patches stay as they are.
