@@ -89,11 +89,13 @@ def _draw_positions(
     axes: Axes, groups: NDArray[np.float64], highlighted: NDArray[np.float64]
 ) -> None:
     """Positions (B, C, 2) of the groups of one scan, and those of one group, (C, 2)."""
-    axes.scatter(*groups.reshape(-1, 2).T, s=6, color="0.7", linewidths=0, label="the batch")
+    x, y = groups.reshape(-1, 2).T
+    axes.scatter(x, y, s=6, color="0.7", linewidths=0, label="the batch")
     centre = highlighted.mean(axis=0)
     for member in highlighted:
         axes.plot(*np.stack([centre, member]).T, color="tab:red", linewidth=1)
-    axes.scatter(*highlighted.T, s=24, color="tab:red", linewidths=0, zorder=3, label="the group")
+    x, y = highlighted.T
+    axes.scatter(x, y, s=24, color="tab:red", linewidths=0, zorder=3, label="the group")
     axes.invert_yaxis()
     axes.set_aspect("equal")
     axes.set_title("positions")
