@@ -50,9 +50,9 @@ def inspect(options: argparse.Namespace) -> None:
     # With Y, so that opening checks it too; reads only its header.
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
-    if options.gridsize is not None:
-        require_groups(raw, config)
     groups = group_indices(raw, config)
+    if groups is None and options.gridsize is not None:
+        raise _too_few(raw, config)
     shares = options.val_fraction, options.test_fraction
     split = preview_split(raw.xcoords, raw.ycoords, groups, *shares)
     rows = {
@@ -108,24 +108,19 @@ def _pictures(options: argparse.Namespace) -> dict[str, Path]:
     return {name: path for name in PICTURES if (path := getattr(options, name)) is not None}
 
 
-def require_groups(raw: RawData, config: GroupingConfig) -> None:
-    """Refuse a gridsize that was asked for and is too large for the scan; a ScanError says so."""
-    if len(raw) < config.channels:
-        raise ScanError(
-            "the number of positions",
-            len(raw),
-            f"at least {config.channels} for groups of --gridsize {config.gridsize}",
-            action=f"Type --gridsize {math.isqrt(len(raw))} or less",
-            file=raw.path,
-        )
-
-
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:
     """The groups asked for, (B, C), without a look at the frames; None: too few frames for one."""
     if len(raw) < config.channels:
         return None
     with naming(raw.path):
         return drawn_groups(raw.xcoords, raw.ycoords, config)
+
+
+def _too_few(raw: RawData, config: GroupingConfig) -> ScanError:
+    expected = f"at least {config.channels} for groups of --gridsize {config.gridsize}"
+    action = f"Type --gridsize {math.isqrt(len(raw))} or less"
+    field = "the number of positions"
+    return ScanError(field, len(raw), expected, action=action, file=raw.path)
 
 
 def _require_picture_path(option: str, path: Path, scan: Path) -> None:
