@@ -78,14 +78,3 @@ def _plain(value: object) -> Any:
     if isinstance(value, Sequence):
         return [_plain(each) for each in value]
     raise TypeError(type(value).__name__)
-
-
-def refuse_misplaced(options: Mapping[str, Any]) -> None:
-    """Refuse options that PtychoDataset does not have, and say where the first of them lives."""
-    for name in options:
-        of_grouping = name in {field.name for field in fields(GroupingConfig)}
-        raise OptionTypeError(
-            name,
-            "no option of PtychoDataset",
-            f"grouping=GroupingConfig({name}=...)" if of_grouping else "one of its own options",
-        )
