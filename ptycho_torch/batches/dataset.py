@@ -28,6 +28,7 @@ from ptycho_torch.batches.buffers import BufferPool
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
 from ptycho_torch.batches.hyperparameters import refuse_misplaced
+from ptycho_torch.batches.representations import DATASET
 from ptycho_torch.batches.scans import open_scan, resolve_ground_truth
 from ptycho_torch.batches.selection import FrameSelection, select
 from ptycho_torch.batches.tables import DeviceTables
@@ -383,9 +384,10 @@ class PtychoDataset(Dataset[PtychoBatch]):
         return kept
 
     def __repr__(self) -> str:
-        scans = "1 scan" if len(self.scans) == 1 else f"{len(self.scans)} scans"
-        groups = f"{len(self)} groups" if self.is_grouped else "not grouped yet"
-        return f"PtychoDataset({scans}, N={self.N}, gridsize={self.grouping.gridsize}, {groups})"
+        return DATASET.text(self)
+
+    def _repr_html_(self) -> str:
+        return DATASET.html(self)
 
     @property
     def _patch_positions(self) -> PatchPositions | None:
