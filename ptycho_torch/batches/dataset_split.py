@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 Split = Literal["region", "frames", "scans", "none"]
 Parts = dict[Part, PtychoDataset]
 
+FEW_GROUPS = 4
+"""Groups of validation or test below which a warning says that they are few."""
+
 # Shares in hundredths that an error may name: none leaves a part with hardly any frame.
 _SHARES = tuple(hundredths / 100 for hundredths in range(5, 95, 5))
 _NAMES = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
@@ -133,6 +136,7 @@ def _by_region(
         if not all(counts.values()):
             action = _shares_that_work(whole, shares, seed, given)
             _refuse_empty(scan, counts, "groups after the region split", 1, "at least one", action)
+        _warn_of_few(scan, counts)
         for each, groups in zip(strips, found.parts, strict=True):
             chosen.setdefault(each, []).append(rows[groups])
     if "train" not in chosen:
@@ -198,6 +202,20 @@ def _log_split(scan: RawData, split: str, counts: Mapping[Part, int], dropped: i
     where = "a scan in memory" if scan.path is None else shown(scan.path)
     said = say_counts([_NAMES[part] for part in counts], list(counts.values()), dropped)
     logger.info("%s: %s split: %s", where, split, said)
+
+
+def _warn_of_few(scan: RawData, counts: Mapping[Part, int]) -> None:
+    where = "a scan in memory" if scan.path is None else shown(scan.path)
+    for part, count in counts.items():
+        if part != "train" and count < FEW_GROUPS:
+            logger.warning(
+                "%s: %d %s group%s, whose figures say little: a larger %s_fraction has more",
+                where,
+                count,
+                _NAMES[part],
+                "" if count == 1 else "s",
+                part,
+            )
 
 
 def _refuse_empty(

@@ -5,6 +5,7 @@ Checks a checkpoint before Lightning builds anything: junk is one line, and leav
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,8 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_torch.batches.batch import PtychoBatch
-from ptycho_torch.data.errors import OptionError, ScanFileError, ScanFileNotFoundError, naming
+from ptycho_torch.data.errors import (
+    OptionError,
+    ScanFileError,
+    ScanFileNotFoundError,
+    naming,
+    shown,
+)
 from ptycho_torch.data.files.atomic_write import atomic_write
+
+logger = logging.getLogger(__name__)
 
 # Lightning finds the files of these words.
 _WORDS = ("best", "last", "hpc")
@@ -113,6 +122,34 @@ def require_model(checkpoint: Mapping[str, Any], asked: str | None) -> None:
     expected = f"{saved}, which wrote the checkpoint"
     action = "Name that model, or leave model: out of the configuration"
     raise OptionError("model.class_path", repr(asked), expected, action=action)
+
+
+def say_what_stays(
+    path: str | Path, checkpoint: Mapping[str, Any], asked: Mapping[str, Any]
+) -> None:
+    """Log which options of the model a resumed fit takes from its checkpoint, not as asked for.
+
+    Lightning takes all of them, and the learning rates of the optimiser, without a word.
+
+    Parameters
+    ----------
+    path, checkpoint
+        The file, and what it holds.
+    asked
+        Options of the model that were given, by name.
+    """
+    options = checkpoint.get("hyper_parameters", {})
+    kept = {name: options[name] for name in asked if name in options}
+    other = [
+        f"{name}={value}, not {asked[name]}" for name, value in kept.items() if value != asked[name]
+    ]
+    if other:
+        logger.warning(
+            "%s: the fit goes on with %s, as it began; a fit with other options starts without "
+            "--ckpt_path",
+            shown(path),
+            "; ".join(other),
+        )
 
 
 def _class_at(path: str) -> object:

@@ -11,15 +11,13 @@ import inspect
 import re
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 from ptycho_torch.cli.class_paths import class_path_error
 from ptycho_torch.cli.options import TRAINING, command_line
 from ptycho_torch.cli.spellings import unknown_option
 from ptycho_torch.data.errors import OptionError
-
-# The last line of every refusal of a value that may also be absent.
-_OR_NOTHING = re.compile(r"\s*- Expected (?:a )?<class 'NoneType'>")
 
 
 def config_files(arguments: Sequence[str]) -> str:
@@ -69,8 +67,8 @@ def _explain_value(message: str, prefix: str) -> OptionError:
     """One line for a value, which may stand in the arguments of a class within another's."""
     outer = re.match(r'\s*Parser key "([^"]+)":', message)
     field = f"{prefix}{outer[1]}" if outer else prefix.rstrip(".") or "the command line"
-    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.*)", message, re.DOTALL):
-        inner = _OR_NOTHING.split(found[2])[0]
+    if found := re.search(r"Problem with given class_path '([^']+)':", message):
+        inner = _below(message, found)
         inside = f"{field}.init_args." if "'class_path':" in message else f"{field}."
         if option := re.match(r"Option '([^']+)' is not accepted", inner):
             known = [f"{inside}{name}" for name in _parameters(found[1])]
@@ -88,6 +86,18 @@ def _explain_value(message: str, prefix: str) -> OptionError:
         names = dict.fromkeys(map(_type_in_words, wanted))
         return OptionError(field, given[1], " or ".join(names))
     return OptionError(_flat(message))
+
+
+def _below(message: str, found: re.Match[str]) -> str:
+    """What follows in a line, and the lines below that are further in: the same problem's."""
+    start = message.rfind("\n", 0, found.start()) + 1
+    line, *lines = message[start:].split("\n")
+
+    def further_in(other: str) -> bool:
+        return len(other) - len(other.lstrip()) > len(line) - len(line.lstrip())
+
+    rest = message[found.end() : start + len(line)]
+    return "\n".join([rest, *takewhile(further_in, lines)]).strip()
 
 
 def _type_in_words(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import shlex
 import signal
 import warnings
@@ -29,6 +30,7 @@ from ptycho_torch.cli.checkpoints import (
     check_checkpoint,
     require_model,
     require_training_left,
+    say_what_stays,
 )
 from ptycho_torch.cli.option_help import describe
 from ptycho_torch.cli.options import TRAINING
@@ -137,6 +139,9 @@ class PtychoCLI(LightningCLI):
             if checkpoint:
                 named = parser.parse_args(words, defaults=False)[command].get("model")
                 require_model(checkpoint, named and named.get("class_path"))
+                if command == "fit" and named:
+                    asked = named.get("init_args", Namespace()).as_dict()
+                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, asked)
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
@@ -248,7 +253,11 @@ def _refusal(error: Exception) -> PtychoTorchError:
             "tensorboard is not installed: TensorBoardLogger needs it; "
             "pip install ptycho-torch[tensorboard]"
         )
-    return OptionError(str(error)) if cause is None else cause
+    if cause is None:
+        # Where a class is one of several types of an option, jsonargparse keeps only the words.
+        said = re.findall(r"^\s*- (?!Expected )(.+)", str(error), re.MULTILINE)
+        return OptionError(said[0] if "Union subtypes" in str(error) and said else str(error))
+    return cause
 
 
 def _say_figures(metrics: Path) -> None:

@@ -28,7 +28,7 @@ from ptycho_torch.models.error_metric import LoggedSteps
 from ptycho_torch.models.far_field import require_far_field
 from ptycho_torch.models.probe_search import search_probe
 from ptycho_torch.models.schedules import Schedule, scheduled
-from ptycho_torch.models.starting_point import Start, is_path, start_of
+from ptycho_torch.models.starting_point import Start, file_of, start_of
 from ptycho_torch.physics import diffract, illuminate, object_patches
 
 logger = logging.getLogger(__name__)
@@ -108,9 +108,9 @@ class ObjectFit(pl.LightningModule):
         if initial_probe is not None and probe == "initial":
             raise OptionError("initial_probe", "given beside probe='initial'", "one of the two")
         starts = {"object": initial_object, "probe": initial_probe}
-        # An array belongs to this fit; a checkpoint has what became of it.
-        arrays = [f"initial_{name}" for name, given in starts.items() if not is_path(given)]
-        self.save_hyperparameters(ignore=arrays)
+        # They belong to this fit: a checkpoint has what became of them, and needs no file.
+        self.save_hyperparameters(ignore=[f"initial_{name}" for name in starts])
+        self._start_files = {name: file_of(given) for name, given in starts.items()}
         self._starts = {name: start_of(name, given) for name, given in starts.items()}
         self.learning_rate = learning_rate
         self.probe_learning_rate = probe_learning_rate or learning_rate
@@ -166,7 +166,8 @@ class ObjectFit(pl.LightningModule):
         given = given[None] if name == "probe" and given.ndim == 2 else given
         if given.shape[-2:] != otherwise.shape[-2:] or given.ndim != otherwise.ndim:
             expected = f"{tuple(otherwise.shape)}, as this scan has it"
-            raise OptionError(f"initial_{name}", tuple(given.shape), expected)
+            with naming(self._start_files[name]):
+                raise OptionError(f"initial_{name}", tuple(given.shape), expected)
         return given.to(self.device)
 
     def _allocate(self, obj: Tensor, probe: Tensor, probe_unit: Tensor) -> None:

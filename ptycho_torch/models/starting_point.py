@@ -25,9 +25,9 @@ else:
     Start = str | None
 
 
-def is_path(given: object) -> bool:
-    """Whether what a fit starts from is named by its file, or absent."""
-    return given is None or isinstance(given, str | os.PathLike)
+def file_of(given: Start) -> Path | None:
+    """The file that a fit starts from; None where an array or nothing is given."""
+    return Path(given) if isinstance(given, str | os.PathLike) else None
 
 
 def start_of(name: str, given: Start) -> Tensor | None:
@@ -50,13 +50,16 @@ def start_of(name: str, given: Start) -> Tensor | None:
     """
     if given is None:
         return None
-    array = given
-    if isinstance(given, str | os.PathLike):
-        array = _in_file(name, Path(given))
-    values = torch.as_tensor(np.array(array) if isinstance(array, np.ndarray) else array)
-    start = values.detach().to(torch.complex64)
-    if not torch.isfinite(torch.view_as_real(start)).all() or not start.any():
-        raise OptionError(f"initial_{name}", "zero throughout, or not finite", "numbers")
+    path = file_of(given)
+    array = given if path is None else _in_file(name, path)
+    with naming(path):
+        if isinstance(array, np.ndarray) and array.dtype.kind not in "biufc":
+            raise OptionError(f"initial_{name}", f"of dtype {array.dtype}", "complex numbers")
+        with np.errstate(over="ignore"):
+            values = np.array(array, np.complex64) if isinstance(array, np.ndarray) else array
+        start = torch.as_tensor(values).detach().to(torch.complex64)
+        if not torch.isfinite(torch.view_as_real(start)).all() or not start.any():
+            raise OptionError(f"initial_{name}", "zero throughout, or not finite", "numbers")
     return start
 
 
@@ -71,5 +74,6 @@ def _in_file(name: str, path: Path) -> NDArray[Any]:
                 return array
             names = ", ".join(loaded.files)
         except (ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-            raise ScanFileError("the file", f"unreadable ({error})", "a .npy or a .npz") from error
+            found = "damaged, or something that opens only by unpickling"
+            raise ScanFileError("the file", found, "a .npy or .npz of numbers") from error
         raise ScanKeyError(name, "missing", f"one of its arrays, which are {names}")

@@ -250,7 +250,7 @@ def verify(
         key = CacheKey.of(xcoords, ycoords, key.gridsize, key.neighbors)
     judged = read_cache(file, key)
     if judged.state != "usable" and judged.fault not in faults:
-        faults.append(judged.fault)
+        faults.append(judged.fault + (_mended(judged) if judged.state == "other" else ""))
     kept = judged.arrays.frame_energies
     same = frames and _same_frames(judged.frames_identity, _identity(*frames[:2]))
     if frames and same and kept is not None and not np.allclose(kept, frames[2], 1e-9, 0):
@@ -258,6 +258,12 @@ def verify(
         found = "frame_energies", "of damaged frames", "the scan's"
         faults.append(str(ScanFileError(*found, action=action, file=file)))
     return faults
+
+
+def _mended(other: CacheFile) -> str:
+    """What to type where a cache is of other options, and harms nobody."""
+    remove = "; or remove it: ptycho-torch prepare makes it anew" if other.replaceable else ""
+    return f": not used, and no fault of the scan. Type the options that it was made with{remove}"
 
 
 def _identity(frames: FramesIdentity, measurement: str) -> dict[str, Any] | None:

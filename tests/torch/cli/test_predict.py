@@ -72,8 +72,15 @@ def test_the_end_of_a_training_is_not_resumed_without_a_word(folder, capsys, mon
     assert main([*words, "--trainer.max_steps=-1", "--trainer.max_epochs=1"]) == WRONG_USAGE
     assert_one_line(capsys.readouterr().err, "network.ckpt", "max_epochs is 1")
     elsewhere = "--trainer.callbacks.init_args.dirpath=resumed"
-    assert main([*words, "--trainer.max_steps=4", elsewhere]) == 0
-    assert torch.load("resumed/network.ckpt", weights_only=True)["global_step"] == 4
+    capsys.readouterr()
+    faster = "--model.init_args.learning_rate=0.5"
+    assert main([*words, "--trainer.max_steps=4", elsewhere, faster]) == 0
+    said = "out/network.ckpt: the fit goes on with learning_rate=0.002, not 0.5, as it began; a fit"
+    assert said in capsys.readouterr().err
+    resumed = torch.load("resumed/network.ckpt", weights_only=True)
+    assert resumed["global_step"] == 4
+    assert resumed["hyper_parameters"]["learning_rate"] == 0.002
+    assert resumed["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.002
 
 
 def test_the_scan_of_training_is_judged_part_by_part(folder, capsys):

@@ -79,6 +79,20 @@ def test_file_that_belongs_to_another_scan_is_reported(
         assert any("of other positions" in s or "another scan" in s for s in verify_path(path))
 
 
+def test_cache_made_with_other_options_of_the_reader_says_what_to_type(
+    scan: Path, content: dict[str, np.ndarray]
+) -> None:
+    np.savez_compressed(scan, **{**content, "xcoords": content["xcoords"] + 1})
+    scan.with_name(SIDECAR).unlink()
+    (fault,) = verify_path(scan)
+    cache = scan.with_name(CACHE)
+    assert fault.startswith(f"{cache}: of other positions or grouping options: not used, and no")
+    assert fault.endswith("made with; or remove it: ptycho-torch prepare makes it anew")
+    cache.unlink()
+    prepare(scan)
+    assert verify_path(scan) == []
+
+
 @pytest.mark.parametrize("name", [CACHE, SIDECAR])
 def test_file_without_its_scan_is_checked_by_its_own_checksums(scan: Path, name: str) -> None:
     scan.unlink()

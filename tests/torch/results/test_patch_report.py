@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures"
 import lightning.pytorch as pl  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 
-from ptycho_torch import PtychoDataModule, RawData, simulate_scan  # noqa: E402
+from ptycho_torch import GroupingConfig, PtychoDataModule, RawData, simulate_scan  # noqa: E402
 from ptycho_torch.data.errors import OptionError  # noqa: E402
 from ptycho_torch.physics import stitch  # noqa: E402
 from ptycho_torch.results.report import ReconstructionReport  # noqa: E402
@@ -122,6 +122,27 @@ def test_object_is_stitched_of_training_and_validation_groups_and_judged_by_its_
     with np.load(tmp_path / "reconstruction.npz") as file:
         np.testing.assert_allclose(file["object"], expected, atol=1e-4)
         np.testing.assert_array_equal(file["probe"][0], raster.probeGuess)
+
+
+@pytest.mark.parametrize(
+    "n_frames, gridsize, split, val_fraction",
+    [(225, 2, "region", 0.1), (120, 2, "frames", 0.1), (60, 3, "region", 0.35)],
+)
+def test_figures_of_a_small_scan_are_numbers(
+    n_frames, gridsize, split, val_fraction, tmp_path, caplog
+):
+    grouping = GroupingConfig(gridsize=gridsize, neighbor_count=max(6, gridsize**2))
+    scan = simulate_scan(n_frames=n_frames, N=16)
+    data, _ = report_of(scan, tmp_path, grouping=grouping, split=split, val_fraction=val_fraction)
+    groups = len(data.dataset("val"))
+    assert ("validation group" in caplog.text and "say little" in caplog.text) == (groups < 4)
+    figures = json.loads(
+        (tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
+    assert figures["validation"]["groups"] == groups > 0
+    for part in (figures, figures["validation"]):
+        assert 0 < part["fourier_error"] < part["flat_object"]["fourier_error"]
+        assert part["centred_correlation"] > 0.9
 
 
 def test_bad_pixels_and_the_light_of_frames_are_those_of_the_measurement(raster, tmp_path):
