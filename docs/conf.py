@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from ptycho_torch import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "ptycho_torch"
 html_title = f"ptycho_torch {__version__}"
 release = version = __version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "command_help",
+]
 exclude_patterns = ["_build", "jupyter_execute"]
 
 # A tutorial is Markdown with a notebook's header; its cells run anew at every build.
@@ -26,6 +37,7 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["pages.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 # Prompts and results are no part of a command.
 copybutton_exclude = ".linenos, .gp, .go"
 

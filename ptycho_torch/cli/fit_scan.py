@@ -37,7 +37,9 @@ def fit(options: argparse.Namespace) -> None:
     verdicts = warn_of(raw, given["corrections"])
     out = options.out or Path("outputs") / options.scan.name.partition(".")[0]
     with without_chatter():
-        reconstruct(raw, out, epochs=options.epochs or epochs_for(len(raw)), modes=options.modes)
+        epochs = options.epochs or epochs_for(len(raw))
+        command = shlex.join(["ptycho-torch", *options.words])
+        reconstruct(raw, out, epochs=epochs, modes=options.modes, command=command)
     figures = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     verdict = FitVerdict(
         figures["fourier_error"],
@@ -48,6 +50,7 @@ def fit(options: argparse.Namespace) -> None:
         print(*said(figures), sep="\n")
     print(verdict)
     print(f"picture: {shown(out / 'reconstruction.png')}")
+    print(f"page: {shown(out / 'report.html')}")
     print(f"next: {next_command(options, verdict, verdicts)}")
 
 
@@ -75,8 +78,12 @@ def epochs_for(n_frames: int) -> int:
     return min(max(math.ceil(FEWEST_STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
 
 
-def reconstruct(raw: RawData, out: Path, *, epochs: int, modes: int | None) -> None:
+def reconstruct(
+    raw: RawData, out: Path, *, epochs: int, modes: int | None, command: str = ""
+) -> None:
     """Fit object and probe of a scan and write the report into a folder."""
+    report = ReconstructionReport(str(out))
+    report.command = command
     seed_everything(0, verbose=False)
     gridsize = 2 if len(raw) > 6 else 1
     data = PtychoDataModule(
@@ -95,7 +102,7 @@ def reconstruct(raw: RawData, out: Path, *, epochs: int, modes: int | None) -> N
         enable_model_summary=False,
         limit_val_batches=0,
         default_root_dir=out,
-        callbacks=[ReconstructionReport(str(out))],
+        callbacks=[report],
     )
     model = ObjectFit(learning_rate=LEARNING_RATE, schedule="cosine", n_modes=modes)
     trainer.fit(model, datamodule=data)

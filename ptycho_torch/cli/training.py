@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,7 @@ class PtychoCLI(LightningCLI):
             The checkpoint is none.
         """
         words = cast("list[str]", args)
+        self._typed = shlex.join(["ptycho-torch", *words])
         files = config_files(words)
         self._file = files or None
         chosen = _of_command(parser, words[0])
@@ -166,6 +168,8 @@ class PtychoCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Say, once, what looks wrong with the scans to train on."""
+        for report in self._reports():
+            report.command = self._typed
         if self.trainer.is_global_zero:
             for scan in cast("PtychoDataModule", self.datamodule).dataset("train").measured:
                 warn_of(scan)
@@ -175,6 +179,7 @@ class PtychoCLI(LightningCLI):
         print(f"predictions: {shown(self._predictions.path)}")
         if {"patches", "positions_px"} <= self._predictions.names:
             report = ReconstructionReport(self.trainer.default_root_dir)
+            report.command = self._typed
             try:
                 report.write_predicted(self.trainer, self.model)
             except MissingDependencyError as error:
@@ -184,10 +189,13 @@ class PtychoCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Print the figures of each reconstruction and the path of its picture."""
-        for callback in cast("Any", self.trainer).callbacks:
-            if isinstance(callback, ReconstructionReport):
-                for metrics in callback.written:
-                    _say_figures(metrics)
+        for report in self._reports():
+            for metrics in report.written:
+                _say_figures(metrics)
+
+    def _reports(self) -> list[ReconstructionReport]:
+        callbacks = cast("Any", self.trainer).callbacks
+        return [each for each in callbacks if isinstance(each, ReconstructionReport)]
 
 
 def _of_command(parser: LightningArgumentParser, command: str) -> LightningArgumentParser:
@@ -247,5 +255,6 @@ def _say_figures(metrics: Path) -> None:
     figures = json.loads(metrics.read_text(encoding="utf-8"))
     for line in said(figures):
         print(line)
-    picture = metrics.with_name(f"{metrics.name.removesuffix('metrics.json')}reconstruction.png")
-    print(f"picture: {shown(picture)}")
+    prefix = metrics.name.removesuffix("metrics.json")
+    for what, name in (("picture", "reconstruction.png"), ("page", "report.html")):
+        print(f"{what}: {shown(metrics.with_name(prefix + name))}")

@@ -157,15 +157,14 @@ def _on_detector(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
     One that leaves less than a quarter of a frame's side, or not its centre, is the mask's own.
     """
-    good = ~bad.reshape(-1, *bad.shape[-2:]).all(axis=0)
-    N, inside = len(good), []
-    for lit in (good.any(axis=1), good.any(axis=0)):
-        kept = np.flatnonzero(lit)
+    good = ~np.asarray(bad if bad.ndim == 2 else bad.all(axis=0))
+    N, inside = len(good), [slice(None)] * (bad.ndim - 2)
+    for axis in (1, 0):
+        kept = np.flatnonzero(good.any(axis=axis))
         if len(kept) == 0 or np.ptp(kept) + 1 < N / 4 or not kept[0] <= N // 2 <= kept[-1]:
             return bad
         inside.append(slice(kept[0], kept[-1] + 1))
-    rows, columns = inside
-    return bad[..., rows, columns]
+    return bad[tuple(inside)]
 
 
 def _origin(seen: Evidence) -> Verdict | None:

@@ -87,6 +87,12 @@ def tiles(values: Mapping[str, tuple[object, object]]) -> Markup:
     return element("dl", *cards, kind="tiles")
 
 
+def grid(*figures: object) -> Markup:
+    """Figures beside each other, as many as the window has room for."""
+    body = joined(figures)
+    return element("div", body, kind="grid") if body else body
+
+
 def versions() -> dict[str, str]:
     """The version of Python and of those packages in use that a result may depend on."""
     used = {name: getattr(sys.modules.get(name), "__version__", "") for name in _PACKAGES}

@@ -41,7 +41,7 @@ MOST_POINTS = 600
 """So many markers are drawn as such; more become an image, whose size does not grow with them."""
 
 _IMAGE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
-_NOTHING = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+_NOTHING = MappingProxyType(dict.fromkeys(("Date", "Creator", "Format", "Type")))
 
 
 def panel(draw: Callable[[Axes], object], alt: str, note: str = "") -> Markup:
@@ -98,7 +98,7 @@ def picture(
             out,
             format="svg",
             dpi=IMAGE_DOTS_PER_INCH,
-            metadata=_NOTHING,
+            metadata=dict(_NOTHING),
             bbox_inches="tight",
             pad_inches=0.05,
         )

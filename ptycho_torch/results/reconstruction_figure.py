@@ -68,7 +68,36 @@ def plot_reconstruction(
     MissingDependencyError
         matplotlib is not installed.
     """
-    found, modes = np.asarray(obj), modes_of(probe)
+    modes = modes_of(probe)
+    shown, lit = beside_truth(obj, modes, truth, positions_px)
+    columns = len(shown) + 1
+    figure = new_figure(5.2 * columns, 9.6)
+    (*amplitudes, probe_panel), (*phases, error_panel) = figure.subplots(2, columns)
+    for part, panels in (("amplitude", amplitudes), ("phase", phases)):
+        for panel, name in zip(panels, shown, strict=True):
+            draw_part(panel, name, shown, part, lit)
+    draw_probe(probe_panel, modes, "probe")
+    if pixel_m is not None:
+        for panel in (*amplitudes, *phases):
+            draw_scale_bar(panel, lit.shape, pixel_m[1])
+        draw_scale_bar(probe_panel, modes.shape[1:], pixel_m[1])
+    if history is None:
+        error_panel.remove()
+    else:
+        draw_history(error_panel, history)
+    if title:
+        figure.suptitle(title, fontsize=14, parse_math=False)
+    return figure
+
+
+def beside_truth(
+    obj: ArrayLike,
+    modes: NDArray[Any],
+    truth: ArrayLike | None,
+    positions_px: ArrayLike | None,
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """By name the reconstruction and the truth where there is one, alike in scale; what is lit."""
+    found = np.asarray(obj)
     lit = np.ones(found.shape, dtype=bool)
     if positions_px is not None:
         lit = illuminated_mask(modes, positions_px, (found.shape[0], found.shape[1]))
@@ -76,56 +105,49 @@ def plot_reconstruction(
     shown = {"reconstruction": align(found, wanted, lit)}
     if truth is not None:
         shown["truth"] = wanted
-    columns = len(shown) + 1
-    figure = new_figure(5.2 * columns, 9.6)
-    (*amplitudes, probe_panel), (*phases, error_panel) = figure.subplots(2, columns)
-    _draw_parts(amplitudes, shown, "amplitude", lit)
-    _draw_parts(phases, shown, "phase", lit)
-    draw_probe(probe_panel, modes, "probe")
-    if pixel_m is not None:
-        for panel in (*amplitudes, *phases):
-            draw_scale_bar(panel, found.shape, pixel_m[1])
-        draw_scale_bar(probe_panel, modes.shape[1:], pixel_m[1])
-    if history is None:
-        error_panel.remove()
-    else:
-        _draw_history(error_panel, history)
-    if title:
-        figure.suptitle(title, fontsize=14)
-    return figure
+    return shown, lit
 
 
-def _draw_parts(
-    panels: Sequence[Axes], shown: Mapping[str, NDArray[Any]], part: str, lit: NDArray[np.bool_]
+def draw_part(
+    axes: Axes,
+    name: str,
+    shown: Mapping[str, NDArray[Any]],
+    part: str,
+    lit: NDArray[np.bool_],
+    surround: str = "white",
 ) -> None:
-    """Amplitude or phase of every object, with common limits."""
+    """Amplitude or phase of one of the objects, with the limits that all have in common.
+
+    What is not ``lit`` is faded into the colour ``surround``.
+    """
+    from matplotlib.colors import to_rgb
+
     part_of, unit = (np.angle, "rad") if part == "phase" else (np.abs, "relative")
-    values = {name: part_of(array) for name, array in shown.items()}
     # A truth has no noise to cut off; a reconstruction has outliers.
     tails = (0, 100) if "truth" in shown else (0.5, 99.5)
-    low, high = np.percentile(values.get("truth", values["reconstruction"])[lit], tails)
+    judged = part_of(shown.get("truth", shown["reconstruction"])[lit])
+    low, high = np.percentile(judged, tails)
     cmap = "gray"
     if part == "phase" and high - low > np.pi:
         # Phases that go round need a cyclic map, which the eye reads only as a whole.
         low, high, cmap = -np.pi, np.pi, "twilight"
-    for panel, (name, array) in zip(panels, values.items(), strict=True):
-        image = panel.imshow(array, cmap=cmap, vmin=float(low), vmax=float(high))
-        if not lit.all():
-            # White over the rest.
-            fade = np.dstack([np.ones((*lit.shape, 3)), np.where(lit, 0.0, 0.75)])
-            panel.imshow(fade, interpolation="nearest")
-        panel.set_title(f"{name}: {part}")
-        label_pixels(panel)
-        add_colorbar(panel, image, f"{part} ({unit})")
+    image = axes.imshow(part_of(shown[name]), cmap=cmap, vmin=float(low), vmax=float(high))
+    if not lit.all():
+        fade = np.dstack([np.full((*lit.shape, 3), to_rgb(surround)), np.where(lit, 0.0, 0.75)])
+        axes.imshow(fade, interpolation="nearest")
+    axes.set_title(f"{name}: {part}")
+    label_pixels(axes)
+    add_colorbar(axes, image, f"{part} ({unit})")
 
 
-def _draw_history(axes: Axes, history: Mapping[str, Sequence[float]]) -> None:
+def draw_history(axes: Axes, history: Mapping[str, Sequence[float]]) -> None:
+    """The error of every epoch by name, on a scale of logarithms."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title("Fourier error")
     axes.set_xlabel("epoch")
     axes.set_ylabel("relative error")
-    axes.grid(True, which="both", color="0.9")
+    axes.grid(True, which="both", color="0.5", alpha=0.2)
     drawn = {name: list(values) for name, values in history.items() if len(values)}
     for name, values in drawn.items():
         axes.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import textwrap
 import time
 from pathlib import Path
@@ -18,12 +19,15 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 
 from ptycho_torch.data.config import check_integer
-from ptycho_torch.data.errors import MissingDependencyError, OptionError
+from ptycho_torch.data.errors import MissingDependencyError, OptionError, shown
 from ptycho_torch.data.files.atomic_write import atomic_write
 from ptycho_torch.data.geometry import pair
 from ptycho_torch.data.readers.write_product import write_product
 from ptycho_torch.datamodule import PtychoDataModule
+from ptycho_torch.results.fit_page import FitFacts, fit_page
+from ptycho_torch.results.flat_object import FitVerdict, shot_noise_error
 from ptycho_torch.results.judged import in_words
+from ptycho_torch.results.page import write_page
 from ptycho_torch.results.plotting import require_matplotlib, save_figure
 from ptycho_torch.results.reconstructed import (
     Reconstructed,
@@ -38,7 +42,7 @@ _TITLE_WIDTH = 90
 
 
 class ReconstructionReport(pl.Callback):
-    """Write reconstruction.png, reconstruction.npz and metrics.json when training ends.
+    """Write reconstruction.png and .npz, metrics.json and report.html when training ends.
 
     A model is one with a ``reconstruction()`` (object and probe of one scan, and frames when it is
     called), or any whose ``predict_step`` returns ``patches`` (B, C, N, N), complex, and
@@ -47,6 +51,9 @@ class ReconstructionReport(pl.Callback):
     ``<stem>.metrics.json``. Where wavelength, distance and object pixel are known, and h5py is
     installed, product.h5 beside them is a product that Ptychodus opens. The main process writes;
     other ranks take no part.
+
+    report.html is a page for a browser: figures, pictures, the error of every epoch, options,
+    versions and what was typed.
 
     metrics.json holds, over the area that the frames of the training groups illuminate,
     ``centred_correlation``, ``phase_pearson``, ``amplitude_pearson`` and
@@ -68,6 +75,11 @@ class ReconstructionReport(pl.Callback):
         Also show figures, and the picture where it takes pictures (TensorBoard), to every logger of
         the Trainer after every so many epochs. None: only files, at the end.
 
+    Attributes
+    ----------
+    command
+        What was typed, for report.html; empty where a program makes the fit.
+
     Raises
     ------
     OptionError
@@ -80,6 +92,7 @@ class ReconstructionReport(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self.history: dict[str, list[float]] = {}
         self.written: list[Path] = []
+        self.command = ""
         self._started_s = self._seconds = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -129,7 +142,7 @@ class ReconstructionReport(pl.Callback):
         self.written = []
         for prefix, found in self._named(trainer, pl_module):
             figures = self._figures(trainer, pl_module, found, trainer.current_epoch)
-            self._write(prefix, found, figures)
+            self._write(prefix, found, figures, _configuration(trainer, pl_module))
 
     def write_predicted(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge and write what a trained model predicts, under names that begin with ``predicted``.
@@ -141,7 +154,8 @@ class ReconstructionReport(pl.Callback):
             self.written = []
             for prefix, found in self._named(trainer, pl_module, predict=True):
                 figures = self._figures(trainer, pl_module, found)
-                self._write(f"{prefix}predicted_", found, figures)
+                options = _configuration(trainer, pl_module)
+                self._write(f"{prefix}predicted_", found, figures, options)
 
     def _named(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, predict: bool = False
@@ -213,7 +227,13 @@ class ReconstructionReport(pl.Callback):
         if add_figure is not None:
             add_figure(tag, self._picture(found, figures), step)
 
-    def _write(self, prefix: str, found: Reconstructed, figures: dict[str, Any]) -> None:
+    def _write(
+        self,
+        prefix: str,
+        found: Reconstructed,
+        figures: dict[str, Any],
+        configuration: dict[str, Any],
+    ) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         start = self.output_dir / f"{prefix}reconstruction"
         with atomic_write(start.with_name(f"{start.name}.npz")) as handle:
@@ -222,9 +242,33 @@ class ReconstructionReport(pl.Callback):
         path = self.output_dir / f"{prefix}metrics.json"
         with atomic_write(path) as handle:
             handle.write((json.dumps(figures, indent=2, default=str) + "\n").encode())
+        page = fit_page(self._facts(found, figures, configuration))
+        lead = f"{figures['model']} of {shown(figures['scan'] or 'a scan in memory')}"
+        write_page(self.output_dir / f"{prefix}report.html", shown(_stem(found)), lead, page)
         self.written.append(path)
         self._write_product(self.output_dir / f"{prefix}product.h5", found)
         logger.info("reconstruction written to %s", self.output_dir)
+
+    def _facts(
+        self, found: Reconstructed, figures: dict[str, Any], configuration: dict[str, Any]
+    ) -> FitFacts:
+        geometry, error = found.raw.geometry, figures.get("fourier_error")
+        verdict = None
+        if error is not None:
+            flat = figures["flat_object"]["fourier_error"]
+            verdict = FitVerdict(error, flat, shot_noise_error(found.raw))
+        return FitFacts(
+            obj=found.obj,
+            probe=found.probe,
+            truth=found.truth,
+            positions_px=found.positions_px,
+            pixel_m=pair(None if geometry is None else geometry.object_pixel_m),
+            figures=figures,
+            history=self.history,
+            verdict=verdict,
+            configuration=configuration,
+            command=self.command,
+        )
 
     def _write_product(self, path: Path, found: Reconstructed) -> None:
         known = found.raw.geometry.known() if found.raw.geometry else {}
@@ -253,6 +297,21 @@ def _title(figures: dict[str, Any], name: str) -> str:
         ran = f"{name}: {figures['epochs']} epochs in {figures['seconds']:.1f} s"
     lines = (line for part in said(figures) for line in textwrap.wrap(part, _TITLE_WIDTH))
     return "\n".join([ran, *lines])
+
+
+def _configuration(trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
+    """Options of seed, trainer, model and data, as far as they are known."""
+    data = getattr(trainer, "datamodule", None)
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return {
+        "seed_everything": None if seed is None else int(seed),
+        "trainer": {
+            name: getattr(trainer, name)
+            for name in ("max_epochs", "precision", "num_devices", "num_nodes", "gradient_clip_val")
+        },
+        "model": {"class_path": type(model).__name__, "init_args": dict(model.hparams)},
+        "data": dict(getattr(data, "hparams", {})),
+    }
 
 
 def _stem(found: Reconstructed) -> str:

@@ -18,21 +18,15 @@ from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.results.coverage import linear_overlap, nearest_steps, probe_width_px
 from ptycho_torch.results.page import (
     Markup,
-    element,
+    grid,
     joined,
     rows_table,
     section,
     tiles,
 )
 from ptycho_torch.results.page_figures import panel, picture
-from ptycho_torch.results.plotting import (
-    add_colorbar,
-    draw_scale_bar,
-    draw_wave,
-    label_pixels,
-    modes_of,
-    shares_of_light,
-)
+from ptycho_torch.results.plotting import draw_scale_bar, label_pixels, modes_of
+from ptycho_torch.results.probe_panel import probe_panel
 from ptycho_torch.results.scan_figure import (
     BAD_PIXEL_COLOR,
     counts_in,
@@ -52,7 +46,6 @@ if TYPE_CHECKING:
 
 SAMPLE_FRAMES = 64
 SHOWN_FRAMES = 3
-SHOWN_MODES = 8
 MOST_POINTS_OF_A_CURVE = 400
 BLUE, ORANGE, GREEN, RED, GREY = "#3b82c4", "#dd8a1c", "#2a9d6f", "#d64550", "#8a94a0"
 
@@ -94,8 +87,8 @@ def scan_page(
         [
             verdict_cards(verdicts),
             tiles(seen.tiles()),
-            section("Positions, light and groups", _grid(*_where(seen, rows), *splits)),
-            section("Frames and probe", _grid(*_frames(seen, rows))),
+            section("Positions, light and groups", grid(*_where(seen, rows), *splits)),
+            section("Frames and probe", grid(*_frames(seen, rows))),
             section("Geometry", rows_table(seen.geometry_rows())),
             section("In words", rows_table(rows)),
         ]
@@ -239,7 +232,7 @@ def _frames(seen: _Seen, rows: Mapping[str, str]) -> list[Markup]:
     found = [
         picture(draw_samples, f"{len(chosen)} diffraction patterns and their mean", rows["frames"]),
         panel(lambda axes: _draw_energies(axes, seen.energies), "Counts of every frame in order"),
-        _probe(seen, rows),
+        probe_panel(seen.modes, seen.pixel_m, rows["probe"]),
     ]
     bad = raw.bad_pixels
     if bad is not None:
@@ -285,31 +278,6 @@ def _draw_bad(axes: Axes, share: NDArray[Any]) -> None:
     axes.set_title("bad pixels")
 
 
-def _probe(seen: _Seen, rows: Mapping[str, str]) -> Markup:
-    shares, modes = shares_of_light(seen.modes), seen.modes[:SHOWN_MODES]
-
-    def draw(figure: Figure) -> str:
-        columns = min(len(modes), 2 if len(modes) <= 4 else 4)
-        panels = figure.subplots(-(-len(modes) // columns), columns, squeeze=False).ravel()
-        for axes, wave, share in zip(panels, modes, shares, strict=False):
-            wheel = draw_wave(axes, wave)
-            if len(modes) > 1:
-                axes.set_title(f"{share:.1%}", fontsize="medium")
-                axes.set_axis_off()
-            if seen.pixel_m is not None and axes is panels[0]:
-                draw_scale_bar(axes, wave.shape, seen.pixel_m[1])
-        for axes in panels[len(modes) :]:
-            axes.set_axis_off()
-        if len(modes) == 1:
-            label_pixels(panels[0])
-            add_colorbar(panels[0], wheel, "phase (rad)")
-            return "probe; bright where its amplitude is high"
-        some = "" if len(modes) == len(shares) else f"the first {len(modes)} of "
-        return f"probe: {some}{len(shares)} modes, and their shares of the light"
-
-    return picture(draw, f"Probe of {len(shares)} modes", rows["probe"])
-
-
 def _split_panel(seen: _Seen, split: SplitPreview, random: int) -> Markup:
     used = split.frames_used(at_random=bool(random))
     counts = np.sum(used, axis=0)
@@ -333,11 +301,6 @@ def _split_panel(seen: _Seen, split: SplitPreview, random: int) -> Markup:
     shared = int((counts > 1).sum())
     note = split.rows["leak" if random else "split"].partition(": ")[2]
     return panel(draw, f"Split of the frames, {shared} of them in several parts", note)
-
-
-def _grid(*figures: object) -> Markup:
-    body = joined(figures)
-    return element("div", body, kind="grid") if body else body
 
 
 def _short(number: float) -> str:

@@ -68,7 +68,8 @@ def test_batches_carry_what_is_bad_in_any_frame_of_a_group(kinds):
 @pytest.mark.parametrize("assemble_on", ["device", "worker"])
 @pytest.mark.parametrize("kind", ["one", "per frame"])
 def test_every_route_gives_the_same_mask_and_photons(kind, assemble_on, workers):
-    photons = np.linspace(1.0, 3.0, M)
+    light = (np.abs(scan_with(None).probeGuess) ** 2).sum()
+    photons = np.linspace(0.5, 1.5, M) * light
     scan = scan_with(masks()[kind], photons)
     data = PtychoDataModule(
         scan,
@@ -104,7 +105,8 @@ def test_one_mask_is_broadcast_and_travels_once():
 
 def test_a_fit_leaves_bad_pixels_out_and_follows_photons():
     scan = simulate_scan(n_frames=M, N=N, photons=None, seed=2)
-    bad, photons = masks()["one"], np.linspace(0.5, 2.0, M)
+    bad, light = masks()["one"], (np.abs(scan.probeGuess) ** 2).sum()
+    photons = np.linspace(0.5, 1.5, M) * light
     light = np.sqrt(photons / photons.mean())[:, None, None]
     frames = np.array(scan.diff3d, np.float32) * light.astype(np.float32)
     frames[:, bad] = 1e4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,10 @@ def test_fit_reconstructs_and_predict_reads_its_checkpoint(folder, capsys):
     assert re.search(rf"^correlation with the truth: centred 0\.\d+ {flat}", text, re.MULTILINE)
     assert re.search(r"Fourier error 0\.\d{4} \(flat object 0\.\d{4}\)$", text, re.MULTILINE)
     assert "picture: out/reconstruction.png" in text
+    assert "page: out/report.html" in text
+    page = unescape(Path("out/report.html").read_text(encoding="utf-8"))
+    assert "ptycho-torch fit --config fit.yaml" in page
+    assert "learning_rate: 0.05" in page
     assert json.loads(Path("out/metrics.json").read_text())["epochs"] == 2
     checkpoint = next(Path("out/logs").rglob("*.ckpt"))
     stamp = Path("scan.g2k6.groups_cache.npz").stat().st_mtime_ns

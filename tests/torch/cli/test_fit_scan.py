@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def without(fields, *names):
 
 
 @pytest.mark.slow
-def test_fit_scan_leaves_three_files_and_says_how_good_they_are(scan, capsys):
+def test_fit_scan_leaves_four_files_and_says_how_good_they_are(scan, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: the picture")
     pixel = np.float64(8e-9)
     np.savez("scan.npz", **scan, object_pixel_m=pixel)
@@ -44,7 +45,12 @@ def test_fit_scan_leaves_three_files_and_says_how_good_they_are(scan, capsys):
     assert "the frames are explained well" in text
     assert re.search(r"^next: ptycho-torch \w+ scan\.npz", text, re.MULTILINE)
     left = {path.name for path in Path("outputs/scan").iterdir()}
-    assert left == {"metrics.json", "reconstruction.npz", "reconstruction.png"}
+    assert left == {"metrics.json", "reconstruction.npz", "reconstruction.png", "report.html"}
+    page = unescape(Path("outputs/scan/report.html").read_text(encoding="utf-8"))
+    assert "page: outputs/scan/report.html" in text
+    assert "ptycho-torch fit scan.npz --epochs 30</pre>" in page
+    assert "The frames are explained well" in page
+    assert found[1] in page and found[2] in page
     figures = json.loads(Path("outputs/scan/metrics.json").read_text())
     assert figures["epochs"] == 30
     assert figures["flat_object"]["fourier_error"] == pytest.approx(float(found[2]), abs=1e-4)

@@ -62,6 +62,7 @@ def test_another_scan_is_predicted_whole_and_put_where_its_object_is(folder, cap
     assert not {"epochs", "steps", "seconds"} & set(figures)
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_the_end_of_a_training_is_not_resumed_without_a_word(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     words = ["fit", "--config", "pinn.yaml", "--ckpt_path", "out/network.ckpt"]

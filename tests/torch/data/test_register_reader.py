@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
-from itertools import takewhile
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -137,26 +133,6 @@ def test_registered_format_of_hdf5_goes_before_the_reader_of_any_hdf5(
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["MINE"] = 1.0
     assert read_scan(tmp_path / "scan.h5").N == 8
-
-
-@pytest.mark.slow
-def test_reader_of_the_page_of_formats_passes_the_tests_of_every_reader(tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
-    page = (root / "docs" / "formats.md").read_text().split("## A format of your own")[1]
-    for name in ("mine.py", "test_mine.py"):
-        code = page.split(f"    # {name}\n")[1].splitlines()
-        own = takewhile(lambda line: not line or line.startswith("    "), code)
-        (tmp_path / name).write_text(dedent("\n".join(own)))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"\b[5-9] passed", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize("name", ["npz", "hdf5", "mine"])

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from builders import ROOT
 
+from ptycho_torch.data.frames import Frames
+from ptycho_torch.data.geometry import Geometry
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.scan import Scan
 from ptycho_torch.simulation.scan import simulate_scan
 
 N, FRAMES = 32, 196
@@ -29,6 +32,8 @@ def put(name: str, folder: Path) -> None:
             _scan(seed=number).to_file(path / f"scan_{number:03d}.npz")
     elif name.endswith(".npz"):
         _scan().to_file(path)
+    elif name == "product.h5":
+        _product(path)
     else:
         {".cxi": _cxi, ".h5": _hdf5, ".npy": _arrays}[path.suffix](path)
 
@@ -45,6 +50,31 @@ def _counts(scan: RawData) -> np.ndarray[Any, Any]:
 def _metres(scan: RawData) -> np.ndarray[Any, Any]:
     """Positions (M, 2), (x, y), metres."""
     return np.stack([scan.xcoords, scan.ycoords], axis=1) * PIXEL_M
+
+
+def _product(path: Path) -> None:
+    """What Ptychodus saves: a product, and its frames in another file beside it."""
+    from ptychodus_files import write_diffraction_h5, write_product_h5
+
+    made = _scan()
+    geometry = Geometry(
+        wavelength_m=WAVELENGTH_M,
+        distance_m=DISTANCE_M,
+        detector_pixel_m=DETECTOR_PIXEL_M,
+        object_pixel_m=PIXEL_M,
+    )
+    scan = Scan(
+        xcoords=made.xcoords,
+        ycoords=made.ycoords,
+        frames=Frames.from_array(_counts(made), measurement="counts"),
+        probeGuess=made.probeGuess,
+        objectGuess=made.objectGuess,
+        bad_pixels=np.arange(N * N).reshape(N, N) == 0,
+        geometry=geometry,
+        frame_photons=np.full(FRAMES, float(_counts(made).sum(axis=(1, 2)).mean())),
+    )
+    write_product_h5(path, scan)
+    write_diffraction_h5(path.with_name("diffraction.h5"), scan)
 
 
 def _cxi(path: Path) -> None:

@@ -7,10 +7,10 @@ which files lie in the folder where a reader would type.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,8 @@ PAGES = [
     *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts),
 ]
 SHELLS = ("bash", "sh", "shell", "console")
-COMMAND = re.compile(r"(ptycho-torch|python3?|pip|git|make|conda|sbatch|torchrun|export|cd) ")
+COMMANDS = "ptycho-torch python python3 pip git make conda sbatch torchrun export cd source pytest"
+COMMAND = re.compile(f"({'|'.join(COMMANDS.split())}) ")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def anchors(page: Path) -> set[str]:
     text = page.read_text(encoding="utf-8")
     found = set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
     everything = tokens(page)
-    for token, content in itertools.pairwise(everything):
+    for token, content in pairwise(everything):
         if token.type == "heading_open":
             plain = "".join(child.content for child in content.children or [])
             slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")

@@ -102,7 +102,7 @@ def test_object_is_stitched_of_training_and_validation_groups_and_judged_by_its_
     raster, tmp_path
 ):
     data, report = report_of(raster, tmp_path, val_fraction=0.3)
-    names = ["metrics.json", "reconstruction.npz", "reconstruction.png"]
+    names = ["metrics.json", "reconstruction.npz", "reconstruction.png", "report.html"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert report.written == [tmp_path / "metrics.json"]
     figures = read(tmp_path)
@@ -143,7 +143,7 @@ def test_each_of_several_scans_has_its_files(raster, tmp_path):
     second = simulate_scan(n_frames=49, N=16, seed=4).to_file(tmp_path / "second.npz")
     out = tmp_path / "out"
     _, report = report_of([str(first), str(second)], out, split="none")
-    ends = ("metrics.json", "reconstruction.npz", "reconstruction.png")
+    ends = ("metrics.json", "reconstruction.npz", "reconstruction.png", "report.html")
     names = {f"{stem}.{end}" for stem in ("first", "second") for end in ends}
     assert {path.name for path in out.iterdir()} == names
     assert read(out, "second.metrics.json")["frames"] == 49

@@ -49,10 +49,10 @@ def reported(scan, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_report_writes_picture_arrays_and_figures(reported):
+def test_report_writes_picture_arrays_figures_and_page(reported):
     folder = reported[3]
     assert sorted(entry.name for entry in folder.iterdir()) == [
-        "metrics.json", "reconstruction.npz", "reconstruction.png",
+        "metrics.json", "reconstruction.npz", "reconstruction.png", "report.html",
     ]  # fmt: skip
     assert (folder / "reconstruction.png").read_bytes()[:4] == b"\x89PNG"
 
