@@ -136,7 +136,8 @@ class PtychoCLI(LightningCLI):
             checkpoint = _require_work(command, self.config[command])
             if checkpoint:
                 named = parser.parse_args(words, defaults=False)[command].get("model")
-                require_model(checkpoint, named and named.get("class_path"))
+                with naming(self.config[command]["ckpt_path"]):
+                    require_model(checkpoint, named and named.get("class_path"))
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""

@@ -287,9 +287,9 @@ def test_a_checkpoint_of_another_model_than_the_configurations_is_refused(folder
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0", **saved}, "pinn.ckpt")
     before = listing(folder)
     words = ["predict", "--config", "fit.yaml", "--ckpt_path", "pinn.ckpt"]
-    assert main(words) == WRONG_USAGE
-    err = capsys.readouterr().err
-    assert_one_line(err, "ObjectFit'; expected ptycho_torch.PtychoPINN", "wrote the checkpoint")
+    assert main(words) == DATA_AT_FAULT
+    found = "pinn.ckpt: hyper_parameters is those of ptycho_torch.PtychoPINN"
+    assert_one_line(capsys.readouterr().err, found, "ObjectFit, which the configuration names")
     assert listing(folder) == before
 
 
