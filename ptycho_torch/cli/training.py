@@ -138,10 +138,12 @@ class PtychoCLI(LightningCLI):
             checkpoint = _require_work(command, self.config[command])
             if checkpoint:
                 named = parser.parse_args(words, defaults=False)[command].get("model")
-                require_model(checkpoint, named and named.get("class_path"))
+                path = self.config[command]["ckpt_path"]
+                with naming(path):
+                    require_model(checkpoint, named and named.get("class_path"))
                 if command == "fit" and named:
                     asked = named.get("init_args", Namespace()).as_dict()
-                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, asked)
+                    say_what_stays(path, checkpoint, asked)
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
