@@ -59,8 +59,8 @@ class GroupingRequest:
                 raise OptionError(
                     f"n_groups (nsamples) is {self.n_groups}; expected at most {self.n_frames}, "
                     f"the number of positions, at gridsize={self.gridsize} (C={channels}). For "
-                    "more, K choose C oversampling: set enable_oversampling=True, neighbor_pool_size >= "
-                    f"{channels}."
+                    "more, K choose C oversampling: set enable_oversampling=True, "
+                    f"neighbor_pool_size >= {channels}."
                 )
             if self.pool < channels:
                 raise OptionError(

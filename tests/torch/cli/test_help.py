@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from builders import ROOT, assert_one_line, run_python
+from builders import ROOT, assert_one_line, run_python, write_fit_config
 
 from ptycho_torch.cli import DONE, WRONG_USAGE, main
 from ptycho_torch.cli.options import TRAINING, command_line
@@ -143,8 +144,7 @@ def test_advice_is_spelt_as_a_configuration_has_it(line, typed):
 
 def test_a_scan_that_a_configuration_names_is_refused_in_its_spelling(folder, fields, capsys):
     pytest.importorskip("lightning", reason="lightning is not installed: fit")
-    import numpy as np
-
-    np.savez("counts.npz", **{**fields, "diff3d": (fields["diff3d"] ** 2).astype("u2")})
-    assert main(["fit", "--data.train", "counts.npz"]) != DONE
-    assert_one_line(capsys.readouterr().err, "counts.npz", "--data.measurement counts")
+    np.savez("scan.npz", **{**fields, "diff3d": (fields["diff3d"] ** 2).astype("u2")})
+    write_fit_config(folder)
+    assert main(["fit", "--config", "fit.yaml"]) != DONE
+    assert_one_line(capsys.readouterr().err, "scan.npz", "--data.measurement counts")
