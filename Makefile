@@ -33,7 +33,7 @@ activate = echo 'next: . $(BIN)/activate && ptycho-torch --help'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo real test test-fast test-notorch interop lint types stairs check bench campaign docs clean
+.PHONY: help install demo real test test-fast test-notorch interop lint types stairs check dist bench campaign docs clean
 
 help:
 	@echo 'make install       the package and its tools, in .venv'
@@ -44,6 +44,7 @@ help:
 	@echo 'make test-notorch  the tests that need no torch, in an environment without torch (.venv-notorch)'
 	@echo 'make interop       Ptychodus, in an environment of its own (.venv-interop), trains and reconstructs'
 	@echo 'make check         formatting, lint, types, import stairs, make test, make test-notorch'
+	@echo 'make dist          wheel and source distribution in dist/, installed and used in fresh environments'
 	@echo 'make bench         benchmarks'
 	@echo 'make campaign      faults on purpose: kills, races, damage, hostile files; about half an hour'
 	@echo 'make docs          the documentation: docs/_build/html/index.html'
@@ -116,6 +117,9 @@ stairs: install
 	$(BIN)/lint-imports
 
 check: lint types stairs test test-notorch
+
+dist:
+	$(PYTHON) tests/release/check_dist.py --out dist
 
 bench: install
 	$(BIN)/python -m benchmarks

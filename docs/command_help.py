@@ -46,7 +46,9 @@ class Commands(SphinxDirective):
 def _section(name: str, title: str) -> nodes.section:
     section = nodes.section(ids=[nodes.make_id(name)])
     section += nodes.title(text=title)
-    section += _shown(asked(name, "--help"))
+    # Of these, every option would be all of Lightning's.
+    short = name in ("fit", "validate", "test", "predict")
+    section += _shown(asked(name, "--help" if short else "--help-all"))
     return section
 
 

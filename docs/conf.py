@@ -37,6 +37,7 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["pages.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 # Prompts and results are no part of a command.
 copybutton_exclude = ".linenos, .gp, .go"
 

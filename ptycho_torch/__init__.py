@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ptycho_torch.models.object_fit import ObjectFit
     from ptycho_torch.models.pinn import PtychoPINN
     from ptycho_torch.raw_data_bridge import RawDataTorch
+    from ptycho_torch.results.batch_figure import plot
     from ptycho_torch.results.metrics import (
         amplitude_pearson,
         centred_correlation,
@@ -71,6 +72,7 @@ __all__ = [
     "fourier_ring_correlation",
     "initial_probe",
     "phase_pearson",
+    "plot",
     "read_scan",
     "register_reader",
     "simulate_scan",
@@ -101,6 +103,7 @@ _HOME = MappingProxyType(
         "SimulatedScans": "ptycho_torch.batches.simulated_scans",
         "initial_probe": "ptycho_torch.data.initial_probe",
         "phase_pearson": "ptycho_torch.results.metrics",
+        "plot": "ptycho_torch.results.batch_figure",
         "read_scan": "ptycho_torch.data.raw_data",
         "register_reader": "ptycho_torch.data.readers.registry",
         "simulate_scan": "ptycho_torch.simulation.scan",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -23,10 +23,11 @@ from ptycho_torch.batches.hyperparameters import options_of, plain_options
 from ptycho_torch.batches.loader import GroupLoader
 from ptycho_torch.batches.place import groups_of, require_same_groups, require_same_order
 from ptycho_torch.batches.progress import EpochProgress
+from ptycho_torch.batches.representations import MODULE
 from ptycho_torch.batches.residency import DeviceCopies, Residency
 from ptycho_torch.batches.route_choice import AssembleOn, route_of
 from ptycho_torch.batches.sampler import EpochSampler
-from ptycho_torch.batches.scans import object_shape, scans_text
+from ptycho_torch.batches.scans import object_shape
 from ptycho_torch.batches.selection import FrameSelection
 from ptycho_torch.batches.sending import Parcel, dtype_of_X, require_float64, sent
 from ptycho_torch.batches.simulated_scans import ScanOption, opened
@@ -44,6 +45,9 @@ from ptycho_torch.data.config import (
 from ptycho_torch.data.errors import OptionError, OptionTypeError
 from ptycho_torch.data.scan_list import Part, parts_named
 from ptycho_torch.data.split import check_fractions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -111,9 +115,8 @@ class PtychoDataModule(LightningDataModule):
     Examples
     --------
     >>> from ptycho_torch import PtychoDataModule, simulate_scan
-    >>> data = PtychoDataModule(
-    ...     simulate_scan(n_frames=64, N=32, seed=1), batch_size=8, patch_positions="scan"
-    ... )
+    >>> scan = simulate_scan(n_frames=64, N=32, seed=1)
+    >>> data = PtychoDataModule(scan, batch_size=8, patch_positions="scan")
     >>> data.setup("fit")
     >>> next(iter(data.train_dataloader())).X.shape
     torch.Size([8, 32, 32, 4])
@@ -148,7 +151,7 @@ class PtychoDataModule(LightningDataModule):
         augmentation: Augmentation | None = None,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
-        given = locals()
+        given: dict[str, Any] = locals()
         super().__init__()
         # Without the logger: a model may have options of the same names.
         self.save_hyperparameters(plain_options(given), logger=False)
@@ -188,15 +191,8 @@ class PtychoDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.order: Order = order
         self.multiprocessing_context = multiprocessing_context
-        self._dataset_options: dict[str, Any] = {
-            "N": N,
-            "ground_truth": ground_truth,
-            "patch_positions": patch_positions,
-            "measurement": measurement,
-            "probe": probe,
-            "cache": cache,
-            "normalization": normalization,
-        }
+        of_datasets = "N ground_truth patch_positions measurement probe cache normalization"
+        self._dataset_options = {name: given[name] for name in of_datasets.split()}
         self._datasets: dict[Stage, PtychoDataset] = {}
         self._progress = EpochProgress()
         self._copies = DeviceCopies()
@@ -217,15 +213,19 @@ class PtychoDataModule(LightningDataModule):
         return self.dataset("train").tables.probes[0].clone()
 
     def __repr__(self) -> str:
-        scans = [f"{stage}={scans_text(s)}" for stage, s in self.scans.items() if s is not None]
-        groups = [f"{len(d)} {stage}" for stage, d in self._datasets.items() if d.is_grouped]
-        return (
-            f"PtychoDataModule({', '.join(scans)}, groups={' + '.join(groups) or 'not made yet'}, "
-            f"batch_size={self.batch_size}, split={self.split!r})"
-        )
+        return MODULE.text(self)
+
+    def _repr_html_(self) -> str:
+        return MODULE.html(self)
 
     # Lightning's own builds the loaders, which starts an epoch.
     __str__ = __repr__
+
+    def plot(self, batch: PtychoBatch, *, group: int = 0) -> Figure:
+        """Draw a batch and one of its groups, as :func:`ptycho_torch.plot` does."""
+        from ptycho_torch.results.batch_figure import plot
+
+        return plot(batch, group=group)
 
     def dataset(self, stage: Stage) -> PtychoDataset:
         """The dataset of a stage: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_torch.data.raw_data import read_scan
+from ptycho_torch.data.representation import scan_title
 from ptycho_torch.legacy_params import Configuration, to_legacy_params
 from ptycho_torch.raw_data_bridge import RawDataTorch
 
@@ -81,7 +82,7 @@ class MemmapDatasetBridge:
         return len(self.raw)
 
     def __repr__(self) -> str:
-        return f"MemmapDatasetBridge({self.raw!r}, cache in {self._cache_dir})"
+        return f"MemmapDatasetBridge({scan_title(self.raw)}, cache in {self._cache_dir})"
 
     def get_grouped_data(
         self,

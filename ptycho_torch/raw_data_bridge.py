@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ptycho_torch.data.config import PatchPositions, check_choice, path_and_seed
 from ptycho_torch.data.errors import MissingDependencyError, OptionError
 from ptycho_torch.data.raw_data import RawData
+from ptycho_torch.data.representation import scan_title
 from ptycho_torch.legacy_params import (
     Configuration,
     grouping_defaults,
@@ -169,7 +170,7 @@ class RawDataTorch:
         return len(self.raw)
 
     def __repr__(self) -> str:
-        return f"RawDataTorch({self.raw!r}, backend={self.backend!r})"
+        return f"RawDataTorch({scan_title(self.raw)}, backend={self.backend!r})"
 
     def generate_grouped_data(
         self,

@@ -14,6 +14,7 @@ import torch
 from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
+from ptycho_torch.batches.representations import BATCH
 from ptycho_torch.batches.sending import require_float64
 from ptycho_torch.data.errors import OptionError
 
@@ -147,6 +148,12 @@ class PtychoBatch(TensorClass):
     def __reduce__(self) -> tuple[Any, ...]:
         # Only tensors and a function that torch.load may call: weights_only works.
         return _batch_of, (dict(self.items()), list(self.batch_size))
+
+    def __repr__(self) -> str:
+        return BATCH.text(self)
+
+    def _repr_html_(self) -> str:
+        return BATCH.html(self)
 
     def channels_first(self) -> Tensor:
         """X as (B, C, N, N), contiguous, without a copy."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,8 @@ from ptycho_torch.batches.blocks import Blocks
 from ptycho_torch.batches.buffers import BufferPool
 from ptycho_torch.batches.frame_bank import FrameBank
 from ptycho_torch.batches.group_index import GroupIndex
+from ptycho_torch.batches.hyperparameters import refuse_misplaced
+from ptycho_torch.batches.representations import DATASET
 from ptycho_torch.batches.scans import open_scan, resolve_ground_truth
 from ptycho_torch.batches.selection import FrameSelection, select
 from ptycho_torch.batches.tables import DeviceTables
@@ -40,7 +42,7 @@ from ptycho_torch.data.config import (
     check_choice,
     check_integer,
 )
-from ptycho_torch.data.errors import OptionTypeError, ScanError, naming
+from ptycho_torch.data.errors import ScanError, naming
 from ptycho_torch.data.patches import warn_mirrored
 from ptycho_torch.data.prepare import each_in_a_thread
 from ptycho_torch.data.raw_data import RawData
@@ -116,7 +118,7 @@ class PtychoDataset(Dataset[PtychoBatch]):
         normalization: Normalization = "scan",
         **misplaced: Any,
     ) -> None:
-        _refuse_misplaced(misplaced)
+        refuse_misplaced(misplaced)
         self.grouping = GroupingConfig() if grouping is None else grouping
         check_choice("ground_truth", ground_truth, GroundTruth)
         check_choice("patch_positions", patch_positions, PatchPositions)
@@ -382,9 +384,10 @@ class PtychoDataset(Dataset[PtychoBatch]):
         return kept
 
     def __repr__(self) -> str:
-        scans = "1 scan" if len(self.scans) == 1 else f"{len(self.scans)} scans"
-        groups = f"{len(self)} groups" if self.is_grouped else "not grouped yet"
-        return f"PtychoDataset({scans}, N={self.N}, gridsize={self.grouping.gridsize}, {groups})"
+        return DATASET.text(self)
+
+    def _repr_html_(self) -> str:
+        return DATASET.html(self)
 
     @property
     def _patch_positions(self) -> PatchPositions | None:
@@ -392,14 +395,3 @@ class PtychoDataset(Dataset[PtychoBatch]):
 
     def _take(self, indices: Sequence[int] | NDArray[np.integer]) -> GroupIndex:
         return self.index.take(np.asarray(indices, dtype=np.int64))
-
-
-def _refuse_misplaced(options: Mapping[str, Any]) -> None:
-    """Refuse options that PtychoDataset does not have, and say where the first of them lives."""
-    for name in options:
-        of_grouping = name in {field.name for field in fields(GroupingConfig)}
-        raise OptionTypeError(
-            name,
-            "no option of PtychoDataset",
-            f"grouping=GroupingConfig({name}=...)" if of_grouping else "one of its own options",
-        )

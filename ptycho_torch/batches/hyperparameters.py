@@ -1,4 +1,7 @@
-"""Options as a checkpoint may hold them, and back: plain values that need no unpickling."""
+"""Options: where one belongs, and how a checkpoint holds them, as values that need no unpickling.
+
+Knows which classes have options, and no scans.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,17 @@ def options_of(kind: type[_Options], name: str, given: object) -> _Options:
     if not isinstance(given, kind):
         raise OptionTypeError(name, type(given).__name__, f"a {kind.__name__}")
     return given
+
+
+def refuse_misplaced(options: Mapping[str, Any]) -> None:
+    """Refuse options that PtychoDataset does not have, and say where the first of them lives."""
+    for name in options:
+        of_grouping = name in {field.name for field in fields(GroupingConfig)}
+        raise OptionTypeError(
+            name,
+            "no option of PtychoDataset",
+            f"grouping=GroupingConfig({name}=...)" if of_grouping else "one of its own options",
+        )
 
 
 def _plain(value: object) -> Any:

@@ -101,4 +101,4 @@ def scans_text(scans: object) -> str:
     """Scans in a few words, for a repr."""
     if isinstance(scans, (str, os.PathLike)):
         return repr(os.fspath(scans))
-    return f"{len(scans)} scans" if isinstance(scans, Sequence) else repr(scans)
+    return f"{len(scans)} scans" if isinstance(scans, Sequence) else repr(scans).partition("\n")[0]

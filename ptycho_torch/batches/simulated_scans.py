@@ -22,6 +22,7 @@ from ptycho_torch.batches.blocks import Blocks
 from ptycho_torch.batches.buffers import BufferPool
 from ptycho_torch.batches.dataset import PLANNED, PtychoDataset
 from ptycho_torch.batches.frame_bank import FrameBank
+from ptycho_torch.batches.representations import SIMULATED
 from ptycho_torch.batches.simulated_groups import Noise, SimulatedScan, simulate_groups
 from ptycho_torch.data.caches.scan_groups import drawn_groups
 from ptycho_torch.data.config import GroupingConfig, check_integer, check_seed
@@ -318,10 +319,10 @@ class SimulatedScans(PtychoDataset):
         self._start()
 
     def __repr__(self) -> str:
-        return (
-            f"SimulatedScans({self.n_scans} scans of {self.recipe.frames_per_scan} frames, "
-            f"N={self.N}, seed={self.seed})"
-        )
+        return SIMULATED.text(self)
+
+    def _repr_html_(self) -> str:
+        return SIMULATED.html(self)
 
     def _but(self, **changes: object) -> PtychoDataset:
         """A part of epoch 0, as a dataset of scans in memory."""

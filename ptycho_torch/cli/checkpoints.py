@@ -5,6 +5,7 @@ Checks a checkpoint before Lightning builds anything: junk is one line, and leav
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,6 +87,38 @@ def require_training_left(checkpoint: Mapping[str, Any], limits: Mapping[str, An
             found = f"{limit}, and the checkpoint has {reached} behind it"
             action = f"To train on: --trainer.{name}={2 * reached}"
             raise OptionError(f"trainer.{name}", found, f"above {reached}", action=action)
+
+
+def require_model(checkpoint: Mapping[str, Any], asked: str | None) -> None:
+    """Refuse a checkpoint of another model than a configuration asks for.
+
+    Lightning takes the checkpoint's, without a word.
+
+    Parameters
+    ----------
+    checkpoint
+        What it holds.
+    asked
+        The class path in the configuration; None: whatever the checkpoint holds.
+
+    Raises
+    ------
+    OptionError
+        The checkpoint names another class.
+    """
+    options = checkpoint.get("hyper_parameters")
+    saved = options.get("_class_path") if isinstance(options, Mapping) else None
+    if asked is None or not isinstance(saved, str) or _class_at(saved) is _class_at(asked):
+        return
+    expected = f"{saved}, which wrote the checkpoint"
+    action = "Name that model, or leave model: out of the configuration"
+    raise OptionError("model.class_path", repr(asked), expected, action=action)
+
+
+def _class_at(path: str) -> object:
+    """What a class path names, where its module is imported; else the path."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, path)
 
 
 def _checked_content(path: str | Path) -> Mapping[str, Any]:

@@ -84,7 +84,11 @@ class _Help(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
 
     def __call__(
-        self, parser: argparse.ArgumentParser, *_: object, option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
     ) -> None:
         assert isinstance(parser, Command)
         print(parser.format_help(everything=option_string == "--help-all"), end="")

@@ -9,7 +9,7 @@ import argparse
 import shlex
 from collections.abc import Iterable
 
-from ptycho_torch.cli.options import command_line
+from ptycho_torch.cli.options import CONFIGURED, TRAINING, command_line
 
 _SCRIPT = """\
 _ptycho_torch() {
@@ -44,7 +44,10 @@ def completion(options: argparse.Namespace) -> None:
         if choices
     ]
     after.append(_case("completion completion", ("bash", "zsh")))
-    begun = [_case(name, command.words()) for name, command in commands.items()]
+    begun = [
+        _case(name, [*command.words(), *(CONFIGURED if name in TRAINING else ())])
+        for name, command in commands.items()
+    ]
     print((_ZSH if options.shell == "zsh" else "") + _SCRIPT % ("\n".join(after), "\n".join(begun)))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import ptycho_torch
@@ -28,14 +29,16 @@ from ptycho_torch.data.readers.registry import readers
 
 _NEEDED = ("numpy", "scipy", "filelock", "tqdm", "yaml")
 _TRAINING = ("torch", "lightning", "tensordict", "torchmetrics", "jsonargparse")
-_OPTIONAL = {
-    "matplotlib": ("pictures", "ptycho-torch[plot]"),
-    "h5py": ("scans in HDF5", "ptycho-torch[formats]"),
-    "hdf5plugin": ("filters of detectors in HDF5", "ptycho-torch[formats]"),
-    "rsciio": ("4D-STEM rasters", "rosettasciio"),
-    "tensorboard": ("the logger with pictures", "ptycho-torch[tensorboard]"),
-}
-_PROJECTS = {"yaml": "PyYAML", "rsciio": "rosettasciio"}
+_OPTIONAL = MappingProxyType(
+    {
+        "matplotlib": ("pictures", "ptycho-torch[plot]"),
+        "h5py": ("scans in HDF5", "ptycho-torch[formats]"),
+        "hdf5plugin": ("filters of detectors in HDF5", "ptycho-torch[formats]"),
+        "rsciio": ("4D-STEM rasters", "rosettasciio"),
+        "tensorboard": ("the logger with pictures", "ptycho-torch[tensorboard]"),
+    }
+)
+_PROJECTS = MappingProxyType({"yaml": "PyYAML", "rsciio": "rosettasciio"})
 _LEAST_FREE_GIB = 1.0
 
 

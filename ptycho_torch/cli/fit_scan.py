@@ -109,8 +109,8 @@ def reconstruct(
 
 
 def next_command(options: argparse.Namespace, verdict: FitVerdict, verdicts: list[Verdict]) -> str:
-    """What to type after a fit of so good an error."""
-    scan = shlex.quote(str(options.scan))
+    """What to type after a fit of so good an error, with the options that the scan was read by."""
+    scan = shlex.join([str(options.scan), *_as_typed(options)])
     if verdicts and verdict.share > 0.45:
         return f"see the first warning: {verdicts[0].action}"
     if verdict.share > 0.75:
@@ -118,3 +118,15 @@ def next_command(options: argparse.Namespace, verdict: FitVerdict, verdicts: lis
     if verdict.share > 0.2 and (options.modes or 1) < 3:
         return f"ptycho-torch fit {scan} --modes 3"
     return f"ptycho-torch inspect {scan} --png scan.png"
+
+
+def _as_typed(options: argparse.Namespace) -> list[str]:
+    """The words after SCAN, without those that only a fit has."""
+    words = list(options.words[2:])
+    for name in ("--out", "--epochs", "--modes"):
+        for place in range(len(words) - 1, -1, -1):
+            if words[place] == name:
+                del words[place : place + 2]
+            elif words[place].startswith(f"{name}="):
+                del words[place]
+    return words

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,38 +21,38 @@ from ptycho_torch.data.caches import groups_cache
 from ptycho_torch.data.caches.names import groups_places
 from ptycho_torch.data.caches.scan_groups import drawn_groups
 from ptycho_torch.data.config import GroupingConfig
-from ptycho_torch.data.errors import OptionError, naming, shown
+from ptycho_torch.data.errors import OptionError, ScanError, naming, shown
 from ptycho_torch.data.frames import Frames
 from ptycho_torch.data.geometry import Geometry, pair
 from ptycho_torch.data.initial_probe import is_average_pattern
-from ptycho_torch.data.plausibility import implausible
+from ptycho_torch.data.plausibility import Verdict, implausible
 from ptycho_torch.data.raw_data import RawData, read_scan
 from ptycho_torch.data.scan_list import expand_scans, is_list
 from ptycho_torch.results.coverage import linear_overlap, nearest_step, probe_width_px
-from ptycho_torch.results.split_preview import preview_split
+from ptycho_torch.results.split_preview import SplitPreview, preview_split
 
 SAMPLE_FRAMES = 8
-PICTURES = ("png", "html")
-"""Options that name a file to draw into, and the endings of their names."""
+PICTURES = MappingProxyType({"png": "picture", "html": "page"})
+"""Options that name a file to draw into, which are the endings of its name, and what it is."""
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Print what the scan is; draw it where ``--png`` asks for it."""
+    """Print what the scan is; draw it where ``--png`` or ``--html`` asks for it."""
     config = grouping_config(options)
     if is_list(options.scan) or options.scan.is_dir() or len(expand_scans(options.scan)) > 1:
-        for option in PICTURES:
-            if getattr(options, option) is not None:
-                raise OptionError(f"--{option}", "given for several scans", "one scan")
+        for option in _pictures(options):
+            raise OptionError(f"--{option}", "given for several scans", "one scan")
         print_scans(expand_scans(options.scan), reading(options), config)
         return
-    for option in PICTURES:
-        if (path := getattr(options, option)) is not None:
-            with naming(path):
-                _require_picture_path(option, path, options.scan)
+    for option, path in _pictures(options).items():
+        with naming(path):
+            _require_picture_path(option, path, options.scan)
     # With Y, so that opening checks it too; reads only its header.
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
     groups = group_indices(raw, config)
+    if groups is None and options.gridsize is not None:
+        raise _too_few(raw, config)
     shares = options.val_fraction, options.test_fraction
     split = preview_split(raw.xcoords, raw.ycoords, groups, *shares)
     rows = {
@@ -68,6 +70,22 @@ def inspect(options: argparse.Namespace) -> None:
     verdicts = implausible(raw, given["corrections"])
     for text in [shown(verdict) for verdict in verdicts] or ["nothing that looks wrong"]:
         print(f"  {'plausible' if not verdicts else 'warning':<10} {text}")
+    _draw(options, raw, groups, rows, verdicts, split)
+    if options.orientations:
+        from ptycho_torch.cli.orientations import say_orientations
+
+        say_orientations(raw, options.png)
+
+
+def _draw(
+    options: argparse.Namespace,
+    raw: RawData,
+    groups: NDArray[np.integer] | None,
+    rows: Mapping[str, str],
+    verdicts: Sequence[Verdict],
+    split: SplitPreview | None,
+) -> None:
+    """Write the picture and the page that are asked for."""
     if options.png is not None:
         from ptycho_torch.results.plotting import save_figure
         from ptycho_torch.results.scan_figure import plot_scan
@@ -83,10 +101,11 @@ def inspect(options: argparse.Namespace) -> None:
         page = scan_page(raw, groups, energies, rows=rows, verdicts=verdicts, split=split)
         write_page(options.html, shown(options.scan.name), shown(options.scan.absolute()), page)
         print(f"  {'page':<10} {shown(options.html)}")
-    if options.orientations:
-        from ptycho_torch.cli.orientations import say_orientations
 
-        say_orientations(raw, options.png)
+
+def _pictures(options: argparse.Namespace) -> dict[str, Path]:
+    """The files to draw into, by option."""
+    return {name: path for name in PICTURES if (path := getattr(options, name)) is not None}
 
 
 def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] | None:
@@ -95,6 +114,13 @@ def group_indices(raw: RawData, config: GroupingConfig) -> NDArray[np.integer] |
         return None
     with naming(raw.path):
         return drawn_groups(raw.xcoords, raw.ycoords, config)
+
+
+def _too_few(raw: RawData, config: GroupingConfig) -> ScanError:
+    expected = f"at least {config.channels} for groups of --gridsize {config.gridsize}"
+    action = f"Type --gridsize {math.isqrt(len(raw))} or less"
+    field = "the number of positions"
+    return ScanError(field, len(raw), expected, action=action, file=raw.path)
 
 
 def _require_picture_path(option: str, path: Path, scan: Path) -> None:
@@ -111,8 +137,7 @@ def _require_picture_path(option: str, path: Path, scan: Path) -> None:
     elif path.suffix.lower() != suffix or target.suffix.lower() != suffix:
         found = repr(target.name)
     if found:
-        what = {"png": "picture", "html": "page"}[option]
-        raise OptionError(f"--{option}", found, f"a {what}'s name, ending in {suffix}")
+        raise OptionError(f"--{option}", found, f"a {PICTURES[option]}'s name, ending in {suffix}")
     require_matplotlib()
 
 
@@ -185,7 +210,7 @@ def _positions(raw: RawData) -> str:
 
 def _groups(groups: NDArray[np.integer] | None, config: GroupingConfig) -> str:
     if groups is None:
-        return f"none: a group has {config.channels} frames"
+        return f"none: a group has {config.channels} frames; --gridsize 1 makes each frame one"
     grid = f"gridsize {config.gridsize}, K {config.neighbor_count}"
     if config.chooses:
         grid += f", chosen: {len(np.unique(groups))} frames in use"

@@ -30,6 +30,9 @@ TRAINING = MappingProxyType(
 )
 """Commands whose options LightningCLI parses, and what they do."""
 
+CONFIGURED = ("--config", "--ckpt_path")
+"""Options that begin a command with a configuration."""
+
 _ROOMS = MappingProxyType(
     {
         "bench": "bench",
@@ -110,7 +113,7 @@ def command_line() -> Command:
     words = "SCAN [OPTIONS]\n--config FILE.yaml [--SECTION.NAME VALUE ...]"
     _fit(add("fit", words, TRAINING["fit"], below=_FIT))
     convert = "write a scan of any known format as a canonical NPZ"
-    example = "convert scan.h5 scan.npz --layout nanomax --size 128"
+    example = "convert scan.cxi scan.npz --measurement counts"
     _convert(add("convert", "SCAN OUT.npz [OPTIONS]", convert, example))
     simulate = "write a simulated scan with a known object"
     example = "simulate scan.npz --frames 400 --size 32 --specimen cells"
@@ -159,7 +162,7 @@ def _completion(command: Command) -> None:
 
 def _configured(command: Command) -> None:
     """The words that start a command with a configuration; LightningCLI knows the others."""
-    for name in ("--config", "--ckpt_path"):
+    for name in CONFIGURED:
         command.add_argument(name, metavar="FILE", help=argparse.SUPPRESS)
 
 

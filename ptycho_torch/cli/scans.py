@@ -32,6 +32,8 @@ from ptycho_torch.data.scan_list import ListedScan, expand_scans, is_list, scans
 from ptycho_torch.data.verify import verify_path
 from ptycho_torch.simulation.scan import simulate_scan
 
+logger = logging.getLogger(__name__)
+
 
 def simulate(options: argparse.Namespace) -> None:
     """Write a simulated scan."""
@@ -47,6 +49,17 @@ def simulate(options: argparse.Namespace) -> None:
         probe=None if options.probe is None else probe_of(options.probe, read_scan),
     )
     _write(options, raw)
+    config = GroupingConfig()
+    if len(raw) < config.channels:
+        fewest = f"{config.channels}, of gridsize {config.gridsize}"
+        logger.warning(
+            "%s: %d frames make no group of %s, the default; add --frames %d or more, or train at "
+            "gridsize 1",
+            options.out,
+            len(raw),
+            fewest,
+            config.channels,
+        )
 
 
 def convert(options: argparse.Namespace) -> None:

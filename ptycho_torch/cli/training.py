@@ -12,7 +12,7 @@ import logging
 import shlex
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ptycho_torch.cli.checkpoints import WritePredictions, check_checkpoint, require_training_left
+from ptycho_torch.cli.checkpoints import (
+    WritePredictions,
+    check_checkpoint,
+    require_model,
+    require_training_left,
+)
 from ptycho_torch.cli.option_help import describe
 from ptycho_torch.cli.options import TRAINING
 from ptycho_torch.cli.refusals import config_files, explain
@@ -128,7 +133,10 @@ class PtychoCLI(LightningCLI):
                 keys = known_keys(chosen)
                 raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
-            _require_work(command, self.config[command])
+            checkpoint = _require_work(command, self.config[command])
+            if checkpoint:
+                named = parser.parse_args(words, defaults=False)[command].get("model")
+                require_model(checkpoint, named and named.get("class_path"))
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
@@ -203,8 +211,11 @@ def known_keys(parser: LightningArgumentParser) -> list[str]:
     return sorted({action.dest for action in parser._actions if action.dest != "help"})
 
 
-def _require_work(command: str, config: Namespace) -> None:
-    """Refuse a pass of no batch or of an untrained model, and a checkpoint that leaves no work."""
+def _require_work(command: str, config: Namespace) -> Mapping[str, Any]:
+    """Refuse a pass of no batch or of an untrained model, and a checkpoint that leaves no work.
+
+    Gives what the checkpoint holds; empty without one.
+    """
     checkpoint = config["ckpt_path"]
     if command in LIMITS:
         field = f"limit_{LIMITS[command]}_batches"
@@ -217,12 +228,14 @@ def _require_work(command: str, config: Namespace) -> None:
             found = f"{limit}, so {command} does nothing"
             action = f"Add --trainer.{field}=1.0"
             raise OptionError(f"trainer.{field}", found, "above 0", action=action)
-    if checkpoint is not None:
-        # Before Lightning opens it, which ends in a traceback for anything else.
-        content = check_checkpoint(checkpoint)
-        if command == "fit":
-            with naming(checkpoint):
-                require_training_left(content, config["trainer"])
+    if checkpoint is None:
+        return {}
+    # Before Lightning opens it, which ends in a traceback for anything else.
+    content = check_checkpoint(checkpoint)
+    if command == "fit":
+        with naming(checkpoint):
+            require_training_left(content, config["trainer"])
+    return content
 
 
 def _refusal(error: Exception) -> PtychoTorchError:

@@ -57,9 +57,10 @@ class GroupingRequest:
         if self.oversamples:
             if not self.enable_oversampling:
                 raise OptionError(
-                    f"nsamples is {self.n_groups}; expected at most {self.n_frames}, the number of "
-                    f"positions, at gridsize={self.gridsize} (C={channels}). For more, K choose C "
-                    f"oversampling: set enable_oversampling=True, neighbor_pool_size >= {channels}."
+                    f"n_groups (nsamples) is {self.n_groups}; expected at most {self.n_frames}, "
+                    f"the number of positions, at gridsize={self.gridsize} (C={channels}). For "
+                    "more, K choose C oversampling: set enable_oversampling=True, "
+                    f"neighbor_pool_size >= {channels}."
                 )
             if self.pool < channels:
                 raise OptionError(

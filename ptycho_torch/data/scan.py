@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_torch.data import grouping, normalization
+from ptycho_torch.data import grouping, normalization, representation
 from ptycho_torch.data.config import check_integer, check_seed
 from ptycho_torch.data.contract import ArraySpec, check_array, check_complex64, check_finite, spec
 from ptycho_torch.data.errors import (
@@ -209,8 +209,10 @@ class Scan:
         return self.n_frames
 
     def __repr__(self) -> str:
-        where = "memory" if self.path is None else str(self.path)
-        return f"{type(self).__name__}({where}: {self.n_frames} frames of {self.N} x {self.N})"
+        return representation.SCAN.text(self)
+
+    def _repr_html_(self) -> str:
+        return representation.SCAN.html(self)
 
     def file_indices(self, indices: NDArray[np.integer]) -> NDArray[np.integer]:
         """Indices within the scan as indices within the file: they differ after subsampling."""

@@ -10,6 +10,7 @@ import logging
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -19,6 +20,7 @@ from ptycho_torch.batches.simulated_scans import SimulatedScans
 from ptycho_torch.data.config import check_choice, check_integer
 from ptycho_torch.data.errors import OptionError, ScanFileError, naming
 from ptycho_torch.data.initial_probe import add_modes, is_average_pattern
+from ptycho_torch.data.plausibility import SMALLEST_SPAN_PX
 from ptycho_torch.data.raw_data import RawData
 from ptycho_torch.datamodule import PtychoDataModule
 from ptycho_torch.fourier_error import fourier_sums
@@ -347,7 +349,15 @@ def _warn_of_cut_patches(raw: RawData) -> None:
     """Such a scan can be fit, except where its patches lie beyond the object."""
     start = min(float(raw.xcoords.min()), float(raw.ycoords.min()))
     missing = raw.N // 2 - start
-    if missing > 0:
+    span = max(float(np.ptp(raw.xcoords)), float(np.ptp(raw.ycoords)))
+    if 0 < span <= SMALLEST_SPAN_PX:
+        logger.warning(
+            "%s: the scan spans %.2g px: positions are to be in object pixels; are these metres or "
+            "micrometres? Corrections(position_unit=) and --position-unit convert them",
+            raw.path or "scan in memory",
+            span,
+        )
+    elif missing > 0:
         logger.warning(
             "%s: positions start at %.1f px, so patches reach over the object's edge, where it is "
             "0; add at least %.1f px to xcoords and ycoords to fit all of it",

@@ -28,6 +28,7 @@ from ptycho_torch.models.back_projection import back_projection
 from ptycho_torch.models.error_metric import LoggedSteps
 from ptycho_torch.models.far_field import require_far_field
 from ptycho_torch.models.frame_losses import FrameLoss, frame_loss
+from ptycho_torch.models.projections import projections as projected
 from ptycho_torch.models.schedules import Schedule, scheduled
 from ptycho_torch.models.stitched import Stitched
 from ptycho_torch.models.unet import UNet
@@ -43,7 +44,7 @@ _SEEN: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
 )
 
 INPUTS = 3
-"""Channels of the network: the frame, and the real and imaginary part of its back-projection."""
+"""Channels of the network: the frame, and the real and imaginary part of a first estimate."""
 
 INTENSITY_RATE = 20
 """Learning rates of the intensity: it is there before the patches take its place."""
@@ -56,7 +57,9 @@ class PtychoPINN(pl.LightningModule):
     at each position, lit by every mode of the probe and diffracted; the frames that come out are
     compared with the measured ones. After O. Hoidn et al., Sci. Rep. 13, 22789 (2023),
     doi:10.1038/s41598-023-48351-7. The network sees one frame at a time, so groups of any size
-    train it, and a group of one frame will do to predict.
+    train it, and a group of one frame will do to predict. With ``projections`` the frame comes
+    with what a few rounds of phase retrieval make of its group; then predict with groups of the
+    size that trained it.
 
     Parameters
     ----------
@@ -69,6 +72,10 @@ class PtychoPINN(pl.LightningModule):
     supervised_weight
         0: frames only; 1: the patches Y only; between: (1 - w) times the one and w times the
         other. The data module then needs ``patch_positions="scan"`` and scans with a truth.
+    projections
+        Rounds of alternating projections over the group, whose outcome the network refines. 0: it
+        starts from the back-projection of each frame. 30 rounds are worth it for specimens and
+        probes that the network has not seen, and take about as long as the network itself.
     learn_intensity
         Learn one factor of all modelled amplitudes, for probes whose strength is not that of the
         frames. The patches stay as they are.
@@ -90,6 +97,7 @@ class PtychoPINN(pl.LightningModule):
         depth: int = 4,
         loss: FrameLoss = "amplitude_mse",
         supervised_weight: float = 0.0,
+        projections: int = 0,
         learn_intensity: bool = False,
         learning_rate: float = 2e-3,
         schedule: Schedule = "cosine",
@@ -97,6 +105,7 @@ class PtychoPINN(pl.LightningModule):
         super().__init__()
         check_integer("width", width, minimum=1)
         check_integer("depth", depth, minimum=1)
+        check_integer("projections", projections, minimum=0)
         check_choice("loss", loss, FrameLoss)
         check_choice("schedule", schedule, Schedule)
         if not 0 <= supervised_weight <= 1:
@@ -107,6 +116,7 @@ class PtychoPINN(pl.LightningModule):
         self.depth = depth
         self.loss: FrameLoss = loss
         self.supervised_weight = supervised_weight
+        self.projections = projections
         self.learning_rate = learning_rate
         self.schedule: Schedule = schedule
         self.network = UNet(INPUTS, 2, width, depth)
@@ -176,25 +186,36 @@ class PtychoPINN(pl.LightningModule):
             raise OptionError("train_loss", float(loss), "a finite number", action=action)
 
     def patches(self, batch: PtychoBatch) -> Tensor:
-        """The patch of the object behind every frame by itself, complex64, (B, C, N, N)."""
+        """The patch of the object behind every frame, complex64, (B, C, N, N).
+
+        Without ``projections`` each follows from its frame by itself.
+        """
         X = batch.channels_first().float()
         X = X / _light(batch)
-        estimate = back_projection(X / batch.scale.view(-1, 1, 1, 1), batch.probe)
+        estimate = self._estimate(X / batch.scale.view(-1, 1, 1, 1), batch)
         # log1p(4 X): faint fringes and the bright centre have comparable size.
         inputs = torch.stack([torch.log1p(4 * X), estimate.real, estimate.imag], dim=2)
         # A Trainer's true precision changes the weights.
         images = inputs.flatten(0, 1).to(self.network.head.weight.dtype)
         images = images.contiguous(memory_format=torch.channels_last)
         parts = self.network(images).float().unflatten(0, X.shape[:2])
-        return torch.complex(1 + parts[:, :, 0], parts[:, :, 1])
+        start = 1 + estimate if self.projections else 1
+        return start + torch.complex(parts[:, :, 0], parts[:, :, 1])
+
+    def _estimate(self, amplitude: Tensor, batch: PtychoBatch) -> Tensor:
+        """What the network refines, complex, (B, C, N, N)."""
+        if not self.projections:
+            return back_projection(amplitude, batch.probe)
+        offsets = _offsets(batch)
+        patches = projected(amplitude, batch.probe, offsets, self.projections, batch.bad_pixels)
+        return patches - 1
 
     def frames(self, batch: PtychoBatch, patches: Tensor) -> Tensor:
         """Modelled frames (B, C, N, N) of patches (B, C, N, N), in the units of ``batch.X``."""
         merged = patches
         if patches.shape[1] > 1:
             light = batch.probe.abs().square().sum(dim=1, keepdim=True)
-            # From a whole pixel of the object: whole positions stay whole, and are merged exactly.
-            offsets = batch.positions - batch.global_offsets[:, 0].mT.round()
+            offsets = _offsets(batch)
             merged = cut(group_canvas(patches, offsets, weights=light), offsets, patches.shape[-1])
         factor = (batch.scale * self.intensity.exp()).view(-1, 1, 1, 1)
         amplitude = factor * _light(batch) * diffract(illuminate(batch.probe, merged))
@@ -255,8 +276,9 @@ class PtychoPINN(pl.LightningModule):
         Parameters
         ----------
         scan
-            A scan or its file: every frame is predicted once. Or a data module with one scan for
-            predict: every group of it is.
+            A scan or its file: every frame is predicted once, or, with ``projections``, every
+            frame in groups of four. Or a data module with one scan for predict: every group of it
+            is.
         trainer
             Predicts, with its devices and precision; None: a new one, on a GPU where there is one,
             in float32.
@@ -276,8 +298,9 @@ class PtychoPINN(pl.LightningModule):
         data = scan
         if not isinstance(data, PtychoDataModule):
             once = GroupingConfig(gridsize=1, neighbor_count=1)
+            grouping = GroupingConfig() if self.projections else once
             one = data if isinstance(data, RawData) else str(data)
-            data = PtychoDataModule(one, grouping=once, split="none", ground_truth="none")
+            data = PtychoDataModule(one, grouping=grouping, split="none", ground_truth="none")
         scans = data.dataset("predict").scans
         if len(scans) != 1:
             found, action = f"{len(scans)} scans", "Predict each scan by itself"
@@ -314,6 +337,14 @@ def _light(batch: PtychoBatch) -> Tensor | float:
         return 1.0
     mean = batch.probe.abs().square().sum(dim=(1, 2, 3)).view(-1, 1)
     return (batch.frame_photons / mean).sqrt().to(torch.float32)[:, :, None, None]
+
+
+def _offsets(batch: PtychoBatch) -> Tensor:
+    """Places of the frames on their group's canvas, (B, C, 2).
+
+    From a whole pixel of the object: whole positions stay whole, and are merged exactly.
+    """
+    return batch.positions - batch.global_offsets[:, 0].mT.round()
 
 
 def _patch_loss(patches: Tensor, batch: PtychoBatch) -> Tensor:

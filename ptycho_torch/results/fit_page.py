@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,14 +38,16 @@ if TYPE_CHECKING:
 SURROUND = "0.5"
 """What covers the area without light: a grey that reads on light and on dark."""
 
-_NAMES = {
-    "fourier_error": "Fourier error",
-    "centred_correlation": "centred correlation",
-    "phase_pearson": "correlation of phases",
-    "amplitude_pearson": "correlation of amplitudes",
-    "half_period_px": "smallest detail, half a period, px",
-    "half_period_nm": "smallest detail, half a period, nm",
-}
+_NAMES = MappingProxyType(
+    {
+        "fourier_error": "Fourier error",
+        "centred_correlation": "centred correlation",
+        "phase_pearson": "correlation of phases",
+        "amplitude_pearson": "correlation of amplitudes",
+        "half_period_px": "smallest detail, half a period, px",
+        "half_period_nm": "smallest detail, half a period, nm",
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "matplotlib is not installed: pictures need it; pip install matplotlib"
+            "matplotlib is not installed: pictures need it; "
+            "pip install matplotlib, or the extra: ptycho-torch[plot]"
         ) from error
 
 

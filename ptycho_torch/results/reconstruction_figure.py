@@ -86,7 +86,7 @@ def plot_reconstruction(
     else:
         draw_history(error_panel, history)
     if title:
-        figure.suptitle(title, fontsize=14)
+        figure.suptitle(title, fontsize=14, parse_math=False)
     return figure
 
 

@@ -67,7 +67,9 @@ def plot_scan(raw: RawData, nn_indices: NDArray[np.integer] | None = None) -> Fi
     draw_frames(frame_panels, counts_in(raw, raw.frames.sample(SAMPLE_FRAMES)), raw.bad_pixels)
     where = raw.path.name if raw.path is not None else "scan in memory"
     side = probe.shape[-1]
-    figure.suptitle(f"{where}: {len(positions)} frames of {side} x {side} px", fontsize=14)
+    figure.suptitle(
+        f"{where}: {len(positions)} frames of {side} x {side} px", fontsize=14, parse_math=False
+    )
     return figure
 
 

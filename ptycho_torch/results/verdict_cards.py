@@ -12,12 +12,9 @@ from ptycho_torch.data.errors import shown
 from ptycho_torch.data.plausibility import Verdict
 from ptycho_torch.results.page import Markup, element, joined
 
-_WORDS = {
-    word
-    for choices in (PositionUnit, ZeroFrequency, BadPixels, Measurement)
-    for word in get_args(choices)
-}
-_VALUE = rf"[A-Z]+(?:\.npy)?|\w+=\w+|\d[\d.]*(?:e[+-]?\d+)?|initial|{'|'.join(sorted(_WORDS))}"
+_CHOICES = (PositionUnit, ZeroFrequency, BadPixels, Measurement)
+_WORDS = tuple(sorted({word for choices in _CHOICES for word in get_args(choices)}))
+_VALUE = rf"[A-Z]+(?:\.npy)?|\w+=\w+|\d[\d.]*(?:e[+-]?\d+)?|initial|{'|'.join(_WORDS)}"
 _OPTION = re.compile(rf"--[a-z][a-z-]*(?: (?:{_VALUE})(?!\w))?")
 
 

@@ -76,7 +76,8 @@ def group_scan(
         with naming(scan_path):
             chosen = neighbor_choice.chosen_groups(xcoords, ycoords, config)
     elif config.strategy != "group_first":
-        request = GroupingRequest.from_config(config, len(xcoords))
+        with naming(scan_path):
+            request = GroupingRequest.from_config(config, len(xcoords))
     if cache == "off" or scan_path is None:
         if chosen is None:
             chosen = _draw(xcoords, ycoords, request, config, None)

@@ -167,6 +167,34 @@ def test_turned_frames_are_those_of_turned_probe_and_patches(
     )
 
 
+@pytest.mark.filterwarnings("ignore:patch_positions")
+@pytest.mark.parametrize("modes", [1, 3])
+@pytest.mark.parametrize("gridsize", [1, 2, 3])
+@pytest.mark.parametrize("patch_positions", ["scan", "reference"])
+def test_turned_labels_fit_turned_frames_as_well_as_they_did_before(
+    gridsize: int, modes: int, patch_positions: Any
+) -> None:
+    scan = simulate_scan(n_frames=40, N=16, photons=None, n_modes=modes, seed=1)
+    grouping = GroupingConfig(gridsize=gridsize, neighbor_count=max(6, gridsize**2))
+    batch = PtychoDataset(scan, grouping=grouping, patch_positions=patch_positions)[0:32]
+    out = Augmentation(dihedral=True)(batch, 0)
+    turned = (out.X != batch.X).flatten(1).any(1)
+    assert int(turned.sum()) > 20, "hardly any is turned"
+
+    def misfit(frames: PtychoBatch, labels: Any) -> Any:
+        off = modelled(frames, labels.movedim(-1, 1)) - frames.channels_first()
+        return off.flatten(1).norm(dim=1) / frames.X.flatten(1).norm(dim=1)
+
+    before, after = misfit(batch, batch.Y), misfit(out, out.Y)
+    if patch_positions == "scan" or gridsize == 1:
+        assert after.max() < 2e-5
+        assert misfit(out, batch.Y)[turned].min() > 1e-3, "labels that stay would do too"
+    else:
+        # Labels mirrored about the group's centre misfit, turned or not, by the same.
+        assert before.min() > 1e-3
+    assert torch.allclose(after, before, rtol=1e-3, atol=2e-5)
+
+
 def test_a_flip_of_an_even_side_keeps_zero_frequency_in_its_place() -> None:
     for N in (8, 7):
         frames = torch.zeros(8, 1, N, N)

@@ -348,9 +348,9 @@ def test_data_module_says_scans_groups_batch_size_and_split(scan_file: Path) -> 
         f"PtychoDataModule(train='{scan_file}', test=RawData(memory: 40 frames of 16 x 16), "
         "predict=2 scans, groups={}, batch_size=16, split='frames')"
     )
-    assert repr(data) == said.format("not made yet")
+    assert repr(data).partition("\n")[0] == said.format("not made yet")
     data.setup("fit")
-    assert repr(data) == said.format("180 train + 20 val")
+    assert repr(data).partition("\n")[0] == said.format("180 train + 20 val")
     assert str(data) == repr(data)
 
 

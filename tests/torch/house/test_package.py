@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from builders import ROOT, run_python
+from builders import ROOT
 
 import ptycho_torch
 from ptycho_torch.cli.options import command_line
@@ -158,28 +158,6 @@ def test_every_decision_is_in_their_list():
     folder = ROOT / "docs" / "explanation" / "decisions"
     listed = set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text()))
     assert listed == {page.name for page in folder.glob("0*.md")}
-
-
-@pytest.mark.slow
-def test_the_readmes_code_runs(tmp_path):
-    pytest.importorskip("lightning", reason="torch is not installed: the README's example")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
-    check = "\nassert batch.X.shape == (64, 64, 64, 4)\nassert batch.Y.shape == batch.X.shape"
-    code = blocks[0] + check + "\nassert trainer.callback_metrics['train_fourier_error'] < 0.2"
-    result = run_python(code, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.slow
-def test_the_migration_pages_script_runs(tmp_path):
-    pytest.importorskip("lightning", reason="torch is not installed: the page's script")
-    page = (ROOT / "docs" / "howto" / "migrate.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 1
-    check = "\nassert container.X.shape == (50, 32, 32, 4)\nassert probe.ndim == 5"
-    result = run_python(blocks[0] + check, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("place", [".ci/run", ".github/workflows/checks.yml"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -217,7 +218,9 @@ warnings.simplefilter("ignore")
 import torch
 import lightning.pytorch as pl
 from ptycho_torch import GroupingConfig, PtychoDataModule
+from lightning.pytorch.loggers import CSVLogger
 from ptycho_torch.models.pinn import PtychoPINN
+from ptycho_torch.results.report import ReconstructionReport
 
 class Losses(pl.Callback):
     def __init__(self):
@@ -234,10 +237,12 @@ def main(scan, out, ranks, batch_size, loss):
         scan, grouping=GroupingConfig(gridsize=2), split="none", batch_size=batch_size, cache="off"
     )
     losses = Losses()
+    report = ReconstructionReport(out + ".report", every_n_epochs=3)
     trainer = pl.Trainer(
         accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", max_steps=50,
-        max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, callbacks=[losses],
+        max_epochs=-1, logger=CSVLogger(out + ".log", name="", version=""),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        limit_val_batches=0, log_every_n_steps=1, callbacks=[losses, report],
     )
     trainer.fit(model, datamodule=data)
     if trainer.is_global_zero:
@@ -271,6 +276,18 @@ def losses_of(folder: Path, ranks: int, batch_size: int, loss: str):
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+def shown_figures(folder: Path) -> dict[str, list[float]]:
+    """What the report gave to the logger, by name, and at which steps."""
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["reconstruction/fourier_error"]]
+    names = [name for name in rows[0] if name.startswith("reconstruction/") or name == "step"]
+    return {
+        name: [float(row[name]) for row in rows if row[name]]
+        for name in names
+        if not name.endswith("/seconds")
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["amplitude_mse", "poisson"])
 def test_two_ranks_learn_as_one_process_with_the_same_global_batch(tmp_path, loss):
@@ -283,3 +300,15 @@ def test_two_ranks_learn_as_one_process_with_the_same_global_batch(tmp_path, los
     assert off < 1e-4
     assert first[-8:].mean() < 0.9 * first[:8].mean()
     assert two["error"] == pytest.approx(one["error"], rel=1e-4)
+    shown = [shown_figures(tmp_path / f"{loss}{ranks}.json.log") for ranks in (1, 2)]
+    assert shown[0]["step"] == [24, 48] and len(shown[0]) > 12
+    assert shown[1] == {name: pytest.approx(values, rel=1e-3) for name, values in shown[0].items()}
+    assert (
+        shown[0]["reconstruction/fourier_error"][0] != shown[0]["reconstruction/fourier_error"][1]
+    )
+    files = [tmp_path / f"{loss}{ranks}.json.report" / "metrics.json" for ranks in (1, 2)]
+    figures = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    assert figures[0]["flat_object"]["fourier_error"] > 0.1
+    for name, value in figures[0].items():
+        if name not in ("seconds", "flat_object"):
+            assert figures[1][name] == pytest.approx(value, rel=1e-3), name

@@ -93,3 +93,9 @@ def test_scan_without_an_object_is_drawn_over_what_its_patches_cover(scan):
 def test_dark_frames_are_drawn():
     scan = simulate_scan(n_frames=4, N=8, photons=1e-3)
     assert len(panels(plot_scan(scan))) >= 5
+
+
+@pytest.mark.slow
+def test_file_name_is_no_formula(tmp_path):
+    path = simulate_scan(n_frames=4, N=8).to_file(tmp_path / r"a$\frac$.npz")
+    assert save_figure(plot_scan(RawData.from_file(path)), tmp_path / "scan.png").exists()

@@ -24,6 +24,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pictures"
 
 WORDS = {name: f"{name} in words" for name in ("positions", "probe", "frames", "bad pixels")}
 HOSTILE = """<script>alert(1)</script> & "quotes" 'and' <img src=x onerror=alert(1)>"""
+HOSTILE += "x" * 120
 
 
 def masked(scan):
