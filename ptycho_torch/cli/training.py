@@ -142,8 +142,8 @@ class PtychoCLI(LightningCLI):
                 with naming(path):
                     require_model(checkpoint, named and named.get("class_path"))
                 if command == "fit" and named:
-                    asked = named.get("init_args", Namespace()).as_dict()
-                    say_what_stays(path, checkpoint, asked)
+                    asked = named.get("init_args")
+                    say_what_stays(path, checkpoint, asked.as_dict() if asked else {})
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
