@@ -106,6 +106,7 @@ def _hdf5(path: Path) -> None:
         file["entry/detector/distance"] = DISTANCE_M * 1e3
         file["entry/energy"] = ENERGY_EV / 1e3
         file["entry/stage/position"] = stage_um
+        file["entry/probe"] = scan.probeGuess
 
 
 def _arrays(path: Path) -> None:
