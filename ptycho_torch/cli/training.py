@@ -7,6 +7,7 @@ of a configuration is one line, and comes before anything is written.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -135,13 +137,15 @@ class PtychoCLI(LightningCLI):
                 keys = known_keys(chosen)
                 raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
+            named = _named_model(parser, words)
+            if named:
+                _take_own_defaults(self.config[command]["model"], named)
             checkpoint = _require_work(command, self.config[command])
             if checkpoint:
-                named = parser.parse_args(words, defaults=False)[command].get("model")
                 require_model(checkpoint, named and named.get("class_path"))
                 if command == "fit" and named:
-                    asked = named.get("init_args", Namespace()).as_dict()
-                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, asked)
+                    asked = named.get("init_args") or Namespace()
+                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, asked.as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
@@ -201,6 +205,34 @@ class PtychoCLI(LightningCLI):
     def _reports(self) -> list[ReconstructionReport]:
         callbacks = cast("Any", self.trainer).callbacks
         return [each for each in callbacks if isinstance(each, ReconstructionReport)]
+
+
+def _named_model(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace | None:
+    """The model that a configuration or the command line names, with what is given of its options.
+
+    None where they leave it at the default.
+    """
+    try:
+        named = parser.parse_args(words, defaults=False)[words[0]].get("model")
+    except argparse.ArgumentError:
+        # Options of the default model, which nobody names.
+        return None
+    return named if isinstance(named, Namespace) and named.get("class_path") else None
+
+
+def _take_own_defaults(model: Namespace, named: Namespace) -> None:
+    """Give options that are not given the defaults of their own class.
+
+    jsonargparse leaves them those of the default model where they have the same name: a network
+    without a ``learning_rate`` would train with that of ObjectFit.
+    """
+    module, _, name = model.class_path.rpartition(".")
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    given, options = named.get("init_args") or Namespace(), model.get("init_args") or Namespace()
+    for option in [*options.keys()]:
+        own = parameters.get(option)
+        if option not in given and own is not None and own.default is not own.empty:
+            options[option] = own.default
 
 
 def _of_command(parser: LightningArgumentParser, command: str) -> LightningArgumentParser:
