@@ -137,15 +137,14 @@ class PtychoCLI(LightningCLI):
                 keys = known_keys(chosen)
                 raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
-            named = _named_model(parser, words)
-            if named:
-                _take_own_defaults(self.config[command]["model"], named)
+            asked, given = _named_model(parser, words)
+            if asked:
+                _take_own_defaults(self.config[command]["model"], given)
             checkpoint = _require_work(command, self.config[command])
             if checkpoint:
-                require_model(checkpoint, named and named.get("class_path"))
-                if command == "fit" and named:
-                    asked = named.get("init_args") or Namespace()
-                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, asked.as_dict())
+                require_model(checkpoint, asked)
+                if command == "fit":
+                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, given)
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
@@ -207,20 +206,25 @@ class PtychoCLI(LightningCLI):
         return [each for each in callbacks if isinstance(each, ReconstructionReport)]
 
 
-def _named_model(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace | None:
-    """The model that a configuration or the command line names, with what is given of its options.
+def _named_model(
+    parser: LightningArgumentParser, words: Sequence[str]
+) -> tuple[str | None, dict[str, Any]]:
+    """The class path of the model that is named, and the options that are given with it.
 
-    None where they leave it at the default.
+    None where configuration and command line leave the model at the default.
     """
     try:
         named = parser.parse_args(words, defaults=False)[words[0]].get("model")
     except argparse.ArgumentError:
         # Options of the default model, which nobody names.
-        return None
-    return named if isinstance(named, Namespace) and named.get("class_path") else None
+        return None, {}
+    if not isinstance(named, Namespace) or not named.get("class_path"):
+        return None, {}
+    options = named.get("init_args")
+    return str(named["class_path"]), {} if options is None else options.as_dict()
 
 
-def _take_own_defaults(model: Namespace, named: Namespace) -> None:
+def _take_own_defaults(model: Namespace, given: Mapping[str, Any]) -> None:
     """Give options that are not given the defaults of their own class.
 
     jsonargparse leaves them those of the default model where they have the same name: a network
@@ -228,7 +232,7 @@ def _take_own_defaults(model: Namespace, named: Namespace) -> None:
     """
     module, _, name = model.class_path.rpartition(".")
     parameters = inspect.signature(getattr(import_module(module), name)).parameters
-    given, options = named.get("init_args") or Namespace(), model.get("init_args") or Namespace()
+    options = model.get("init_args") or {}
     for option in [*options.keys()]:
         own = parameters.get(option)
         if option not in given and own is not None and own.default is not own.empty:
