@@ -7,6 +7,7 @@ of a configuration is one line, and comes before anything is written.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -135,8 +137,12 @@ class PtychoCLI(LightningCLI):
                 keys = known_keys(chosen)
                 raise explain(str(error), files, words[0], keys) from error
             command = self.config["subcommand"]
+            asked, given = _named_model(parser, words)
+            if asked:
+                _take_own_defaults(self.config[command]["model"], given)
             checkpoint = _require_work(command, self.config[command])
             if checkpoint:
+<<<<<<< HEAD
                 named = parser.parse_args(words, defaults=False)[command].get("model")
                 path = self.config[command]["ckpt_path"]
                 with naming(path):
@@ -144,6 +150,11 @@ class PtychoCLI(LightningCLI):
                 if command == "fit" and named:
                     asked = named.get("init_args")
                     say_what_stays(path, checkpoint, asked.as_dict() if asked else {})
+=======
+                require_model(checkpoint, asked)
+                if command == "fit":
+                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, given)
+>>>>>>> mend13
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""
@@ -203,6 +214,39 @@ class PtychoCLI(LightningCLI):
     def _reports(self) -> list[ReconstructionReport]:
         callbacks = cast("Any", self.trainer).callbacks
         return [each for each in callbacks if isinstance(each, ReconstructionReport)]
+
+
+def _named_model(
+    parser: LightningArgumentParser, words: Sequence[str]
+) -> tuple[str | None, dict[str, Any]]:
+    """The class path of the model that is named, and the options that are given with it.
+
+    None where configuration and command line leave the model at the default.
+    """
+    try:
+        named = parser.parse_args(words, defaults=False)[words[0]].get("model")
+    except argparse.ArgumentError:
+        # Options of the default model, which nobody names.
+        return None, {}
+    if not isinstance(named, Namespace) or not named.get("class_path"):
+        return None, {}
+    options = named.get("init_args")
+    return str(named["class_path"]), {} if options is None else options.as_dict()
+
+
+def _take_own_defaults(model: Namespace, given: Mapping[str, Any]) -> None:
+    """Give options that are not given the defaults of their own class.
+
+    jsonargparse leaves them those of the default model where they have the same name: a network
+    without a ``learning_rate`` would train with that of ObjectFit.
+    """
+    module, _, name = model.class_path.rpartition(".")
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    options = model.get("init_args") or {}
+    for option in [*options.keys()]:
+        own = parameters.get(option)
+        if option not in given and own is not None and own.default is not own.empty:
+            options[option] = own.default
 
 
 def _of_command(parser: LightningArgumentParser, command: str) -> LightningArgumentParser:

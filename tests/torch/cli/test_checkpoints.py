@@ -65,11 +65,22 @@ def test_a_checkpoint_on_the_web_is_not_fetched(folder, capsys, monkeypatch):
     assert not fetched
 
 
+@pytest.mark.parametrize("path", ["pathlib.Path", "nowhere.Model", "ptycho_torch.PtychoPINN"])
+def test_a_checkpoint_of_another_model_than_the_configurations_is_one_line(folder, capsys, path):
+    write_fit_config(folder)
+    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.0"}
+    torch.save({**content, "hyper_parameters": {"_class_path": path}}, folder / "other.ckpt")
+    before = listing(folder)
+    arguments = ["predict", "--config", "fit.yaml", "--ckpt_path", "other.ckpt"]
+    assert main(arguments) == WRONG_USAGE
+    wrote = f"expected {path}, which wrote the checkpoint. Name that model, or leave model: out"
+    assert_one_line(capsys.readouterr().err, "fit.yaml: model.class_path is", wrote)
+    assert listing(folder) == before
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"_class_path": "pathlib.Path"},
-        {"_class_path": "nowhere.Model"},
         {"_class_path": "ptycho_torch.ObjectFit", "schedule": "banana"},
         {"_class_path": ["a"]},
         3,

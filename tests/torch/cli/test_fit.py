@@ -151,6 +151,21 @@ def test_validate_with_no_batches_says_so(folder, capsys):
     assert_one_line(capsys.readouterr().err, "fit.yaml", "trainer.limit_val_batches", "0")
 
 
+@pytest.mark.slow
+def test_a_network_without_a_rate_has_its_own_and_not_that_of_the_default_model(folder):
+    (folder / "fit.yaml").write_text(
+        "trainer: {max_steps: 1, accelerator: cpu, logger: false, default_root_dir: out}\n"
+        "model: {class_path: ptycho_torch.PtychoPINN, init_args: {width: 4, depth: 2}}\n"
+        "data: {train: scan.npz, ground_truth: none, split: none, batch_size: 8}\n",
+        encoding="utf-8",
+    )
+    assert main(["fit", "--config", "fit.yaml"]) == DONE
+    torch = pytest.importorskip("torch", reason="torch is not installed: checkpoints")
+    (file,) = Path("out").rglob("*.ckpt")
+    options = torch.load(file, weights_only=True)["hyper_parameters"]
+    assert (options["learning_rate"], options["schedule"]) == (2e-3, "cosine")
+
+
 def fit_simulated(folder, scans):
     train = f"  train: {{class_path: ptycho_torch.SimulatedScans, init_args: {{{scans}}}}}"
     write_fit_config(folder)

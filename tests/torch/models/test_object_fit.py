@@ -59,7 +59,7 @@ def fitted(scan):
 
 @pytest.mark.slow
 def test_fit_recovers_the_object(scan, fitted):
-    assert correlation(fitted[0], scan) > 0.999
+    assert correlation(fitted[0], scan) > 0.995
 
 
 def test_fit_keeps_the_probe_it_started_from_when_that_is_right(scan, fitted):
