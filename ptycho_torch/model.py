@@ -108,16 +108,10 @@ class PtychoPINN_Lightning(PtychoPINN):
             The file holds another network.
         """
         settings = {"map_location": "cpu", **settings}
-        try:
+        with naming(checkpoint_path):
             loaded: PtychoPINN_Lightning = super().load_from_checkpoint(
                 checkpoint_path, weights_only=True, _instantiator=None, **settings
             )
-        except RuntimeError as error:
-            first = str(error).strip().splitlines()[-1].strip()
-            with naming(checkpoint_path):
-                raise ScanFileError(
-                    "state_dict", f"of another network ({first})", "that of PtychoPINN"
-                ) from error
         return loaded
 
     def configure_optimizers(self) -> Any:

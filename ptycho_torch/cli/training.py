@@ -142,19 +142,11 @@ class PtychoCLI(LightningCLI):
                 _take_own_defaults(self.config[command]["model"], given)
             checkpoint = _require_work(command, self.config[command])
             if checkpoint:
-<<<<<<< HEAD
-                named = parser.parse_args(words, defaults=False)[command].get("model")
                 path = self.config[command]["ckpt_path"]
                 with naming(path):
-                    require_model(checkpoint, named and named.get("class_path"))
-                if command == "fit" and named:
-                    asked = named.get("init_args")
-                    say_what_stays(path, checkpoint, asked.as_dict() if asked else {})
-=======
-                require_model(checkpoint, asked)
+                    require_model(checkpoint, asked)
                 if command == "fit":
-                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, given)
->>>>>>> mend13
+                    say_what_stays(path, checkpoint, given)
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""

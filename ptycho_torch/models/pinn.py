@@ -164,7 +164,9 @@ class PtychoPINN(pl.LightningModule):
             return
         found, expected = "weights of another model", f"a checkpoint of {type(self).__name__}"
         given, own = checkpoint.get("hyper_parameters", {}), self.hparams
-        if {"width", "depth"} <= set(given):
+        if {"width", "depth"} <= set(given) and any(
+            given[key] != own[key] for key in ("width", "depth")
+        ):
             found, expected = (
                 f"a network of width {each['width']} and depth {each['depth']}"
                 for each in (given, own)

@@ -148,7 +148,7 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path: Path) -> N
     weights = {name: value[:1] for name, value in model.state_dict().items() if value.ndim}
     content = {"hyper_parameters": dict(model.hparams), "state_dict": weights}
     torch.save({**content, "pytorch-lightning_version": pl.__version__}, tmp_path / "bad.ckpt")
-    with pytest.raises(ScanFileError, match=r"bad\.ckpt: state_dict is of another network") as info:
+    with pytest.raises(ScanFileError, match=r"bad\.ckpt: checkpoint is weights of another") as info:
         PtychoPINN_Lightning.load_from_checkpoint(tmp_path / "bad.ckpt")
     assert "\n" not in str(info.value)
 
