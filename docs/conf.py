@@ -24,7 +24,8 @@ exclude_patterns = ["_build", "jupyter_execute"]
 # A tutorial is Markdown with a notebook's header; its cells run anew at every build.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+# Seconds per cell; on an idle core each takes less than a minute.
+nb_execution_timeout = 600
 nb_merge_streams = True
 
 myst_heading_anchors = 3

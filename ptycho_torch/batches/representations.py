@@ -6,6 +6,7 @@ device.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,19 +26,21 @@ from ptycho_torch.data.representation import (
 LISTED = 3
 """Scans that are named; of more only the number."""
 
-_AXES = {
-    "X": ("BNNC", "scaled amplitude"),
-    "coords_nominal": ("B12C", "centre - nominal position, x and y, px"),
-    "global_offsets": ("B121", "centre, x and y, px"),
-    "local_offsets": ("B12C", "centre - position, x and y, px"),
-    "nn_indices": ("BC", "frames of the scan"),
-    "scan_id": ("B", "scan of the dataset"),
-    "probe": ("BPNN", "sqrt(counts)"),
-    "scale": ("B", "X = scale * amplitude"),
-    "Y": ("BNNC", "object patches"),
-    "bad_pixels": ("BNN", "True = bad"),
-    "frame_photons": ("BC", "photons"),
-}
+_AXES = MappingProxyType(
+    {
+        "X": ("BNNC", "scaled amplitude"),
+        "coords_nominal": ("B12C", "centre - nominal position, x and y, px"),
+        "global_offsets": ("B121", "centre, x and y, px"),
+        "local_offsets": ("B12C", "centre - position, x and y, px"),
+        "nn_indices": ("BC", "frames of the scan"),
+        "scan_id": ("B", "scan of the dataset"),
+        "probe": ("BPNN", "sqrt(counts)"),
+        "scale": ("B", "X = scale * amplitude"),
+        "Y": ("BNNC", "object patches"),
+        "bad_pixels": ("BNN", "True = bad"),
+        "frame_photons": ("BC", "photons"),
+    }
+)
 
 
 def _batch_title(batch: Any) -> str:

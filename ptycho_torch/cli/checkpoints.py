@@ -112,16 +112,16 @@ def require_model(checkpoint: Mapping[str, Any], asked: str | None) -> None:
 
     Raises
     ------
-    OptionError
+    ScanFileError
         The checkpoint names another class.
     """
     options = checkpoint.get("hyper_parameters")
     saved = options.get("_class_path") if isinstance(options, Mapping) else None
     if asked is None or not isinstance(saved, str) or _class_at(saved) is _class_at(asked):
         return
-    expected = f"{saved}, which wrote the checkpoint"
-    action = "Name that model, or leave model: out of the configuration"
-    raise OptionError("model.class_path", repr(asked), expected, action=action)
+    expected = f"those of {asked}, which the configuration names"
+    action = f"Name model.class_path {saved} there, or leave model: out"
+    raise ScanFileError("hyper_parameters", f"those of {saved}", expected, action=action)
 
 
 def say_what_stays(

@@ -51,10 +51,10 @@ def inspect(options: argparse.Namespace) -> None:
     given = reading(options)
     raw = read_scan(options.scan, use_file_Y=True, **given)
     groups = group_indices(raw, config)
-    if groups is None and options.gridsize is not None:
-        raise _too_few(raw, config)
     shares = options.val_fraction, options.test_fraction
     split = preview_split(raw.xcoords, raw.ycoords, groups, *shares)
+    if groups is None and options.gridsize is not None:
+        raise _too_few(raw, config)
     rows = {
         **_scan_rows(raw),
         "groups": _groups(groups, config),

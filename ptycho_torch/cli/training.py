@@ -142,9 +142,11 @@ class PtychoCLI(LightningCLI):
                 _take_own_defaults(self.config[command]["model"], given)
             checkpoint = _require_work(command, self.config[command])
             if checkpoint:
-                require_model(checkpoint, asked)
+                path = self.config[command]["ckpt_path"]
+                with naming(path):
+                    require_model(checkpoint, asked)
                 if command == "fit":
-                    say_what_stays(self.config[command]["ckpt_path"], checkpoint, given)
+                    say_what_stays(path, checkpoint, given)
 
     def _parse_ckpt_path(self) -> None:
         """Take model and options from the checkpoint, as Lightning does, or refuse in one line."""

@@ -253,7 +253,7 @@ def _draw_energies(axes: Axes, energies: NDArray[np.float64]) -> None:
         low, high = ([end(part) for part in parts] for end in (np.min, np.max))
         axes.fill_between(firsts, low, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel("frame")
     axes.set_ylabel("counts")
     axes.yaxis.set_major_formatter("{x:,.0f}")

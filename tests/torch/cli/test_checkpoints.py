@@ -72,9 +72,11 @@ def test_a_checkpoint_of_another_model_than_the_configurations_is_one_line(folde
     torch.save({**content, "hyper_parameters": {"_class_path": path}}, folder / "other.ckpt")
     before = listing(folder)
     arguments = ["predict", "--config", "fit.yaml", "--ckpt_path", "other.ckpt"]
-    assert main(arguments) == WRONG_USAGE
-    wrote = f"expected {path}, which wrote the checkpoint. Name that model, or leave model: out"
-    assert_one_line(capsys.readouterr().err, "fit.yaml: model.class_path is", wrote)
+    assert main(arguments) == DATA_AT_FAULT
+    found = (
+        f"other.ckpt: hyper_parameters is those of {path}; expected those of ptycho_torch.models"
+    )
+    assert_one_line(capsys.readouterr().err, found, "or leave model: out")
     assert listing(folder) == before
 
 

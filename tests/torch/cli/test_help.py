@@ -74,14 +74,14 @@ def test_the_full_help_describes_every_option_of_the_data_module(capsys, monkeyp
     pytest.importorskip("lightning", reason="lightning is not installed: its options")
     monkeypatch.setenv("COLUMNS", "200")
     text = help_of(capsys, command, "--help-all")
-    lines = [line for line in text.splitlines() if line.startswith("  --data.")]
-    assert len(lines) > 25
-    start = text.index("  --data.train")
+    start, end = (text.index(f"\n  --data.{name}") for name in ("train.help", "multiprocessing"))
+    text = text[start:end]
+    assert text.count("\n  --data.") > 25
     for name in ("val", "N", "ground_truth", "measurement", "probe", "cache", "normalization"):
-        words = text[text.index(f"  --data.{name} ", start) :].split("\n  --")[0]
+        words = text[text.index(f"  --data.{name} ") :].split("\n  --")[0]
         described = words.partition("(type:")[0].split("}")[-1].split()
         assert len(described) > 5, words
-    assert "``" not in text[start:]
+    assert "``" not in text
 
 
 # What somebody types, the command it belongs to, and what is said to type.

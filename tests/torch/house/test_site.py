@@ -61,7 +61,7 @@ def pages(site: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [DESK, PHONE])
+@pytest.mark.parametrize("width", [DESK, BESIDE_A_SIDEBAR, PHONE])
 def test_no_element_overflows(site, width, dark):
     outside = {page.name: overflowing(page, width, dark) for page in pages(site)}
     assert not {name: elements for name, elements in outside.items() if elements}
