@@ -95,7 +95,9 @@ def test_every_part_has_its_share_and_the_log_counts_every_group(
     with caplog.at_level(logging.INFO, logger="ptycho_torch.batches.dataset_split"):
         data = module(str(scan_file), split=split)
         sizes = [len(data.dataset(part)) for part in PARTS]
-    (line,) = caplog.messages
+    line, *few = caplog.messages
+    assert len(few) == sum(size < 4 for size in sizes)
+    assert all("groups, whose figures say little: a larger" in each for each in few)
     told = re.search(
         rf"{split} split: (\d+) training, (\d+) validation and (\d+) test groups; "
         r"(\d+) across borders dropped",
