@@ -78,7 +78,9 @@ def _packages() -> Iterator[Finding]:
         except ModuleNotFoundError as error:
             if error.name != name:
                 text = f"needs {error.name}: pip install {error.name}"
-                yield Finding("broken", project, text)
+                # Metrics without torch are of no use, and no fault.
+                together = {name, error.name} <= set(_TRAINING)
+                yield Finding("missing" if together else "broken", project, text)
             elif name in _NEEDED:
                 yield Finding("broken", project, f"pip install {project}")
             else:

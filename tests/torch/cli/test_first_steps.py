@@ -79,9 +79,11 @@ def test_init_refuses_to_overwrite_anything(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def quiet_home(tmp_path, monkeypatch):
+def quiet_home(tmp_path, tmp_path_factory, monkeypatch):
     """A folder to look at, a cache directory below it, and no GPU."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Importing matplotlib makes its own.
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -112,6 +114,7 @@ def test_doctor_works_without_torch(quiet_home):
     assert "missing  torch          for fit, validate, test and predict: pip install 'torch'" in (
         result.stdout
     )
+    assert "missing  torchmetrics   needs torch: pip install torch" in result.stdout
 
 
 @pytest.fixture
