@@ -54,6 +54,7 @@ CHATTER = (
     "Seed set to",
     "GPU available: False",
     "TPU available: False",
+    "Loading `train_dataloader` to estimate",
     "\nDetected KeyboardInterrupt",
     "\N{ELECTRIC LIGHT BULB}",
 )
