@@ -348,7 +348,9 @@ def test_two_ranks_learn_as_one_process_with_the_same_global_batch(tmp_path, los
     assert two["error"] == pytest.approx(one["error"], rel=1e-4)
     shown = [shown_figures(tmp_path / f"{loss}{ranks}.json.log") for ranks in (1, 2)]
     assert shown[0]["step"] == [24, 48] and len(shown[0]) >= 10
-    assert shown[1] == {name: pytest.approx(values, rel=1e-3) for name, values in shown[0].items()}
+    # A correlation near 0 is the difference of larger sums.
+    near = {name: pytest.approx(each, rel=1e-3, abs=1e-3) for name, each in shown[0].items()}
+    assert shown[1] == near
     assert (
         shown[0]["reconstruction/fourier_error"][0] != shown[0]["reconstruction/fourier_error"][1]
     )
@@ -358,6 +360,6 @@ def test_two_ranks_learn_as_one_process_with_the_same_global_batch(tmp_path, los
     nested = ("flat_object", "hyperparameters", "seconds")
     one, two = ({k: v for k, v in each.items() if k not in nested} for each in figures)
     assert two == {
-        name: pytest.approx(value, rel=1e-3) if isinstance(value, float) else value
+        name: pytest.approx(value, rel=1e-3, abs=1e-3) if isinstance(value, float) else value
         for name, value in one.items()
     }
