@@ -84,7 +84,9 @@ class JointBatchNorm(nn.BatchNorm2d):
         ranks = distributed.get_world_size() if distributed.is_initialized() else 1
         if not self.training or ranks == 1:
             return super().forward(values)
-        sums = torch.stack([values.float().sum((0, 2, 3)), values.float().square().sum((0, 2, 3))])
+        # Sums of 16 bits would lose the mean; a Trainer's 64 stay 64.
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        sums = torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
         count = torch.full_like(sums[:1], values.numel() / values.shape[1])
         parts = torch.cat([sums, count])
         total: Tensor = collectives.all_reduce(parts)  # type: ignore[no-untyped-call]
@@ -102,4 +104,6 @@ class JointBatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             cast("Tensor", self.num_batches_tracked).add_(1)
             for running, now in ((self.running_mean, mean), (self.running_var, variance)):
-                cast("Any", running).lerp_(now, cast("float", self.momentum))
+                cast("Any", running).lerp_(
+                    now.to(cast("Any", running).dtype), cast("float", self.momentum)
+                )
