@@ -86,8 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(arguments: list[str]) -> Callable[[], None]:
     if _is_configured(arguments) and not {"-h", "--help"} & set(arguments):
         # LightningCLI parses all that follows.
-        return lambda: _train(arguments)
-    return parse(arguments)
+        return lambda: _naming_what_is_missing(lambda: _train(arguments), arguments[0])
+    command = parse(arguments)
+    return lambda: _naming_what_is_missing(command, arguments[0])
 
 
 def _is_configured(arguments: list[str]) -> bool:
@@ -100,16 +101,22 @@ def _spelt(line: str, arguments: list[str]) -> str:
     return advice_in_configuration(line) if _is_configured(arguments) else line
 
 
-def _train(arguments: list[str]) -> None:
+def _naming_what_is_missing(command: Callable[[], None], name: str) -> None:
+    """Run a command; say which package it lacks, if it is one of those that train."""
     try:
-        from ptycho_torch.cli import training
+        command()
     except ModuleNotFoundError as error:
         if error.name in ("torch", "lightning", "tensordict", "jsonargparse"):
             raise MissingDependencyError(
-                f"{error.name} is not installed: ptycho-torch {arguments[0]} needs it; "
+                f"{error.name} is not installed: ptycho-torch {name} needs it; "
                 f"pip install {error.name}"
             ) from error
         raise
+
+
+def _train(arguments: list[str]) -> None:
+    from ptycho_torch.cli import training
+
     if "--help-all" in arguments:
         print(command_line().commands()[arguments[0]].format_help(everything=True))
         arguments = [arguments[0], "--help"]

@@ -19,12 +19,13 @@ def init(options: argparse.Namespace) -> None:
     Raises
     ------
     OptionError
-        One of the files is there already; nothing is written then.
+        One of the files is there already, or a file in the place of DIR; nothing is written then.
     """
-    folder = options.dir
+    folder, action = options.dir, "Name another folder: ptycho-torch init DIR"
+    if folder.exists() and not folder.is_dir():
+        raise OptionError("DIR", "a file", "a folder, or none yet", action=action, file=folder)
     for name in (SCAN, *TEXTS):
         if (folder / name).exists() or (folder / name).is_symlink():
-            action = "Name another folder: ptycho-torch init DIR"
             raise OptionError("file", "there already", "none", action=action, file=folder / name)
     folder.mkdir(parents=True, exist_ok=True)
     simulate_scan(n_frames=400, N=32, photons=1e5, seed=0).to_file(folder / SCAN)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from builders import ROOT, assert_one_line, listing, run_python, write_fit_config
 
-from ptycho_torch import RawData
+from ptycho_torch import RawData, simulate_scan
 from ptycho_torch.cli import DATA_AT_FAULT, DONE, WRONG_USAGE, main
 from ptycho_torch.cli.options import command_line
 
@@ -72,7 +72,20 @@ def test_init_refuses_to_overwrite_anything(tmp_path, monkeypatch, capsys):
     assert RawData.from_file("deep/kit/scan.npz").N == 32
     before = listing(Path())
     assert main(["init", "deep/kit"]) == WRONG_USAGE
+    assert main(["init", "deep/kit/scan.npz"]) == WRONG_USAGE
+    assert "scan.npz: DIR is a file; expected a folder" in capsys.readouterr().err
     assert listing(Path()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["fit", "scan.npz"], ["fit", "--config", "fit.yaml"]])
+def test_a_fit_without_torch_says_what_to_install(tmp_path, words):
+    simulate_scan(n_frames=16, N=16, seed=1).to_file(tmp_path / "scan.npz")
+    code = f"from ptycho_torch.cli import main; sys.exit(main({words!r}))"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
+    result = run_python(code, cwd=tmp_path, without_torch=True)
+    assert result.returncode == WRONG_USAGE, result.stderr
+    assert_one_line(result.stderr, "is not installed: ptycho-torch fit needs it; pip install")
 
 
 # -- doctor --------------------------------------------------------------------------------------
