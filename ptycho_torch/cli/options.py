@@ -93,7 +93,7 @@ def command_line() -> Command:
     )
     parser.add_argument("--version", action="version", version=f"ptycho-torch {__version__}")
     commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, dest="command"
+        title="commands", prog=parser.prog, metavar="COMMAND", required=True, dest="command"
     )
 
     def add(name: str, words: str, help: str, *examples: str, below: str = "") -> Command:

@@ -184,7 +184,7 @@ def grouping_config(options: argparse.Namespace) -> GroupingConfig:
 def _check_out(out: Path, overwrite: bool) -> None:
     with naming(out):
         if out.suffix != ".npz":
-            raise OptionError("OUT", repr(out.suffix), "a name ending in .npz")
+            raise OptionError("OUT", repr(out.name), "a name ending in .npz")
         if not out.parent.is_dir():
             # Making it would hide a misspelt name.
             found = "no directory" if out.parent.exists() else "missing"

@@ -173,3 +173,16 @@ def test_any_other_runtime_error_shows_its_traceback(folder, monkeypatch):
     monkeypatch.setattr("ptycho_torch.cli.scans.prepare", mistaken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         main(["prepare", "scan.npz"])
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("fit scan.npz --epochs x", "Type: ptycho-torch fit --help"),
+        ("completion fish", "Type: ptycho-torch completion --help"),
+        ("simulate folder", "OUT is 'folder'"),
+    ],
+)
+def test_a_refused_word_names_a_command_that_can_be_typed(words, said, capsys):
+    assert main(words.split()) == WRONG_USAGE
+    assert said in capsys.readouterr().err
