@@ -113,8 +113,12 @@ def _as_images(figure: Figure) -> None:
     for axes in figure.axes:
         for dots in axes.collections:
             dots.set_rasterized(len(dots.get_offsets()) > MOST_POINTS)  # type: ignore[arg-type]
+        # Many small pieces, as the discs and spokes of large groups, count like many points.
+        many = len(axes.lines) + len(axes.patches) > MOST_POINTS
         for line in axes.lines:
-            line.set_rasterized(np.size(line.get_xdata()) > MOST_POINTS)
+            line.set_rasterized(many or np.size(line.get_xdata()) > MOST_POINTS)
+        for patch in axes.patches:
+            patch.set_rasterized(many)
 
 
 def _inline(svg: str, alt: str, width: float) -> Markup:

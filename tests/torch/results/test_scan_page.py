@@ -186,3 +186,15 @@ def test_page_of_a_large_scan_of_noise_is_at_most_2_mb(tmp_path):
     body = scan_page(scan, groups, energies, rows=WORDS, verdicts=(), split=split)
     path = write_page(tmp_path / "large.html", "large", "", body)
     assert path.stat().st_size < 2_000_000
+
+
+@pytest.mark.slow
+def test_page_of_large_groups_is_at_most_2_mb(tmp_path):
+    scan = simulate_scan(n_frames=400, N=8, photons=None)
+    grouping = GroupingConfig(gridsize=20, neighbor_count=400)
+    groups = scan.group(grouping, cache="off").nn_indices
+    assert groups.shape == (400, 400)
+    split = preview_split(scan.xcoords, scan.ycoords, groups, 0.1, 0.1)
+    energies = np.ones(400)
+    body = scan_page(scan, groups, energies, rows=WORDS, verdicts=(), split=split)
+    assert write_page(tmp_path / "a.html", "a", "", body).stat().st_size < 2_000_000
